@@ -1,0 +1,1 @@
+"""Plumbing shared by every op; knows no op."""

@@ -1,0 +1,50 @@
+"""Input checks whose errors name the argument and show what came; none of them syncs a GPU."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+def check_tensor(name: str, value: object) -> None:
+    """Raise TypeError unless `value` is a tensor."""
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{name} must be a torch.Tensor; got {type(value).__name__}")
+
+
+def check_floating(name: str, value: Tensor) -> None:
+    """Raise TypeError unless `value` is a floating-point tensor."""
+    check_tensor(name, value)
+    if not value.dtype.is_floating_point:
+        raise TypeError(f"{name} must be a floating-point tensor; got dtype {value.dtype}")
+
+
+def check_shape(name: str, value: Tensor, expected: Sequence[int], meaning: str) -> None:
+    """Raise ValueError unless `value` has the expected shape; `meaning` names its dims."""
+    if tuple(value.shape) != tuple(expected):
+        raise ValueError(
+            f"{name} must have shape {meaning} = {tuple(expected)}; got {tuple(value.shape)}"
+        )
+
+
+def check_same(name: str, value: Tensor, other_name: str, other: Tensor) -> None:
+    """Raise unless two tensors share their dtype (TypeError) and device (ValueError)."""
+    if value.dtype != other.dtype:
+        raise TypeError(
+            f"{name} must have the dtype of {other_name}; got {value.dtype} and {other.dtype}"
+        )
+
+    if value.device != other.device:
+        raise ValueError(
+            f"{name} must be on the device of {other_name}; got {value.device} and {other.device}"
+        )
+
+
+def autocast_dtype(device: torch.device, dtype: torch.dtype) -> torch.dtype:
+    """Return the dtype a matrix product of `dtype` inputs runs in under the active autocast."""
+    if dtype is not torch.float64 and torch.is_autocast_enabled(device.type):
+        return torch.get_autocast_dtype(device.type)
+
+    return dtype

@@ -1,0 +1,42 @@
+"""Seeds of the counter-based random streams."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def draw_seed(device: torch.device, generator: torch.Generator | None = None) -> Tensor:
+    """Draw a Philox key from torch's generator, so that `torch.manual_seed` governs it.
+
+    Shapes:
+        Returns an int64 scalar tensor on `device`; it stays there, so drawing never syncs a GPU
+        and a CUDA graph replays with fresh noise.
+    """
+    return torch.randint(
+        -(2**63), 2**63 - 1, (), dtype=torch.int64, device=device, generator=generator
+    )
+
+
+def as_seed(seed: int | Tensor, device: torch.device) -> Tensor:
+    """Return `seed` as the int64 scalar tensor on `device` that kernels read.
+
+    Raises:
+        TypeError: `seed` is neither an int nor an int64 tensor.
+        ValueError: a tensor `seed` does not hold exactly one value or is on another device.
+    """
+    if isinstance(seed, int) and not isinstance(seed, bool):
+        # Seeds are 64 bits without a sign; torch keeps them in two's complement.
+        wrapped = (seed + 2**63) % 2**64 - 2**63
+        return torch.full((), wrapped, dtype=torch.int64, device=device)
+
+    if not isinstance(seed, Tensor) or seed.dtype != torch.int64:
+        got = seed.dtype if isinstance(seed, Tensor) else type(seed).__name__
+        raise TypeError(f"seed must be an int or an int64 tensor; got {got}")
+
+    if seed.numel() != 1 or seed.device != device:
+        raise ValueError(
+            f"seed must hold one value on {device}; got shape {tuple(seed.shape)} on {seed.device}"
+        )
+
+    return seed.reshape(())

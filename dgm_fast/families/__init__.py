@@ -1,0 +1,1 @@
+"""Readable model definitions, one file a model."""

@@ -1,0 +1,7 @@
+"""The hot paths of deep generative models, one fused function each."""
+
+from dgm_fast.ops.masked_linear.api import masked_linear
+from dgm_fast.ops.masked_linear.structure import MaskStructure
+from dgm_fast.ops.philox.api import philox_normal, philox_uniform
+
+__all__ = ["MaskStructure", "masked_linear", "philox_normal", "philox_uniform"]

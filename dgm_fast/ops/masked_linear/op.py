@@ -1,0 +1,102 @@
+"""Torch operators of `masked_linear`, its autograd and its crossovers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dgm_fast._core.implementation import cpp, triton
+from dgm_fast._core.op import Direction, Op
+from dgm_fast.ops.masked_linear.structure import MaskStructure
+
+# `mask` is None when the bounds say everything; the orders are None when already sorted.
+_TABLES = "Tensor row_bound, Tensor column_start, Tensor? row_order, Tensor? column_order, Tensor? mask"
+
+
+def _fake_forward(x: Tensor, weight: Tensor, bias: Tensor | None, *tables: Any) -> Tensor:
+    return x.new_empty(x.shape[0], weight.shape[0])
+
+
+def _fake_backward(
+    grad_y: Tensor, x: Tensor, weight: Tensor, *tables_and_needs: Any
+) -> tuple[Tensor, Tensor, Tensor]:
+    needs = tables_and_needs[-1]
+    shapes = (x.shape, weight.shape, weight.shape[:1])
+    return tuple(x.new_empty(s if need else (0,)) for s, need in zip(shapes, needs, strict=True))
+
+
+_op = Op(
+    "masked_linear",
+    {
+        "forward": Direction(f"(Tensor x, Tensor weight, Tensor? bias, {_TABLES}) -> Tensor", _fake_forward),
+        "backward": Direction(
+            f"(Tensor grad_y, Tensor x, Tensor weight, {_TABLES}, bool[3] needs)"
+            " -> (Tensor, Tensor, Tensor)",
+            _fake_backward,
+        ),
+    },
+    [
+        cpp(torch.float32, torch.bfloat16, torch.float16),
+        triton(
+            "dgm_fast.ops.masked_linear.kernels", torch.float32, torch.bfloat16, torch.float16
+        ),
+    ],
+)
+
+
+def choose(impl: str, x: Tensor, weight: Tensor, mask: MaskStructure) -> str:
+    """Return the implementation to run; `auto` follows the crossovers in this op's README."""
+    return _op.choose(impl, x.device, x.dtype)
+
+
+def apply(
+    implementation: str, x: Tensor, weight: Tensor, bias: Tensor | None, mask: MaskStructure
+) -> Tensor:
+    """Run a kernel on x of any leading shape, differentiably."""
+    rows = x.reshape(-1, x.shape[-1])
+    y = _MaskedLinear.apply(rows, weight, bias, mask, implementation)
+    return y.view(*x.shape[:-1], y.shape[-1])
+
+
+def _tables(mask: MaskStructure) -> tuple[Tensor | None, ...]:
+    irregular = None if mask.is_staircase else mask.mask
+    return mask.row_bound, mask.column_start, mask.row_order, mask.column_order, irregular
+
+
+class _MaskedLinear(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        x: Tensor, weight: Tensor, bias: Tensor | None, mask: MaskStructure, implementation: str
+    ) -> Tensor:
+        return _op.kernels["forward", implementation](x, weight, bias, *_tables(mask))
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        x, weight, _, ctx.mask, ctx.implementation = inputs
+        ctx.save_for_backward(x, weight)
+
+    @staticmethod
+    def backward(ctx: Any, grad_y: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight = ctx.saved_tensors
+        needs = list(ctx.needs_input_grad[:3])
+        if torch.is_grad_enabled() and not torch.compiler.is_compiling():
+            # Only create_graph=True gets here with grad enabled: the caller wants the second
+            # derivative, and the reference's graph has it.
+            return *_differentiable_grads(grad_y, x, weight, ctx.mask, needs), None, None
+
+        kernel = _op.kernels["backward", ctx.implementation]
+        grads = kernel(grad_y, x, weight, *_tables(ctx.mask), needs)
+        return *(g if need else None for g, need in zip(grads, needs, strict=True)), None, None
+
+
+def _differentiable_grads(
+    grad_y: Tensor, x: Tensor, weight: Tensor, mask: MaskStructure, needs: list[bool]
+) -> tuple[Tensor | None, ...]:
+    dense = mask.dense(weight.dtype)
+    return (
+        grad_y @ (weight * dense) if needs[0] else None,
+        grad_y.t() @ x * dense if needs[1] else None,
+        grad_y.sum(0) if needs[2] else None,
+    )
