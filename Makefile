@@ -1,0 +1,118 @@
+# One command for each thing a newcomer, a build server or a GPU machine does here.
+#
+#   PYTHON=python3.12             the interpreter .venv is made from
+#   TORCH_INDEX=https://download.pytorch.org/whl/cpu
+#                                 where else to look for torch: this one has small CPU-only builds
+#   CXX=clang++                   the compiler of the extension
+#   DGM_FAST_BUILD=auto|cpu|cuda|none
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+PYTHON ?= python3
+GPU_PYTHON ?= python3
+OUT ?= gpu_output
+WORKERS ?= 2
+export CXX
+
+VENV := .venv
+RUN := $(VENV)/bin/python
+PIP := $(RUN) -m pip --disable-pip-version-check
+INSTALL := $(PIP) install --quiet --constraint constraints.txt
+CSRC := $(shell find csrc -type f)
+
+define NO_PYTHON
+dgm_fast needs Python >= 3.10. Name one: make PYTHON=python3.12 (Debian, Ubuntu: apt install python3)
+endef
+
+define NO_VENV
+No virtual environment could be made with $(PYTHON) (Debian, Ubuntu: apt install python3-venv)
+endef
+
+define NO_TRITON
+Triton has no wheel for this platform: its kernels stay off, and everything else works.
+endef
+
+define NO_COMPILER
+No C++ compiler ($(CXX)): dgm_fast runs on plain PyTorch, without its fast CPU kernels.
+To have them, install one and run make again:
+  Debian, Ubuntu: apt install g++    Fedora: dnf install gcc-c++    macOS: xcode-select --install
+endef
+
+export NO_PYTHON NO_VENV NO_TRITON NO_COMPILER
+
+.PHONY: help
+help:  ## say what there is
+	@sed -nE 's/^([a-z-]+):.*## (.*)/make \1\t\2/p' Makefile | expand -t 16
+
+.PHONY: setup
+setup: $(VENV)/.built  ## make .venv with pinned dependencies and build the extension
+
+$(VENV)/.python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' \
+	  || { echo "$$NO_PYTHON" >&2; exit 1; }
+	@$(PYTHON) -m venv --clear $(VENV) || { echo "$$NO_VENV" >&2; exit 1; }
+	@touch $@
+
+# torch comes first and pinned, so that no later package chooses another one.
+$(VENV)/.dependencies: constraints.txt pyproject.toml $(VENV)/.python
+	@echo "Installing the pinned dependencies into $(VENV) (some minutes the first time)"
+	@$(INSTALL) $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) torch
+	@$(INSTALL) ninja pybind11 setuptools wheel
+	@DGM_FAST_BUILD=none $(INSTALL) --no-build-isolation --editable '.[train,bench,dev]'
+	@$(INSTALL) triton || echo "$$NO_TRITON" >&2
+	@touch $@
+
+# Built in place rather than by pip, whose temporary folder would make every build a full one.
+# Without a compiler the stamp stays untouched, so that the next make looks for one again.
+$(VENV)/.built: setup.py $(CSRC) $(VENV)/.dependencies
+	@if command -v "$(firstword $(CXX))" >/dev/null || [ "$${DGM_FAST_BUILD:-auto}" = none ]; then \
+	  $(RUN) setup.py --quiet build_ext --inplace && touch $@; \
+	else \
+	  echo "$$NO_COMPILER" >&2; \
+	fi
+
+.PHONY: demo
+demo: setup  ## train MADE on handwritten digits and time it against plain PyTorch
+	$(RUN) -m dgm_fast.demo --out demo_output
+
+.PHONY: test
+test: setup  ## run every test that this machine can run
+	TRITON_INTERPRET=1 $(RUN) -m pytest -m interpret -n $(WORKERS) tests
+	$(RUN) -m pytest -m "not interpret" -n $(WORKERS)
+
+.PHONY: bench
+bench: setup  ## time every op, record the rows, draw the plots and rewrite the README's tables
+	$(RUN) -m benchmarks.run
+	$(RUN) -m benchmarks.plot
+	$(RUN) -m benchmarks.tables
+
+.PHONY: lint
+lint: $(VENV)/.dependencies  ## check style, formatting and the direction of imports
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	find csrc -name '*.cpp' -o -name '*.cu' -o -name '*.cuh' -o -name '*.h' \
+	  | xargs $(VENV)/bin/clang-format --dry-run -Werror
+	$(VENV)/bin/lint-imports
+
+# A GPU machine brings its own torch and Triton, and perhaps no network: nothing is installed.
+.PHONY: gpu
+gpu:  ## on a GPU machine: build, run the gpu tests and the benchmarks; results in OUT
+	@$(GPU_PYTHON) -c 'import sys, torch; sys.exit(not torch.cuda.is_available())' \
+	  || { echo "$(GPU_PYTHON) sees no GPU; name another: make gpu GPU_PYTHON=..." >&2; exit 1; }
+	mkdir -p "$(OUT)"
+	$(GPU_PYTHON) setup.py build_ext --inplace 2>&1 | tee "$(OUT)/build.log"
+	$(GPU_PYTHON) -m dgm_fast.env --json > "$(OUT)/env.json"
+	$(GPU_PYTHON) -m dgm_fast.env | tee "$(OUT)/env.txt"
+	$(GPU_PYTHON) -m pytest -m gpu tests 2>&1 | tee "$(OUT)/tests.log"
+	$(GPU_PYTHON) -m benchmarks.run --device cuda 2>&1 | tee "$(OUT)/benchmarks.log"
+	cp -r benchmarks/results "$(OUT)/"
+
+.PHONY: clean
+clean:  ## remove what set-up, builds and tests left; results stay
+	rm -rf $(VENV) build dist *.egg-info .benchmarks .hypothesis .import_linter_cache \
+	  .pytest_cache .ruff_cache
+	rm -f dgm_fast/*.so
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
