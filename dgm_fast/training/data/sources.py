@@ -1,0 +1,92 @@
+"""The data sets: handwritten digits bundled with scikit-learn, and MNIST from IDX files."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from dgm_fast.training.data.dataset import STATIC_SEED, Dataset, make_dataset, make_generator
+from dgm_fast.training.data.idx import find_idx, read_idx
+
+__all__ = ["DataConfig", "load_dataset", "load_digits", "load_mnist"]
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Say which data, where its files lie and which view of it."""
+
+    data: Literal["digits", "mnist"] = "digits"
+    """digits: 1,797 8x8 images bundled with scikit-learn; mnist: 70,000 28x28 images."""
+    data_root: Path | None = None
+    """Folder of the IDX files, plain or gzipped; digits needs none."""
+    binarization: Literal["static", "dynamic", "none", "dequantized"] = "static"
+    """static: one fixed Bernoulli draw; dynamic: fresh draws; none: grey levels."""
+
+
+def load_dataset(config: DataConfig) -> Dataset:
+    """Load the data set that a config describes.
+
+    Raises:
+        FileNotFoundError: a file is missing. ValueError: a file is damaged, or `data_root` is not
+            given where files are needed.
+    """
+    if config.data == "digits":
+        return load_digits(config.binarization)
+    if config.data != "mnist":
+        raise ValueError(f"data must be 'digits' or 'mnist'; got {config.data!r}")
+    if config.data_root is None:
+        raise ValueError("data 'mnist' needs data_root, the folder with train-images-idx3-ubyte.gz")
+    return load_mnist(config.data_root, config.binarization)
+
+
+def load_digits(binarization: str = "none") -> Dataset:
+    """Load scikit-learn's digits: 8 x 8 images, grey levels 0 .. 16, 1,297 / 250 / 250 rows.
+
+    The rows are dealt to the splits by one fixed permutation. A grey level counts the inked pixels
+    of a 4 x 4 block, hence 17 levels.
+
+    Raises:
+        ModuleNotFoundError: scikit-learn is not installed.
+
+    References:
+        Alpaydin and Kaynak, Optical Recognition of Handwritten Digits, UCI, 1998.
+
+    Example:
+        >>> digits = load_digits("static")
+        >>> digits.train.shape, digits.levels, digits.event_shape
+        (torch.Size([1297, 64]), 2, (8, 8))
+    """
+    # scikit-learn takes a second to import and only this source needs it.
+    try:
+        from sklearn.datasets import load_digits as load_bundled_digits
+    except ModuleNotFoundError as error:
+        message = "the digits come with scikit-learn, not installed: pip install 'dgm_fast[train]'"
+        raise ModuleNotFoundError(message, name=error.name) from error
+
+    images = torch.from_numpy(load_bundled_digits().images).to(torch.uint8)
+    noise = torch.rand(len(images), generator=make_generator(STATIC_SEED, 3), dtype=torch.float64)
+    images = images[noise.argsort(stable=True)]
+    splits = (images[:1297], images[1297:1547], images[1547:])
+    return make_dataset("digits", splits, levels=17, binarization=binarization)
+
+
+def load_mnist(root: Path | str, binarization: str = "static") -> Dataset:
+    """Load MNIST from `train-images-idx3-ubyte` and `t10k-images-idx3-ubyte`, plain or `.gz`.
+
+    The official split: the first 50,000 training images train, the last 10,000 validate, the
+    10,000 of the second file test.
+
+    Raises:
+        FileNotFoundError: a file is missing. ValueError: a file is truncated or corrupt.
+
+    References:
+        LeCun, Bottou, Bengio and Haffner, Gradient-Based Learning Applied to Document Recognition,
+        1998.
+    """
+    root = Path(root)
+    train = read_idx(find_idx(root, "train-images-idx3-ubyte"), (60_000, 28, 28))
+    test = read_idx(find_idx(root, "t10k-images-idx3-ubyte"), (10_000, 28, 28))
+    return make_dataset("mnist", (train[:50_000], train[50_000:], test), 256, binarization)
