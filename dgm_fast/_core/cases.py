@@ -1,4 +1,11 @@
-"""Sample inputs of an op, read by the contract test and the benchmarks alike."""
+"""Sample inputs of an op, read by the contract test and the benchmarks alike.
+
+How a benchmark reads them: `inputs = case.make(device, dtype, generator)`, then, to time a
+backward, `requires_grad_()` on every tensor named in `case.differentiable` that is not None. The
+tensors differentiated are `case.leaves(inputs)`, except for a rival, which names its own in
+`Prepared.leaves`: a rival that keeps a masked copy of the weight trains the copy.
+A rival that lacks its library raises ImportError, whose message is the reason to print.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +21,12 @@ Inputs = dict[str, Any]
 
 @dataclass(frozen=True)
 class Cost:
-    """The least work a call must do: bytes moved (each input read, each output written once), FLOPs."""
+    """The least work a call must do.
+
+    Attributes:
+        bytes_moved: each input read once, each output written once.
+        flops: of what the op needs, not of what an implementation happens to do.
+    """
 
     bytes_moved: int
     flops: int
@@ -26,25 +38,50 @@ class OpCase:
 
     Attributes:
         name: unique within the op, as it appears in test ids and benchmark rows.
-        make: `(device, dtype, generator) -> keyword arguments` of the public function.
+        make: `(device, dtype, generator) -> keyword arguments` of the public function. The
+            generator is always the CPU's, so that every device gets the same numbers.
         differentiable: names among them whose gradients are compared.
-        cost: `(inputs, backward) -> Cost`; needed by benchmark workloads only.
+        cost: `(inputs, backward) -> Cost`, where backward means forward and backward; needed by
+            benchmark workloads only.
+        devices: where a workload is worth timing.
     """
 
     name: str
     make: Callable[[torch.device, torch.dtype, torch.Generator], Inputs]
     differentiable: tuple[str, ...] = ()
     cost: Callable[[Inputs, bool], Cost] | None = None
+    devices: tuple[str, ...] = ("cpu", "cuda")
+
+    def leaves(self, inputs: Inputs) -> tuple[Tensor, ...]:
+        """Return the tensors to differentiate."""
+        return tuple(inputs[name] for name in self.differentiable if inputs[name] is not None)
 
 
 @dataclass(frozen=True)
 class BadInput:
-    """A call that must be refused, with the error and the argument its message names."""
+    """A call that must be refused, with the error and the argument its message names.
+
+    Attributes:
+        name: unique within the op.
+        make: `(device) -> keyword arguments` of the public function.
+        error: the exception it must raise.
+        names: the argument that the message starts with.
+        shows: the offending shape, dtype or value, as it stands in the message.
+    """
 
     name: str
     make: Callable[[torch.device], Inputs]
     error: type[Exception]
     names: str
+    shows: str
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A rival ready to be timed: the call, and the tensors a backward differentiates."""
+
+    call: Callable[[], Any]
+    leaves: tuple[Tensor, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -55,19 +92,27 @@ class OpCases:
         function: the public function; takes `impl=`.
         reference: its oracle, with the same keyword arguments less `impl`.
         cases: contract cases, small.
+        terms: `inputs -> (of an output, of a gradient)`, the most roundings on the way to one
+            element: for a sum, the number of its terms.
+        magnitude: bounds what each of them rounds. Called as the reference is, in float64 with
+            the absolute values of its tensors; for a sum it is the sum of absolute terms, and
+            its gradients are the same of the gradients' sums. Default: the reference.
         workloads: paper-sized cases for benchmarks.
         bad_inputs: calls that must be refused.
         rivals: other ways to the same result, `name -> prepare`, where `prepare(inputs)` does what
-            may be done once outside the timed region and returns the call to time.
-        poisoned: `(inputs, name) -> outputs that must be NaN` when argument `name` holds NaN;
-            None means wherever the reference is NaN.
-        random: whether the op draws noise; gradcheck and determinism then pin its seed.
+            may be done once outside the timed region. `best_eager` is the cheapest plain PyTorch,
+            `anchor:*` a bound that does other work, `outside:*` another library.
+        reached: `(inputs, name, index) -> bool outputs` that a NaN at that index of argument
+            `name` must reach; None means wherever it makes the reference NaN. No other output
+            may become a wrong number either, though it may become NaN.
     """
 
     function: Callable[..., Any]
     reference: Callable[..., Any]
     cases: tuple[OpCase, ...]
+    terms: Callable[[Inputs], tuple[int, int]]
+    magnitude: Callable[..., Any] | None = None
     workloads: tuple[OpCase, ...] = ()
     bad_inputs: tuple[BadInput, ...] = ()
-    rivals: Mapping[str, Callable[[Inputs], Callable[[], Any]]] = field(default_factory=dict)
-    poisoned: Callable[[Inputs, str], Tensor] | None = None
+    rivals: Mapping[str, Callable[[Inputs], Prepared]] = field(default_factory=dict)
+    reached: Callable[[Inputs, str, tuple[int, ...]], Tensor] | None = None
