@@ -7,13 +7,15 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from conftest import TinyModel, tiny_config, tiny_dataset
 
 from dgm_fast.training import train
 from dgm_fast.training.distributed import process_group
 
 
 def main(folder: Path) -> None:
+    # Found through PYTHONPATH, which only the processes of torchrun have.
+    from conftest import TinyModel, tiny_config, tiny_dataset
+
     torch.set_num_threads(1)
     with process_group() as processes:
         # Processes begin apart: the first one's weights must reach the others.
