@@ -21,6 +21,7 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 PIP := $(RUN) -m pip --disable-pip-version-check
 INSTALL := $(PIP) install --quiet --constraint constraints.txt
+PYTHON_H = $(RUN) -c 'import sysconfig; print(sysconfig.get_path("include") + "/Python.h")'
 CSRC := $(shell find csrc -type f)
 
 define NO_PYTHON
@@ -36,9 +37,10 @@ Triton has no wheel for this platform: its kernels stay off, and everything else
 endef
 
 define NO_COMPILER
-No C++ compiler ($(CXX)): dgm_fast runs on plain PyTorch, without its fast CPU kernels.
-To have them, install one and run make again:
-  Debian, Ubuntu: apt install g++    Fedora: dnf install gcc-c++    macOS: xcode-select --install
+No C++ compiler ($(CXX)) or no Python headers: dgm_fast runs on plain PyTorch, without its fast
+CPU kernels. To have them, install both and run make again:
+  Debian, Ubuntu: apt install g++ python3-dev
+  Fedora: dnf install gcc-c++ python3-devel    macOS: xcode-select --install
 endef
 
 export NO_PYTHON NO_VENV NO_TRITON NO_COMPILER
@@ -66,10 +68,15 @@ $(VENV)/.dependencies: constraints.txt pyproject.toml $(VENV)/.python
 	@touch $@
 
 # Built in place rather than by pip, whose temporary folder would make every build a full one.
-# Without a compiler the stamp stays untouched, so that the next make looks for one again.
+# Where the tools are missing the stamp stays untouched, so that the next make looks again; where
+# they are present a build that fails stops here, or the tests would pass without the kernels.
 $(VENV)/.built: setup.py $(CSRC) $(VENV)/.dependencies
-	@if command -v "$(firstword $(CXX))" >/dev/null || [ "$${DGM_FAST_BUILD:-auto}" = none ]; then \
-	  $(RUN) setup.py --quiet build_ext --inplace && touch $@; \
+	@if [ "$${DGM_FAST_BUILD:-auto}" = none ]; then \
+	  echo "DGM_FAST_BUILD=none: the extension is left out."; \
+	elif command -v $(firstword $(CXX)) >/dev/null && [ -f "$$($(PYTHON_H))" ]; then \
+	  $(RUN) setup.py --quiet build_ext --inplace; \
+	  $(RUN) -c 'from dgm_fast._core import extension; exit(extension.cpp_missing)'; \
+	  touch $@; \
 	else \
 	  echo "$$NO_COMPILER" >&2; \
 	fi
