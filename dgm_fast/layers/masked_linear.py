@@ -24,6 +24,9 @@ class MaskedLinear(nn.Linear):
     Shapes:
         (*, in) -> (*, out)
 
+    Raises:
+        TypeError, ValueError: as `MaskStructure.from_mask` and `ops.masked_linear`.
+
     Example:
         >>> import torch
         >>> from dgm_fast.layers import MaskedLinear
@@ -49,8 +52,10 @@ class MaskedLinear(nn.Linear):
         self.mask = mask.to(device)
         self.impl = impl
 
-    def forward(self, x: Tensor) -> Tensor:
-        return masked_linear(x, self.weight, self.bias, self.mask, impl=self.impl)
+    def forward(self, x: Tensor, mask: MaskStructure | None = None) -> Tensor:
+        """Apply the layer; `mask` takes the place of its own for this call."""
+        mask = self.mask if mask is None else mask
+        return masked_linear(x, self.weight, self.bias, mask, impl=self.impl)
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, density={self.mask.density:.3f}"

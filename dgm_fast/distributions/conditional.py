@@ -1,0 +1,224 @@
+"""The distribution of each feature given the parameters that a network puts out for it."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+from torch.distributions import (
+    Bernoulli,
+    Categorical,
+    Distribution,
+    Independent,
+    MixtureSameFamily,
+    Normal,
+)
+
+from dgm_fast.ops import philox_normal, philox_uniform
+
+__all__ = [
+    "BernoulliConditional",
+    "CategoricalConditional",
+    "Conditional",
+    "GaussianConditional",
+    "GaussianMixtureConditional",
+]
+
+
+class Conditional(ABC):
+    """Turns the (*, D, P) output of a network into a distribution of (*, D) values.
+
+    Sampling is split into `draw_noise` and `pick`, a deterministic function of the noise, so that
+    two samplers given the same noise must give the same values.
+
+    Attributes:
+        parameters_per_feature: P.
+        noise_kinds: `"uniform"` or `"normal"` for each number that one value is made from.
+
+    Precision:
+        bfloat16 and float16 parameters are computed on in float32.
+    """
+
+    noise_kinds: ClassVar[tuple[str, ...]]
+
+    @property
+    @abstractmethod
+    def parameters_per_feature(self) -> int:
+        """P."""
+
+    @abstractmethod
+    def distribution(self, parameters: Tensor) -> Distribution:
+        """Return the distribution, with event shape (D,), that parameters (*, D, P) mean."""
+
+    @abstractmethod
+    def pick(self, parameters: Tensor, noise: Tensor) -> Tensor:
+        """Return the values (*) that noise (*, N) stands for under parameters (*, P)."""
+
+    def encode(self, x: Tensor) -> Tensor:
+        """Return values as the network sees them."""
+        return x
+
+    def check_values(self, x: Tensor) -> None:  # noqa: B027 (real values need no check)
+        """Raise ValueError for values outside the support; silent where looking costs a sync."""
+
+    def log_prob(self, parameters: Tensor, x: Tensor) -> Tensor:
+        """Return the log-density of x (*, D) under parameters (*, D, P), in nats, (*)."""
+        parameters = _at_least_float32(parameters)
+        return self.distribution(parameters).log_prob(x.to(parameters.dtype))
+
+    def draw_noise(self, samples: int, features: int, seed: Tensor, dtype: torch.dtype) -> Tensor:
+        """Draw the (samples, features, N) noise that `seed`, an int64 scalar tensor, stands for."""
+        dtype = torch.promote_types(dtype, torch.float32)
+        draw = {"uniform": philox_uniform, "normal": philox_normal}
+        return torch.stack(
+            [
+                draw[kind]((samples, features), seed=seed, stream=stream, dtype=dtype)
+                for stream, kind in enumerate(self.noise_kinds)
+            ],
+            dim=-1,
+        )
+
+
+@dataclass(frozen=True)
+class BernoulliConditional(Conditional):
+    """Binary features: P = 1, the logit of x = 1.
+
+    A value inside (0, 1) is taken as the probability of a one, and `log_prob` as the expectation
+    over it: the negative cross-entropy.
+    """
+
+    noise_kinds: ClassVar[tuple[str, ...]] = ("uniform",)
+
+    @property
+    def parameters_per_feature(self) -> int:
+        """One."""
+        return 1
+
+    def distribution(self, parameters: Tensor) -> Distribution:
+        """Return independent Bernoullis."""
+        logits = parameters.squeeze(-1)
+        return Independent(Bernoulli(logits=logits, validate_args=False), 1, validate_args=False)
+
+    def pick(self, parameters: Tensor, noise: Tensor) -> Tensor:
+        """Return 1 where the uniform is below the probability of a one."""
+        probability = torch.sigmoid(_at_least_float32(parameters)).squeeze(-1)
+        return (noise.squeeze(-1) < probability).to(parameters.dtype)
+
+    def check_values(self, x: Tensor) -> None:
+        """Raise ValueError unless x lies in [0, 1]."""
+        _check_range(x, 0, 1)
+
+
+@dataclass(frozen=True)
+class CategoricalConditional(Conditional):
+    """Integers 0..K-1: P = K logits. The network sees them scaled to [-1, 1]."""
+
+    categories: int
+    noise_kinds: ClassVar[tuple[str, ...]] = ("uniform",)
+
+    @property
+    def parameters_per_feature(self) -> int:
+        """K."""
+        return self.categories
+
+    def distribution(self, parameters: Tensor) -> Distribution:
+        """Return independent categoricals."""
+        return Independent(
+            Categorical(logits=parameters, validate_args=False), 1, validate_args=False
+        )
+
+    def encode(self, x: Tensor) -> Tensor:
+        """Scale 0..K-1 to [-1, 1]."""
+        return x * (2 / (self.categories - 1)) - 1
+
+    def pick(self, parameters: Tensor, noise: Tensor) -> Tensor:
+        """Return the category whose stretch of the cumulative distribution holds the uniform."""
+        return _category(parameters, noise[..., 0]).to(parameters.dtype)
+
+    def check_values(self, x: Tensor) -> None:
+        """Raise ValueError unless x holds integers in [0, K-1]."""
+        _check_range(x, 0, self.categories - 1)
+        if _may_look_at(x) and x.is_floating_point() and bool((x != x.round()).any()):
+            raise ValueError("x must hold integers (as any dtype); got fractions")
+
+
+@dataclass(frozen=True)
+class GaussianConditional(Conditional):
+    """Real features: P = 2, mean and log_scale, the log of the standard deviation."""
+
+    noise_kinds: ClassVar[tuple[str, ...]] = ("normal",)
+
+    @property
+    def parameters_per_feature(self) -> int:
+        """Two."""
+        return 2
+
+    def distribution(self, parameters: Tensor) -> Distribution:
+        """Return independent Gaussians."""
+        mean, log_scale = parameters.unbind(-1)
+        return Independent(
+            Normal(mean, log_scale.exp(), validate_args=False), 1, validate_args=False
+        )
+
+    def pick(self, parameters: Tensor, noise: Tensor) -> Tensor:
+        """Return mean + scale * normal."""
+        mean, log_scale = _at_least_float32(parameters).unbind(-1)
+        return (mean + log_scale.exp() * noise[..., 0]).to(parameters.dtype)
+
+
+@dataclass(frozen=True)
+class GaussianMixtureConditional(Conditional):
+    """Real features: P = 3K, the K logits of the weights, then K means, then K log_scales."""
+
+    components: int
+    noise_kinds: ClassVar[tuple[str, ...]] = ("uniform", "normal")
+
+    @property
+    def parameters_per_feature(self) -> int:
+        """3K."""
+        return 3 * self.components
+
+    def distribution(self, parameters: Tensor) -> Distribution:
+        """Return independent mixtures of Gaussians."""
+        logits, mean, log_scale = parameters.unflatten(-1, (3, self.components)).unbind(-2)
+        mixture = MixtureSameFamily(
+            Categorical(logits=logits, validate_args=False),
+            Normal(mean, log_scale.exp(), validate_args=False),
+            validate_args=False,
+        )
+        return Independent(mixture, 1, validate_args=False)
+
+    def pick(self, parameters: Tensor, noise: Tensor) -> Tensor:
+        """Let the uniform choose a component and the normal a value of it."""
+        logits, mean, log_scale = (
+            _at_least_float32(parameters).unflatten(-1, (3, self.components)).unbind(-2)
+        )
+        component = _category(logits, noise[..., 0]).unsqueeze(-1)
+        mean = mean.gather(-1, component).squeeze(-1)
+        log_scale = log_scale.gather(-1, component).squeeze(-1)
+        return (mean + log_scale.exp() * noise[..., 1]).to(parameters.dtype)
+
+
+def _category(logits: Tensor, uniform: Tensor) -> Tensor:
+    """Invert the cumulative distribution: the number of categories that end at or below it."""
+    cumulative = _at_least_float32(logits).softmax(-1).cumsum(-1)
+    # Rounding can leave the last sum below the uniform, hence the last category is not counted.
+    return (cumulative[..., :-1] <= uniform.unsqueeze(-1)).sum(-1)
+
+
+def _at_least_float32(x: Tensor) -> Tensor:
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def _may_look_at(x: Tensor) -> bool:
+    return x.device.type == "cpu" and not torch.compiler.is_compiling() and x.numel() > 0
+
+
+def _check_range(x: Tensor, low: int, high: int) -> None:
+    if _may_look_at(x) and bool(((x < low) | (x > high)).any()):
+        raise ValueError(
+            f"x must hold values in [{low}, {high}]; got {x.min().item()} to {x.max().item()}"
+        )

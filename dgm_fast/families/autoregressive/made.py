@@ -1,0 +1,390 @@
+"""MADE: Masked Autoencoder for Distribution Estimation (Germain, Gregor, Murray, Larochelle, 2015).
+
+An autoencoder becomes a density model when output d may depend only on the inputs before d in some
+order: its outputs are then the parameters of p(x_d | x_<d), and one pass gives the likelihood.
+Every unit has a degree, the number of leading features it may know about, and a weight is masked
+where information would flow down in degree. Several sets of masks over one set of weights, cycled
+during training, make one network learn many orders (the paper's order-agnostic training) and many
+connectivities (its connectivity-agnostic training) at once.
+
+Deviations from the paper:
+- Hidden degrees are spread evenly and sorted instead of drawn at random, so that masks are
+  staircases; `random_connectivity=True` draws them, uniformly as in the paper.
+- At evaluation the sets of masks are averaged as whole models: p(x) is the mean of the joint
+  probabilities p_m(x), as the paper's ensembles of orders. That is a normalised density for any
+  mix of orders; the mean of the conditionals would be one only where the order is shared.
+- Outputs other than Bernoulli, and a context on which everything may depend, are additions.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import ClassVar, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dgm_fast._core.random import draw_seed
+from dgm_fast.distributions import (
+    BernoulliConditional,
+    CategoricalConditional,
+    Conditional,
+    GaussianConditional,
+    GaussianMixtureConditional,
+)
+from dgm_fast.families.autoregressive.degrees import (
+    Degrees,
+    even_degrees,
+    random_degrees,
+    random_places,
+)
+from dgm_fast.families.pretrained import Pretrained
+from dgm_fast.layers import MaskedLinear
+from dgm_fast.ops import MaskStructure, philox_uniform
+from dgm_fast.sampling import naive_sample
+
+__all__ = ["MADE", "MADEConfig"]
+
+_ACTIVATIONS = {
+    "relu": F.relu,
+    "elu": F.elu,
+    "gelu": F.gelu,
+    "silu": F.silu,
+    "softplus": F.softplus,
+    "sigmoid": torch.sigmoid,
+    "tanh": torch.tanh,
+}
+
+
+@dataclass(frozen=True)
+class MADEConfig:
+    """Hyperparameters of `MADE`.
+
+    Attributes:
+        features: D.
+        hidden: width of each hidden layer; `()` makes a logistic autoregression.
+        output: distribution of a feature. The network puts out P = 1 logit (bernoulli), K logits
+            (categorical), mean and log_scale (gaussian), or K logits, K means and K log_scales
+            (gaussian_mixture) for each.
+        categories: K of `categorical`.
+        components: K of `gaussian_mixture`.
+        context_features: width of the context, 0 for none.
+        order: `natural`, `random`, or the place of every feature: `order=(2, 0, 1)` draws
+            feature 1 first, then 2, then 0.
+        num_masks: sets of masks; more than one needs something random to tell them apart.
+        random_connectivity: draw the degrees of hidden units, anew for each set of masks.
+        direct: connect the inputs to the outputs directly as well.
+        activation: `relu`, `elu`, `gelu`, `silu`, `softplus`, `sigmoid` or `tanh`.
+        dropout: probability of dropping a hidden unit in training.
+        seed: of orders and connectivities; weights follow `torch.manual_seed`.
+    """
+
+    features: int
+    hidden: tuple[int, ...] = (500,)
+    output: Literal["bernoulli", "categorical", "gaussian", "gaussian_mixture"] = "bernoulli"
+    categories: int = 256
+    components: int = 10
+    context_features: int = 0
+    order: Literal["natural", "random"] | tuple[int, ...] = "natural"
+    num_masks: int = 1
+    random_connectivity: bool = False
+    direct: bool = False
+    activation: str = "relu"
+    dropout: float = 0.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        # Lists come from JSON, integers of other kinds from NumPy.
+        object.__setattr__(self, "hidden", tuple(map(int, self.hidden)))
+        if not isinstance(self.order, str):
+            object.__setattr__(self, "order", tuple(map(int, self.order)))
+
+        for name, low in _LOWEST.items():
+            if getattr(self, name) < low:
+                raise ValueError(f"{name} must be at least {low}; got {getattr(self, name)}")
+        for name, choices in (("output", _CONDITIONALS), ("activation", _ACTIVATIONS)):
+            if getattr(self, name) not in choices:
+                raise ValueError(
+                    f"{name} must be one of {', '.join(choices)}; got {getattr(self, name)!r}"
+                )
+        if any(width < 1 for width in self.hidden):
+            raise ValueError(f"hidden must hold positive widths; got {self.hidden}")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout must be in [0, 1); got {self.dropout}")
+
+        self._check_masks()
+
+    def _check_masks(self) -> None:
+        if self.order not in ("natural", "random") and (
+            isinstance(self.order, str) or sorted(self.order) != list(range(self.features))
+        ):
+            raise ValueError(
+                f"order must be 'natural', 'random' or a permutation of 0..{self.features - 1}; "
+                f"got {self.order!r}"
+            )
+        for name in ("random_connectivity", "direct"):
+            if getattr(self, name) and not self.hidden:
+                raise ValueError(f"{name} needs hidden units; got hidden=()")
+        if self.num_masks > 1 and self.order != "random" and not self.random_connectivity:
+            raise ValueError(
+                f"num_masks={self.num_masks} needs order='random' or random_connectivity=True: "
+                f"otherwise all masks are the same"
+            )
+
+
+_LOWEST = {"features": 1, "categories": 2, "components": 1, "context_features": 0, "num_masks": 1}
+
+_CONDITIONALS = {
+    "bernoulli": lambda config: BernoulliConditional(),
+    "categorical": lambda config: CategoricalConditional(config.categories),
+    "gaussian": lambda config: GaussianConditional(),
+    "gaussian_mixture": lambda config: GaussianMixtureConditional(config.components),
+}
+
+# The noise of a value has the streams from 0 on, the choice of a set of masks this one.
+_SET_STREAM = 15
+
+
+def degrees_of(config: MADEConfig, mask_set: int) -> Degrees:
+    """Lay out one set of masks; depends on the configuration alone."""
+    D = config.features
+    # Degree 0 knows no feature: worth having when there is a context to know, or no other degree.
+    low = 0 if config.context_features > 0 or D == 1 else 1
+    high = max(low, D - 1)
+
+    hidden: list[Tensor] = []
+    for layer, H in enumerate(config.hidden):
+        if not config.random_connectivity:
+            hidden.append(even_degrees(H, low, high))
+            continue
+
+        below = int(hidden[-1].min()) if hidden else low
+        degrees = random_degrees(H, below, high, seed=config.seed, draw=mask_set, layer=layer)
+        # With several sets a unit must change its degree from one to the next, so those stay
+        # unsorted; the mask structure finds their order.
+        hidden.append(degrees.sort().values if config.num_masks == 1 else degrees)
+
+    if config.order == "random":
+        places = random_places(D, seed=config.seed, draw=mask_set)
+    elif config.order == "natural":
+        places = torch.arange(1, D + 1)
+    else:
+        places = torch.tensor(config.order) + 1
+
+    return Degrees(places, tuple(hidden))
+
+
+class MADE(Pretrained, nn.Module):
+    r"""A masked autoencoder whose outputs are the conditionals of a density.
+
+    .. math:: \log p(x \mid c) = \log \frac{1}{M} \sum_{m=1}^{M}
+              \prod_{d=1}^{D} p_m(x_d \mid x_{<_m d}, c)
+
+    with M sets of masks over shared weights. In training mode everything concerns one set alone,
+    the active one, which `training_step_begin` chooses; in evaluation mode `log_prob` and
+    `sample` are those of the mixture of all.
+
+    The masks take one byte a weight and set, shared between the sets where equal: 7.2 MiB a set
+    for 784-2048-2048-784, and the reference implementation keeps them as floats besides.
+
+    Arguments:
+        config: hyperparameters.
+        impl: implementation of `ops.masked_linear`; the state_dict does not depend on it.
+        device: of the parameters; default torch's.
+        dtype: of the parameters; default torch's.
+
+    Shapes:
+        x (*, D), context (*, C) of any leading dims that broadcast to those of x.
+
+    Precision:
+        Likelihoods are in nats and at least float32, also under autocast.
+
+    Raises:
+        ValueError: shapes do not fit; on the CPU also when a value is outside the support.
+
+    References:
+        Germain, Gregor, Murray, Larochelle, "MADE: Masked Autoencoder for Distribution
+        Estimation", ICML 2015.
+
+    Example:
+        >>> import torch
+        >>> from dgm_fast.families import MADE, MADEConfig
+        >>> model = MADE(MADEConfig(features=6, hidden=(32, 32))).eval()
+        >>> x = model.sample(10)
+        >>> model.log_prob(x).shape
+        torch.Size([10])
+    """
+
+    family: ClassVar[str] = "made"
+    config_class: ClassVar[type] = MADEConfig
+
+    def __init__(
+        self,
+        config: MADEConfig,
+        *,
+        impl: str = "auto",
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        self.config = config
+        self.conditional: Conditional = _CONDITIONALS[config.output](config)
+        self.degrees = [degrees_of(config, mask_set) for mask_set in range(config.num_masks)]
+
+        known: dict[bytes, MaskStructure] = {}
+        device = torch.get_default_device() if device is None else torch.device(device)
+        self.mask_sets = nn.ModuleList(self._masks(d, known) for d in self.degrees).to(device)
+
+        first = list(self.mask_sets[0])
+        options = {"impl": impl, "device": device, "dtype": dtype}
+        self.direct = MaskedLinear(first.pop(), bias=False, **options) if config.direct else None
+        self.layers = nn.ModuleList(MaskedLinear(mask, **options) for mask in first)
+        self.activation = _ACTIVATIONS[config.activation]
+        self.dropout = nn.Dropout(config.dropout)
+        self.training_step_begin(0)
+
+    def _masks(self, degrees: Degrees, known: dict[bytes, MaskStructure]) -> nn.ModuleList:
+        """Return the mask of every layer from the input up, then that of the direct connections."""
+        # The context comes after the features and has degree 0: every unit knows it.
+        inputs = F.pad(degrees.features, (0, self.config.context_features))
+        # Each feature's P parameters are neighbours: rows of equal degree stay together, so the
+        # last mask is a staircase with steps of P.
+        outputs = degrees.features.repeat_interleave(self.conditional.parameters_per_feature)
+
+        units = [inputs, *degrees.hidden]
+        edges = [(a, b, False) for a, b in pairwise(units)]
+        edges.append((units[-1], outputs, True))
+        if self.config.direct:
+            edges.append((inputs, outputs, True))
+
+        masks = nn.ModuleList()
+        for a, b, strict in edges:
+            key = a.numpy().tobytes() + b"%d" % strict + b.numpy().tobytes()
+            if key not in known:
+                known[key] = MaskStructure.from_degrees(a, b, strict)
+            masks.append(known[key])
+
+        return masks
+
+    def training_step_begin(self, step: int) -> None:
+        """Make `step` modulo the number of sets the active set of masks.
+
+        The choice depends on `step` alone: every rank makes the same, and so does a resumed run.
+        """
+        self._active_set = step % self.config.num_masks
+        # A tuple of modules already owned by mask_sets, not an index: torch.compile would take
+        # an index for a constant and compile once for each.
+        self._active = tuple(self.mask_sets[self._active_set])
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        """Return the parameters (*, D, P) of every conditional under the active set of masks."""
+        return self._network(x, context, self._active)
+
+    def log_prob(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        r"""Return the log-likelihood of x (*, D), (*), in nats.
+
+        In evaluation mode that of the mixture over all M sets of masks,
+        :math:`\log \sum_m p_m(x) - \log M`, at the cost of M passes; in training mode that of the
+        active set.
+        """
+        self.conditional.check_values(x)
+        if self.training or self.config.num_masks == 1:
+            return self.conditional.log_prob(self(x, context), x)
+
+        log_probs = [
+            self.conditional.log_prob(self._network(x, context, masks), x)
+            for masks in self.mask_sets
+        ]
+        return torch.stack(log_probs).logsumexp(0) - math.log(len(log_probs))
+
+    def loss(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        """Return the mean negative log-likelihood, a scalar in nats."""
+        return -self.log_prob(x, context).mean()
+
+    @torch.no_grad()
+    def sample(
+        self,
+        shape: int | Sequence[int],
+        context: Tensor | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """Draw samples of the density that `log_prob` reports in the same mode.
+
+        A mixture over sets of masks is sampled by choosing a set for each sample.
+
+        Arguments:
+            shape: leading dims of the result; an int counts as one dim.
+            context: (*, C), broadcast to `shape`: each sample has its own, or all share one.
+            generator: on the model's device; default torch's own.
+
+        Shapes:
+            Returns (*shape, D), dtype and device of the parameters.
+        """
+        shape = (shape,) if isinstance(shape, int) else tuple(shape)
+        D, n = self.config.features, math.prod(shape)
+        weight = self.layers[0].weight
+        if context is not None:
+            context = context.expand(*shape, -1).reshape(n, context.shape[-1])
+
+        seed = draw_seed(weight.device, generator)
+        noise = self.conditional.draw_noise(n, D, seed, weight.dtype)
+        sets = [self._active_set] if self.training else range(self.config.num_masks)
+        which = (philox_uniform((n, 1), seed=seed, stream=_SET_STREAM)[:, 0] * len(sets)).long()
+
+        x = weight.new_zeros(n, D)
+        for place in which.unique().tolist():
+            rows = (which == place).nonzero().squeeze(1)
+            given = None if context is None else context[rows]
+            x[rows] = self._sample_one_set(sets[place], noise[rows], given)
+
+        return x.view(*shape, D)
+
+    def _sample_one_set(self, mask_set: int, noise: Tensor, context: Tensor | None) -> Tensor:
+        masks = self.mask_sets[mask_set]
+        return naive_sample(
+            lambda x: self._network(x, context, masks),
+            self.conditional.pick,
+            noise,
+            self.degrees[mask_set].generation_order,
+            self.layers[0].weight.new_zeros(noise.shape[:2]),
+        )
+
+    def _network(self, x: Tensor, context: Tensor | None, masks: Sequence[MaskStructure]) -> Tensor:
+        inputs = self._inputs(x, context)
+        *hidden_layers, output_layer = self.layers
+
+        h = inputs  # (*, D + C)
+        for layer, mask in zip(hidden_layers, masks, strict=False):
+            h = self.dropout(self.activation(layer(h, mask)))  # (*, H)
+
+        y = output_layer(h, masks[len(hidden_layers)])  # (*, D * P)
+        if self.direct is not None:
+            y = y + self.direct(inputs, masks[-1])
+
+        return y.unflatten(-1, (self.config.features, -1))
+
+    def _inputs(self, x: Tensor, context: Tensor | None) -> Tensor:
+        D, C = self.config.features, self.config.context_features
+        if x.ndim == 0 or x.shape[-1] != D:
+            raise ValueError(f"x must have shape (*, features = {D}); got {tuple(x.shape)}")
+        if (context is None) != (C == 0):
+            got = "None" if context is None else f"shape {tuple(context.shape)}"
+            raise ValueError(f"context must have context_features = {C} columns; got {got}")
+
+        dtype = self.layers[0].weight.dtype
+        encoded = self.conditional.encode(x.to(dtype))
+        if context is None:
+            return encoded
+
+        if context.ndim == 0 or context.shape[-1] != C:
+            raise ValueError(
+                f"context must have shape (*, context_features = {C}); got {tuple(context.shape)}"
+            )
+        return torch.cat([encoded, context.to(dtype).expand(*x.shape[:-1], C)], dim=-1)
+
+    def extra_repr(self) -> str:
+        return str(self.config)
