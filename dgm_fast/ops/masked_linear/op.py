@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -55,7 +56,8 @@ def apply(
     implementation: str, x: Tensor, weight: Tensor, bias: Tensor | None, mask: MaskStructure
 ) -> Tensor:
     """Run a kernel on x of any leading shape, differentiably."""
-    rows = x.reshape(-1, x.shape[-1])
+    # Not -1: a reshape cannot infer it where there are no columns.
+    rows = x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
     y = _MaskedLinear.apply(rows, weight, bias, mask, implementation)
     return y.view(*x.shape[:-1], y.shape[-1])
 
