@@ -81,4 +81,4 @@ def _account(tier: str, ran: int, skipped: int) -> str:
     if ran == 0:
         return f"did not run: {reason or 'no test of it was selected'}"
 
-    return f"{ran} ran" + (f", {skipped} skipped (reasons above)" if skipped else "")
+    return f"{ran} ran" + (f", {skipped} skipped (reasons below)" if skipped else "")
