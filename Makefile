@@ -43,7 +43,20 @@ CPU kernels. To have them, install both and run make again:
   Fedora: dnf install gcc-c++ python3-devel    macOS: xcode-select --install
 endef
 
-export NO_PYTHON NO_VENV NO_TRITON NO_COMPILER
+GPU_MODULES := torch hypothesis numpy pybind11 pytest rich safetensors tyro
+
+define GPU_CHECK
+import importlib.util, sys
+missing = [name for name in sys.argv[1:] if importlib.util.find_spec(name) is None]
+if missing:
+    sys.exit(f"{sys.executable} lacks {', '.join(missing)}: install them with pip, or run "
+             "`make wheels` where there is a network and bring the folder wheels/ here")
+import torch
+if not torch.cuda.is_available():
+    sys.exit(f"{sys.executable} sees no GPU; name another Python: make gpu GPU_PYTHON=...")
+endef
+
+export NO_PYTHON NO_VENV NO_TRITON NO_COMPILER GPU_CHECK
 
 .PHONY: help
 help:  ## say what there is
@@ -104,11 +117,18 @@ lint: $(VENV)/.dependencies  ## check style, formatting and the direction of imp
 	  | xargs $(VENV)/bin/clang-format --dry-run -Werror
 	$(VENV)/bin/lint-imports
 
+# The small packages that a GPU machine without a network may lack, to be carried there.
+.PHONY: wheels
+wheels:  ## fetch what `make gpu` needs on a machine without a network, into wheels/
+	$(PYTHON) -m pip download --quiet --no-deps --only-binary :all: --constraint constraints.txt \
+	  --dest wheels docstring-parser tyro typeguard
+
 # A GPU machine brings its own torch and Triton, and perhaps no network: nothing is installed.
+# Wheels of pure Python run as they are, from the search path.
 .PHONY: gpu
+gpu: export PYTHONPATH := $(subst $(eval) ,:,$(abspath $(wildcard wheels/*.whl)) $(PYTHONPATH))
 gpu:  ## on a GPU machine: build, run the gpu tests and the benchmarks; results in OUT
-	@$(GPU_PYTHON) -c 'import sys, torch; sys.exit(not torch.cuda.is_available())' \
-	  || { echo "$(GPU_PYTHON) sees no GPU; name another: make gpu GPU_PYTHON=..." >&2; exit 1; }
+	@$(GPU_PYTHON) -c "$$GPU_CHECK" $(GPU_MODULES)
 	mkdir -p "$(OUT)"
 	$(GPU_PYTHON) setup.py build_ext --inplace 2>&1 | tee "$(OUT)/build.log"
 	$(GPU_PYTHON) -m dgm_fast.env --json > "$(OUT)/env.json"
