@@ -32,6 +32,7 @@ from dgm_fast.training.checkpoint import (
     save_training,
     set_rng,
 )
+from dgm_fast.training.compiler import compiler_missing
 from dgm_fast.training.config import TrainConfig, learning_rate_at
 from dgm_fast.training.data import Dataset, steps_per_epoch, train_batches
 from dgm_fast.training.distributed import Processes, StopRequest, stop_request
@@ -313,7 +314,12 @@ def _make_objective(
         # Buffers (masks) follow from the step on every process alike: nothing to broadcast.
         ids = [device] if device.type == "cuda" else None
         objective = DistributedDataParallel(objective, device_ids=ids, broadcast_buffers=False)
-    return torch.compile(objective) if config.compile else objective
+    if not config.compile:
+        return objective
+    missing = compiler_missing(device)
+    if missing is not None:
+        raise ValueError(f"compile=True cannot work here: {missing}")
+    return torch.compile(objective)
 
 
 def _progress_bar(run: Run) -> Progress:

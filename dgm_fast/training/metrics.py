@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import torch
 import torch.distributed as dist
+from rich.table import Table
 from torch import Tensor, nn
 
 from dgm_fast.training.data import Dataset
@@ -17,6 +18,7 @@ __all__ = [
     "bits_per_dim",
     "histogram_per_pixel_nats",
     "independent_pixels_nats",
+    "likelihood_table",
     "mean_nll_nats",
 ]
 
@@ -110,6 +112,22 @@ def baselines_nats(dataset: Dataset) -> dict[str, float]:
         "histogram per pixel": histogram_per_pixel_nats,
     }
     return {name: baseline(dataset) for name, baseline in baselines.items()}
+
+
+def likelihood_table(model_nats: dict[str, float], dataset: Dataset) -> Table:
+    """Make a table of negative log-likelihoods, models first, then the two baselines."""
+    table = Table(f"{dataset.name}, {_view(dataset)}")
+    table.add_column("NLL, nats", justify="right")
+    table.add_column("bits/dim", justify="right")
+    for name, nats in {**model_nats, **baselines_nats(dataset)}.items():
+        table.add_row(name, f"{nats:.2f}", f"{bits_per_dim(nats, dataset):.4f}")
+    return table
+
+
+def _view(dataset: Dataset) -> str:
+    if dataset.binarization == "none":
+        return f"{dataset.levels} grey levels"
+    return "dequantized" if dataset.continuous else f"{dataset.binarization} binarization"
 
 
 def _grey_levels(dataset: Dataset) -> tuple[Tensor, Tensor]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from dgm_fast.training.data.dataset import (
+    BINARIZATIONS,
+    Binarization,
     Dataset,
     make_dataset,
     make_generator,
@@ -13,6 +15,8 @@ from dgm_fast.training.data.idx import find_idx, read_idx
 from dgm_fast.training.data.sources import DataConfig, load_dataset, load_digits, load_mnist
 
 __all__ = [
+    "BINARIZATIONS",
+    "Binarization",
     "DataConfig",
     "Dataset",
     "find_idx",

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -15,6 +15,7 @@ from torch import Tensor
 __all__ = ["Binarization", "Dataset", "make_dataset", "make_generator", "train_batches"]
 
 Binarization = Literal["static", "dynamic", "none", "dequantized"]
+BINARIZATIONS: tuple[str, ...] = get_args(Binarization)
 
 STATIC_SEED = 20150601
 """Seed of every draw that must be the same for all users: binarization, dequantization, splits."""
@@ -91,7 +92,9 @@ def make_dataset(
         "dequantized": partial(_dequantize, levels=levels),
     }
     if binarization not in draws:
-        raise ValueError(f"binarization must be one of {', '.join(draws)}; got {binarization!r}")
+        raise ValueError(
+            f"binarization must be one of {', '.join(BINARIZATIONS)}; got {binarization!r}"
+        )
 
     draw = draws[binarization]
     fixed = [

@@ -8,7 +8,14 @@ from typing import Literal
 
 import torch
 
-from dgm_fast.training.data.dataset import STATIC_SEED, Dataset, make_dataset, make_generator
+from dgm_fast.training.data.dataset import (
+    BINARIZATIONS,
+    STATIC_SEED,
+    Binarization,
+    Dataset,
+    make_dataset,
+    make_generator,
+)
 from dgm_fast.training.data.idx import find_idx, read_idx
 
 __all__ = ["DataConfig", "load_dataset", "load_digits", "load_mnist"]
@@ -22,8 +29,17 @@ class DataConfig:
     """digits: 1,797 8x8 images bundled with scikit-learn; mnist: 70,000 28x28 images."""
     data_root: Path | None = None
     """Folder of the IDX files, plain or gzipped; digits needs none."""
-    binarization: Literal["static", "dynamic", "none", "dequantized"] = "static"
-    """static: one fixed Bernoulli draw; dynamic: fresh draws; none: grey levels."""
+    binarization: Binarization = "static"
+    """static: one fixed Bernoulli draw; dynamic: fresh draws; none: grey levels; dequantized: grey
+    levels with uniform noise, for continuous densities."""
+
+    def __post_init__(self) -> None:
+        if self.data not in ("digits", "mnist"):
+            raise ValueError(f"data must be 'digits' or 'mnist'; got {self.data!r}")
+        if self.binarization not in BINARIZATIONS:
+            raise ValueError(
+                f"binarization must be one of {', '.join(BINARIZATIONS)}; got {self.binarization!r}"
+            )
 
 
 def load_dataset(config: DataConfig) -> Dataset:
@@ -35,8 +51,6 @@ def load_dataset(config: DataConfig) -> Dataset:
     """
     if config.data == "digits":
         return load_digits(config.binarization)
-    if config.data != "mnist":
-        raise ValueError(f"data must be 'digits' or 'mnist'; got {config.data!r}")
     if config.data_root is None:
         raise ValueError("data 'mnist' needs data_root, the folder with train-images-idx3-ubyte.gz")
     return load_mnist(config.data_root, config.binarization)

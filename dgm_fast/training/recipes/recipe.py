@@ -1,0 +1,29 @@
+"""What a recipe is: data, model and training, each a dataclass whose every field can be changed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from dgm_fast.training.config import TrainConfig
+from dgm_fast.training.data import DataConfig
+
+__all__ = ["Recipe", "likelihood_options"]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Hold one complete experiment; `model` is the config of its family."""
+
+    data: DataConfig
+    model: Any
+    train: TrainConfig
+
+
+def likelihood_options(binarization: str, levels: int) -> dict[str, Any]:
+    """Choose the output distribution that fits a view of images with `levels` grey levels."""
+    if binarization in ("static", "dynamic"):
+        return {"output": "bernoulli"}
+    if binarization == "dequantized":
+        return {"output": "gaussian_mixture"}
+    return {"output": "categorical", "categories": levels}

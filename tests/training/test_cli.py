@@ -1,0 +1,168 @@
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from dgm_fast import cli
+from dgm_fast.families import MADE
+from dgm_fast.training import DataConfig, load_dataset
+from dgm_fast.training.recipes import RECIPES, find_recipe
+
+# The reference runs everywhere; which implementation is fastest is not what is tested here.
+SMALL = [
+    "--model.hidden", "16", "--epochs", "2", "--ema-decay", "0.5", "--device", "cpu",
+    "--no-tensorboard", "--impl", "reference",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("cli") / "run"
+    assert cli.main(["train", "made", *SMALL, "--out", str(folder)]) == 0
+    return folder
+
+
+def test_train_writes_a_checkpoint_and_its_history(trained):
+    model = MADE.from_pretrained(trained, impl="reference")
+    assert model.config.hidden == (16,)
+    assert model.config.output == "categorical"
+    with (trained / "log.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["step"] for row in rows] == ["25", "50"]
+    run = json.loads((trained / "run.json").read_text())
+    assert (run["family"], run["data"]["data"], run["levels"]) == ("made", "digits", 17)
+
+
+def test_evaluate_prints_nats_and_bits_per_dim_beside_baselines(trained, capsys):
+    assert cli.main(["evaluate", str(trained), "--impl", "reference"]) == 0
+    out = capsys.readouterr().out
+    model = MADE.from_pretrained(trained, impl="reference")
+    test = load_dataset(DataConfig(binarization="none")).test
+    with torch.no_grad():
+        nats = -model.log_prob(test).mean().item()
+    row = next(line for line in out.splitlines() if "made" in line)
+    assert f"{nats:.2f}" in row
+    assert f"{nats / 64 / 0.6931471805599453:.4f}" in row
+    assert "independent pixels" in out
+    assert "histogram per pixel" in out
+
+
+def test_sample_writes_a_grid_that_follows_the_seed(trained, tmp_path, capsys):
+    image = pytest.importorskip("PIL.Image", reason="Pillow is not installed")
+
+    def draw(name, seed):
+        path = tmp_path / name
+        options = ["--count", "9", "--seed", seed, "--impl", "reference", "--device", "cpu"]
+        assert cli.main(["sample", str(trained), "--out", str(path), *options]) == 0
+        return path.read_bytes()
+
+    assert draw("a.png", "1") == draw("b.png", "1") != draw("c.png", "2")
+    assert image.open(tmp_path / "a.png").size == (640 // 27 * 27, 640 // 27 * 27)
+    assert "9 samples" in capsys.readouterr().out
+
+
+def test_interrupt_then_resume_through_the_command(tmp_path, monkeypatch, capsys):
+    folder = str(tmp_path / "run")
+    begin = MADE.training_step_begin
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            MADE,
+            "training_step_begin",
+            lambda model, step: (
+                begin(model, step),
+                step == 30 and os.kill(os.getpid(), signal.SIGINT),
+            ),
+        )
+        assert cli.main(["train", "made", *SMALL, "--out", folder]) == 130
+    assert "Stopped at step 31" in capsys.readouterr().out
+    assert cli.main(["train", "made", *SMALL, "--out", folder, "--resume"]) == 0
+    assert "best at step" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["fly"], "no command 'fly'; there are env, train"),
+        (["train"], "train needs a family, one of made"),
+        (["train", "vae"], "got 'vae'"),
+        (["train", "made", "--data", "cifar"], "no recipe for made on cifar"),
+        (["train", "made", "--data", "mnist"], "data_root"),
+        (["train", "made", "--data=mnist", "--data-root", "/nowhere"], "/nowhere is not a folder"),
+        (["train", "made", "--binarization", "otsu"], "otsu"),
+        (["train", "made", "--model.features", "63"], "model.features is 63, the data have 64"),
+        (["train", "made", "--model.output", "bernoulli"], "17 levels"),
+        (["train", "made", "--model.output", "gaussian"], "is continuous"),
+        (["train", "made", "--epochs", "0"], "epochs must be positive"),
+        (["train", "made", "--epochs", "many"], "many"),
+        (["train", "made", "--warp-speed", "9"], "warp-speed"),
+        (["train", "made", "--device", "abacus"], "abacus"),
+        (["evaluate", "/nowhere"], "/nowhere/run.json is missing"),
+        (["sample", "/nowhere", "--count", "0"], "count must be positive"),
+    ],
+)
+def test_bad_input_is_one_message_and_exit_code_2(arguments, message, tmp_path, capfd, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "200")
+    # tyro leaves through SystemExit, the rest returns the code.
+    try:
+        code = cli.main(arguments)
+    except SystemExit as leaving:
+        code = leaving.code
+    err = capfd.readouterr().err
+    assert code == 2
+    assert message in err
+    assert "Traceback" not in err
+
+
+def test_unavailable_implementation_says_why(trained, capsys):
+    if torch.cuda.is_available():
+        pytest.skip("every implementation may be available here")
+    assert cli.main(["sample", str(trained), "--impl", "cuda", "--device", "cpu"]) == 2
+    assert "impl='cuda'" in capsys.readouterr().err
+
+
+def test_damaged_run_file_is_named(trained, tmp_path, capsys):
+    (tmp_path / "run.json").write_text('{"data": 3')
+    assert cli.main(["evaluate", str(tmp_path)]) == 2
+    assert "run.json is damaged" in capsys.readouterr().err
+
+
+def test_bench_outside_the_source_explains_itself(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["bench"]) == 2
+    assert "root of dgm_fast's source" in capsys.readouterr().err
+
+
+def test_usage_lists_every_command(capsys):
+    assert cli.main(["--help"]) == 0
+    usage = capsys.readouterr().out
+    assert all(
+        f"dgm-fast {name}" in usage for name in ("env", "train", "evaluate", "sample", "bench")
+    )
+    assert cli.main([]) == 2
+
+
+def test_env_runs_as_a_process():
+    command = [sys.executable, "-m", "dgm_fast.cli", "env", "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "versions" in json.loads(done.stdout)
+
+
+@pytest.mark.parametrize(("family", "data"), list(RECIPES))
+@pytest.mark.parametrize("binarization", ["static", "dynamic", "none", "dequantized"])
+def test_every_recipe_has_an_output_for_every_view(family, data, binarization):
+    recipe = find_recipe(family, data, binarization)
+    assert recipe.data == DataConfig(data=data, binarization=binarization)
+    levels = {"digits": 17, "mnist": 256}[data]
+    expected = {"none": ("categorical", levels), "dequantized": ("gaussian_mixture", None)}
+    output, categories = expected.get(binarization, ("bernoulli", None))
+    assert recipe.model.output == output
+    assert categories in (None, recipe.model.categories)
