@@ -97,6 +97,7 @@ class OpCases:
         magnitude: bounds what each of them rounds. Called as the reference is, in float64 with
             the absolute values of its tensors; for a sum it is the sum of absolute terms, and
             its gradients are the same of the gradients' sums. Default: the reference.
+        with_batch: `(inputs, size) -> inputs` of the same call with another, smaller batch.
         workloads: paper-sized cases for benchmarks.
         bad_inputs: calls that must be refused.
         rivals: other ways to the same result, `name -> prepare`, where `prepare(inputs)` does what
@@ -111,6 +112,7 @@ class OpCases:
     reference: Callable[..., Any]
     cases: tuple[OpCase, ...]
     terms: Callable[[Inputs], tuple[int, int]]
+    with_batch: Callable[[Inputs, int], Inputs]
     magnitude: Callable[..., Any] | None = None
     workloads: tuple[OpCase, ...] = ()
     bad_inputs: tuple[BadInput, ...] = ()

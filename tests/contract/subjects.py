@@ -1,0 +1,142 @@
+"""What the contract holds for: every op, implementation, device, case and dtype, as pytest ids."""
+
+from __future__ import annotations
+
+import importlib
+import itertools
+import pkgutil
+from dataclasses import dataclass
+
+import pytest
+import torch
+
+from dgm_fast import ops
+from dgm_fast._core.cases import OpCase, OpCases
+from dgm_fast._core.implementation import Implementation
+from dgm_fast._core.op import Op, all_ops
+
+OPS: dict[str, Op] = all_ops()
+CASES: dict[str, OpCases] = {
+    module.name: importlib.import_module(f"{ops.__name__}.{module.name}.cases").CASES
+    for module in pkgutil.iter_modules(ops.__path__)
+    if module.ispkg
+}
+
+# Interpreted and GPU kernels are looked for where the process has not got them too, so that the
+# report says that they did not run, and why.
+_TRITON_DEVICES = ("cuda", "cpu")
+_REFERENCE = Implementation("reference", ("cpu", "cuda"), (torch.float32,), None)
+
+
+@dataclass(frozen=True)
+class Subject:
+    """One implementation of one op on one kind of device."""
+
+    op: str
+    implementation: Implementation
+    device_type: str
+
+    def __str__(self) -> str:
+        return f"{self.op}-{self.implementation.name}-{self.device_type}"
+
+    @property
+    def cases(self) -> OpCases:
+        return CASES[self.op]
+
+    @property
+    def device(self) -> torch.device:
+        return torch.device(self.device_type)
+
+    @property
+    def is_reference(self) -> bool:
+        return self.implementation.name == "reference"
+
+    def stored_ulps(self, dtype: torch.dtype) -> float:
+        """Return the greatest error of storing a float32 result in `dtype`."""
+        # Triton's interpreter truncates to bfloat16 where the compiler rounds.
+        interpreted = self.implementation.name == "triton" and self.device_type == "cpu"
+        return 1.0 if interpreted and dtype is torch.bfloat16 else 0.5
+
+    def run(self, inputs):
+        """Call the public function on this implementation, or skip with the reason it cannot."""
+        reason = self.implementation.unavailable_reason(self.device)
+        if reason is not None:
+            pytest.skip(f"{self.implementation.name}: {reason}")
+
+        return self.cases.function(**inputs, impl=self.implementation.name)
+
+    def param(self, *rest, id=""):
+        tiers = {"cuda": [pytest.mark.gpu], "cpu": []}[self.device_type]
+        if self.implementation.name == "triton" and self.device_type == "cpu":
+            tiers = [pytest.mark.interpret]
+
+        return pytest.param(self, *rest, marks=tiers, id=f"{self}{id}")
+
+
+def subjects(reference: bool = True) -> list[Subject]:
+    """Return every op x implementation x device."""
+    found = []
+    for name, op in OPS.items():
+        kernels = op.implementations.values()
+        for implementation in (_REFERENCE, *kernels) if reference else kernels:
+            is_triton = implementation.name == "triton"
+            devices = _TRITON_DEVICES if is_triton else implementation.device_types
+            found += [Subject(name, implementation, device) for device in devices]
+
+    return found
+
+
+def each_subject(*, reference: bool = True, differentiable: bool = False):
+    """Parametrize a test by `subject`."""
+    chosen = [
+        subject.param()
+        for subject in subjects(reference)
+        if not differentiable or any(case.differentiable for case in subject.cases.cases)
+    ]
+    return pytest.mark.parametrize("subject", chosen)
+
+
+def each_case(*, reference: bool = True, differentiable: bool = False, dtypes: bool = False):
+    """Parametrize a test by `subject`, `case` and, where asked, `dtype`."""
+    names = "subject, case, dtype" if dtypes else "subject, case"
+    params = []
+
+    for subject in subjects(reference):
+        for case in subject.cases.cases:
+            if differentiable and not case.differentiable:
+                continue
+
+            for dtype in subject.implementation.dtypes if dtypes else (None,):
+                rest = (case, dtype) if dtypes else (case,)
+                label = f"-{case.name}" + (f"-{str(dtype)[6:]}" if dtypes else "")
+                params.append(subject.param(*rest, id=label))
+
+    return pytest.mark.parametrize(names, params)
+
+
+def each_oracle_case(differentiable: bool = True):
+    """Parametrize a test by `cases` and `case`, for what concerns the reference alone."""
+    return pytest.mark.parametrize(
+        ("cases", "case"),
+        [
+            pytest.param(cases, case, id=f"{name}-{case.name}")
+            for name, cases in CASES.items()
+            for case in cases.cases
+            if case.differentiable or not differentiable
+        ],
+    )
+
+
+def each_bad_input():
+    """Parametrize a test by `cases` and `bad`."""
+    pairs = itertools.chain.from_iterable(
+        ((name, cases, bad) for bad in cases.bad_inputs) for name, cases in CASES.items()
+    )
+    return pytest.mark.parametrize(
+        ("cases", "bad"), [pytest.param(c, bad, id=f"{name}-{bad.name}") for name, c, bad in pairs]
+    )
+
+
+def find_case(cases: OpCases, name: str) -> OpCase:
+    """Return the case of that name."""
+    return next(case for case in cases.cases if case.name == name)

@@ -1,0 +1,290 @@
+"""One contract that every op keeps, on every implementation, for every case it declares."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import pytest
+import torch
+from torch._dynamo.testing import CompileCounterWithBackend
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_map_only
+
+from tests.contract.inputs import in_float64, make, outputs, poisoned_memory, snapshot
+from tests.contract.measures import (
+    assert_within_budget,
+    backward,
+    budgets,
+    forward,
+    noise,
+    second_derivatives,
+)
+from tests.contract.subjects import (
+    CASES,
+    OPS,
+    each_bad_input,
+    each_case,
+    each_oracle_case,
+    each_subject,
+)
+
+
+def test_every_op_declares_its_cases():
+    assert set(CASES) == set(OPS)
+
+
+@each_case(dtypes=True)
+def test_forward_is_as_exact_as_float32_allows(subject, case, dtype):
+    inputs = make(case, subject.device, dtype)
+    before = snapshot(inputs)
+
+    with poisoned_memory():
+        got = outputs(subject.run(inputs))
+
+    after = snapshot(inputs)
+    assert all(torch.equal(before[name], after[name]) for name in before), "inputs were changed"
+    assert all(each.dtype is dtype for each in got)
+
+    terms, _ = subject.cases.terms(inputs)
+    assert_within_budget(got, subject, case, inputs, forward, terms)
+
+
+@each_case(differentiable=True, dtypes=True)
+def test_every_gradient_is_as_exact_as_float32_allows(subject, case, dtype):
+    inputs = make(case, subject.device, dtype)
+
+    with poisoned_memory():
+        got = backward(subject.run(inputs), inputs, case)
+
+    for name, leaf, gradient in zip(case.differentiable, case.leaves(inputs), got, strict=True):
+        assert gradient is not None, f"{name} has no gradient"
+        assert (gradient.shape, gradient.dtype) == (leaf.shape, leaf.dtype), name
+
+    _, terms = subject.cases.terms(inputs)
+    assert_within_budget(got, subject, case, inputs, backward, terms)
+
+
+@each_case(differentiable=True, reference=False)
+def test_second_derivatives_match_float64(subject, case):
+    inputs = make(case, subject.device, torch.float32)
+    got = second_derivatives(subject.run(inputs), inputs, case)
+
+    terms = sum(subject.cases.terms(inputs))
+    assert_within_budget(got, subject, case, inputs, second_derivatives, terms)
+
+
+@each_case(differentiable=True, reference=False)
+def test_a_gradient_asked_for_alone_is_the_same(subject, case):
+    inputs = make(case, subject.device, torch.float32)
+    together = backward(subject.run(inputs), inputs, case)
+
+    for name, expected in zip(case.differentiable, together, strict=True):
+        for leaf in case.leaves(inputs):
+            leaf.requires_grad_(leaf is inputs[name])
+
+        result = outputs(subject.run(inputs))
+        (alone,) = torch.autograd.grad(result, inputs[name], noise(result))
+        assert torch.equal(alone, expected), name
+
+
+@each_oracle_case()
+def test_reference_passes_gradcheck_and_gradgradcheck(cases, case):
+    inputs = in_float64(make(case, torch.device("cpu"), torch.float64))
+    leaves = case.leaves(inputs)
+
+    if any(leaf.numel() > 0 and leaf.abs().max() > 100 for leaf in leaves):
+        pytest.skip("finite differences with steps of 1e-6 need inputs of order one")
+
+    def function(*values):
+        return cases.function(**inputs | dict(zip(case.differentiable, values, strict=True)))
+
+    assert torch.autograd.gradcheck(function, leaves, fast_mode=True)
+    assert torch.autograd.gradgradcheck(function, leaves, fast_mode=True)
+
+
+@each_case(reference=False)
+def test_bits_are_the_same_again_and_on_any_number_of_threads(subject, case):
+    inputs = make(case, subject.device, torch.float32)
+
+    def run():
+        result = outputs(subject.run(inputs))
+        return (*result, *(backward(result, inputs, case) if case.differentiable else ()))
+
+    first = run()
+    threads = torch.get_num_threads()
+    for count in (threads, 1, 2, 3):
+        torch.set_num_threads(count)
+        try:
+            again = run()
+        finally:
+            torch.set_num_threads(threads)
+
+        assert all(map(torch.equal, first, again)), f"{count} threads"
+
+
+@pytest.mark.parametrize("poison", [torch.nan, torch.inf, -torch.inf], ids=str)
+@each_case(differentiable=True, reference=False)
+def test_nan_and_infinity_never_come_out_as_a_wrong_number(subject, case, poison):
+    clean = make(case, subject.device, torch.float32)
+    terms, _ = subject.cases.terms(clean)
+    limits = budgets(subject, case, clean, forward, terms)
+
+    for name in case.differentiable:
+        if clean[name].numel() == 0:
+            continue
+
+        index = tuple(size // 2 for size in clean[name].shape)
+        value = clean[name].detach().clone()
+        value[index] = poison
+        got = outputs(subject.run({**clean, name: value}))
+        reached = outputs(subject.cases.reached(clean, name, index))
+
+        for each, must, limit in zip(got, reached, limits, strict=True):
+            assert not each[must].isfinite().any(), f"{name}: a non-finite input was lost"
+            kept = torch.where(each.isfinite(), each, limit.expected.to(each))
+            assert limit.worst(kept) <= 1, f"{name}: a wrong number"
+
+
+@each_bad_input()
+def test_bad_input_is_refused_by_name(cases, bad):
+    with pytest.raises(bad.error) as caught:
+        cases.function(**bad.make(torch.device("cpu")))
+
+    assert str(caught.value).startswith(f"{bad.names} must ")
+    assert bad.shows in str(caught.value)
+
+
+@each_subject(reference=False)
+def test_a_kernel_refuses_a_dtype_it_lacks(subject):
+    inputs = in_float64(make(subject.cases.cases[0], subject.device, torch.float32))
+
+    with pytest.raises(RuntimeError, match=r"no torch\.float64 kernel"):
+        subject.run(inputs)
+
+
+class _KernelCalls(TorchDispatchMode):
+    """Keep the calls that reach the library's own torch operators."""
+
+    def __init__(self):
+        super().__init__()
+        self.calls = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func.namespace == "dgm_fast":
+            self.calls.append((func, args, kwargs or {}))
+
+        return func(*args, **kwargs or {})
+
+
+@each_case(reference=False)
+def test_opcheck_passes_on_every_operator_called(subject, case):
+    inputs = make(case, subject.device, torch.float32)
+
+    with _KernelCalls() as kernels:
+        result = subject.run(inputs)
+        if case.differentiable:
+            backward(result, inputs, case)
+
+    assert len(kernels.calls) == (2 if case.differentiable else 1)
+    for func, args, kwargs in kernels.calls:
+        # Gradients are the business of the autograd.Function around the operators.
+        torch.library.opcheck(
+            func, *tree_map_only(torch.Tensor, torch.Tensor.detach, (args, kwargs))
+        )
+
+
+@each_subject()
+def test_compiles_to_one_graph_for_every_batch_size(subject):
+    case = max(subject.cases.cases, key=lambda case: _size(case, subject))
+    inputs = make(case, subject.device, torch.float32)
+    subject.run(inputs)
+
+    torch._dynamo.reset()
+    backend = CompileCounterWithBackend("aot_eager")
+    function = partial(subject.cases.function, impl=subject.implementation.name)
+    compiled = torch.compile(function, fullgraph=True, dynamic=True, backend=backend)
+
+    for batch in (7, 5, 12):
+        smaller = subject.cases.with_batch(inputs, batch)
+        eager, traced = outputs(function(**smaller)), outputs(compiled(**smaller))
+        torch.testing.assert_close(traced, eager)
+
+        if case.differentiable:
+            torch.testing.assert_close(
+                backward(traced, inputs, case), backward(eager, inputs, case)
+            )
+
+    assert backend.frame_count == 1, "the batch size is compiled into the graph"
+
+
+@each_subject(differentiable=True)
+def test_autocast_computes_in_bfloat16_and_keeps_gradients_in_float32(subject):
+    case = subject.cases.cases[0]
+    inputs = make(case, subject.device, torch.float32)
+
+    with torch.autocast(subject.device_type, torch.bfloat16):
+        got = outputs(subject.run(inputs))
+        plain = outputs(subject.cases.reference(**inputs))
+
+    assert [each.dtype for each in got] == [each.dtype for each in plain]
+    assert all(leaf.dtype is torch.float32 for leaf in backward(got, inputs, case))
+
+    # Casting the inputs is an error both make; the result's own rounding is one ulp of bfloat16.
+    for each, plainly, limit in zip(
+        got, plain, budgets(subject, case, inputs, forward, 1), strict=True
+    ):
+        exact = limit.expected
+        stored = torch.finfo(each.dtype).eps * exact.abs()
+        error, reference_error = (each - exact).abs(), (plainly - exact).abs()
+        assert (error <= 2 * reference_error + stored).all()
+
+
+@pytest.mark.filterwarnings("ignore:There is a performance drop:UserWarning")
+@each_subject(differentiable=True)
+def test_vmap_and_per_sample_gradients_match_a_loop(subject):
+    case = subject.cases.cases[0]
+    inputs = make(case, subject.device, torch.float32)
+    name = case.differentiable[0]
+    stacked = torch.stack([inputs[name].detach() * scale for scale in (1.0, -2.0, 0.5)])
+
+    def loss(value):
+        result = outputs(subject.run({**inputs, name: value}))
+        return sum(each.square().sum() for each in result)
+
+    gradients = torch.func.vmap(torch.func.grad(loss))(stacked)
+    looped = torch.stack([torch.func.grad(loss)(each) for each in stacked])
+    torch.testing.assert_close(gradients, looped)
+
+
+@pytest.mark.gpu
+@each_subject()
+def test_no_call_waits_for_the_gpu_and_a_cuda_graph_replays_it(subject):
+    if subject.device_type != "cuda":
+        pytest.skip("CUDA graphs are the GPU's")
+
+    case = subject.cases.cases[0]
+    inputs = make(case, subject.device, torch.float32)
+    graph, stream = torch.cuda.CUDAGraph(), torch.cuda.Stream()
+
+    with torch.no_grad(), torch.cuda.stream(stream):
+        expected = outputs(subject.run(inputs))
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            subject.run(inputs)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+
+        with torch.cuda.graph(graph, stream=stream):
+            captured = outputs(subject.run(inputs))
+
+    for each in captured:
+        each.fill_(torch.nan)
+    graph.replay()
+    torch.cuda.synchronize()
+    assert all(map(torch.equal, captured, expected))
+
+
+def _size(case, subject):
+    """Return how many elements a case has; a compiled graph needs a batch it can shrink."""
+    result = subject.cases.reference(**make(case, torch.device("cpu"), torch.float32))
+    return sum(each.numel() for each in outputs(result))
