@@ -13,7 +13,9 @@ from dgm_fast._core.op import Direction, Op
 from dgm_fast.ops.masked_linear.structure import MaskStructure
 
 # `mask` is None when the bounds say everything; the orders are None when already sorted.
-_TABLES = "Tensor row_bound, Tensor column_start, Tensor? row_order, Tensor? column_order, Tensor? mask"
+_TABLES = (
+    "Tensor row_bound, Tensor column_start, Tensor? row_order, Tensor? column_order, Tensor? mask"
+)
 
 
 def _fake_forward(x: Tensor, weight: Tensor, bias: Tensor | None, *tables: Any) -> Tensor:
@@ -31,7 +33,9 @@ def _fake_backward(
 _op = Op(
     "masked_linear",
     {
-        "forward": Direction(f"(Tensor x, Tensor weight, Tensor? bias, {_TABLES}) -> Tensor", _fake_forward),
+        "forward": Direction(
+            f"(Tensor x, Tensor weight, Tensor? bias, {_TABLES}) -> Tensor", _fake_forward
+        ),
         "backward": Direction(
             f"(Tensor grad_y, Tensor x, Tensor weight, {_TABLES}, bool[3] needs)"
             " -> (Tensor, Tensor, Tensor)",
@@ -40,9 +44,7 @@ _op = Op(
     },
     [
         cpp(torch.float32, torch.bfloat16, torch.float16),
-        triton(
-            "dgm_fast.ops.masked_linear.kernels", torch.float32, torch.bfloat16, torch.float16
-        ),
+        triton("dgm_fast.ops.masked_linear.kernels", torch.float32, torch.bfloat16, torch.float16),
     ],
 )
 
@@ -68,6 +70,8 @@ def _tables(mask: MaskStructure) -> tuple[Tensor | None, ...]:
 
 
 class _MaskedLinear(torch.autograd.Function):
+    generate_vmap_rule = True
+
     @staticmethod
     def forward(
         x: Tensor, weight: Tensor, bias: Tensor | None, mask: MaskStructure, implementation: str
