@@ -1,0 +1,159 @@
+"""Write the README's tables from the recorded rows: `python -m benchmarks.readme [--check]`.
+
+A table stands between `<!-- benchmark:NAME begin -->` and `<!-- benchmark:NAME end -->`, where NAME
+is the op, and the file, of the rows.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import tyro
+
+from benchmarks import record
+from benchmarks.columns import ANCHOR, OURS
+from benchmarks.report import ours_of
+
+MARKED = re.compile(
+    r"(?P<begin><!-- benchmark:(?P<name>\w+) begin -->\n).*?"
+    r"(?P<end><!-- benchmark:(?P=name) end -->)",
+    re.DOTALL,
+)
+LEADING = ("eager", "best_eager", "compile_default", "compile_max_autotune")
+Row = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Options:
+    """Rewrite the tables between the README's markers from the recorded rows.
+
+    Attributes:
+        readme: the file that holds the markers.
+        results: the folder that holds a folder of CSV files for each device.
+        check: change nothing, and fail when a table is not what the rows say.
+    """
+
+    readme: Path = record.ROOT / "README.md"
+    results: Path = record.RESULTS
+    check: bool = False
+
+
+def rewritten(text: str, results: Path) -> str:
+    """Return a README's text with every marked table made anew."""
+    return MARKED.sub(lambda m: f"{m['begin']}{tables(results, m['name'])}{m['end']}", text)
+
+
+def tables(results: Path, name: str) -> str:
+    """Return one table for each device that has rows of that name."""
+    parts = [
+        _table(record.newest(record.read(path))) for path in sorted(results.glob(f"*/{name}.csv"))
+    ]
+    return "\n".join(parts) or "No rows are recorded yet: `make bench` records some.\n"
+
+
+def _table(newest: Mapping[tuple[str, str, str], Sequence[Row]]) -> str:
+    blocks = {place: {row["column"]: row for row in rows} for place, rows in newest.items()}
+    rivals = _in_order({name for block in blocks.values() for name in block})
+    has_floor = any(row["floor_us"] is not None for rows in newest.values() for row in rows)
+
+    head = ["case", "ours", *map(_title, rivals), *(["floor"] if has_floor else [])]
+    lines = [_origin(next(iter(newest.values()))[0]), "", _line(head)]
+    lines.append("|---" + "|---:" * (len(head) - 1) + "|")
+
+    for place, block in blocks.items():
+        lines.append(_line(_cells(place, block, rivals, has_floor)))
+
+    return "\n".join(lines) + "\n"
+
+
+def _cells(
+    place: tuple[str, str, str], block: Mapping[str, Row], rivals: Sequence[str], has_floor: bool
+) -> list[str]:
+    case, dtype, direction = place
+    ours_us = ours_of({name: row["median_us"] for name, row in block.items()})
+    cells = [f"{case}, {dtype}, {direction.replace('_', ' + ')}"]
+    cells.append("" if ours_us is None else time_text(ours_us))
+
+    cells += [
+        _against(block[name]["median_us"], ours_us) if name in block else "" for name in rivals
+    ]
+
+    if has_floor:
+        floor_us = next(iter(block.values()))["floor_us"]
+        cells.append("" if floor_us is None else time_text(floor_us))
+    return cells
+
+
+def _against(rival_us: float, ours_us: float | None) -> str:
+    if ours_us is None:
+        return time_text(rival_us)
+
+    ratio = rival_us / ours_us
+    shown = f"{ratio:.2f}x" if ratio < 10 else f"{ratio:.0f}x"
+    # A loss is printed like a gain, and louder.
+    return f"{time_text(rival_us)} ({f'**{shown}**' if ratio < 1 else shown})"
+
+
+def time_text(us: float) -> str:
+    """Return a time in three digits and the unit that suits it."""
+    if us < 1000:
+        return f"{us:.3g} µs"
+
+    return f"{us / 1000:.3g} ms" if us < 1e6 else f"{us / 1e6:.3g} s"
+
+
+def _in_order(names: set[str]) -> list[str]:
+    others = sorted(name for name in names if name not in LEADING and not name.startswith(OURS))
+    anchors = [name for name in others if name.startswith(ANCHOR)]
+    return [
+        *(name for name in LEADING if name in names),
+        *(name for name in others if name not in anchors),
+        *anchors,
+    ]
+
+
+def _title(column: str) -> str:
+    plain = column.removeprefix("outside:").removeprefix(ANCHOR).replace("_", " ")
+    return f"*{plain}*" if column.startswith(ANCHOR) else plain
+
+
+def _origin(row: Row) -> str:
+    dirty = " with local changes" if row["dirty"] == "True" else ""
+    return (
+        f"{row['device']}, {row['threads']} threads, torch {row['torch']}, "
+        f"commit {row['commit']}{dirty}, {row['timestamp'][:10]}; in brackets, how many times "
+        f"longer than ours; columns in italics do other work"
+    )
+
+
+def _line(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(cells) + " |"
+
+
+def main(options: Options) -> int:
+    """Write, or check, the tables; return the exit status."""
+    if not options.readme.exists():
+        print(f"{options.readme} is not there", file=sys.stderr)
+        return 1
+
+    text = options.readme.read_text(encoding="utf-8")
+    wanted = rewritten(text, options.results)
+
+    if options.check and text != wanted:
+        print(
+            f"{options.readme} is out of date: run `python -m benchmarks.readme`", file=sys.stderr
+        )
+        return 1
+
+    if text != wanted:
+        options.readme.write_text(wanted, encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(tyro.cli(Options)))

@@ -1,0 +1,166 @@
+"""Time every op beside its rivals and record the rows: `python -m benchmarks.run`."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+import tyro
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from benchmarks import record, report
+from benchmarks.columns import find_ops
+from benchmarks.measure import Workload, measure
+from benchmarks.timing import QUICK, Budget
+from benchmarks.verify import RedContract, check_contract
+from dgm_fast._core.cases import OpCases
+
+DTYPES = {"cpu": ("float32",), "cuda": ("float32", "bfloat16")}
+
+
+@dataclass(frozen=True)
+class Options:
+    """Time every op beside its rivals, and append the rows to results/<device>/<op>.csv.
+
+    Attributes:
+        op: the ops; default all.
+        case: the workloads; default all that are worth timing on the device.
+        device: where to run.
+        dtype: default float32 on a CPU, float32 and bfloat16 on a GPU.
+        columns: names, or beginnings of names such as `ours`, of the columns; default all.
+        quick: a first look: few repeats, float32, nothing recorded unless `out` is given.
+        threads: of the CPU; default torch's.
+        out: the folder of the results.
+    """
+
+    op: tuple[str, ...] = ()
+    case: tuple[str, ...] = ()
+    device: Literal["cpu", "cuda"] = "cpu"
+    dtype: tuple[Literal["float32", "bfloat16", "float16", "float64"], ...] = ()
+    columns: tuple[str, ...] = ()
+    quick: bool = False
+    threads: int | None = None
+    out: Path | None = None
+
+    @property
+    def budget(self) -> Budget:
+        """How long to time each direction of each workload."""
+        return QUICK if self.quick else Budget()
+
+    def chosen(self) -> dict[str, OpCases]:
+        """Return the cases of the chosen ops.
+
+        Raises:
+            ValueError: there is no such op.
+        """
+        found = find_ops()
+        unknown = set(self.op) - set(found)
+        if unknown:
+            raise ValueError(f"op must be among {', '.join(found)}; got {', '.join(unknown)}")
+
+        return {name: cases for name, cases in found.items() if not self.op or name in self.op}
+
+    def workloads(self, op: str, cases: OpCases) -> Iterator[Workload]:
+        """Yield the chosen workloads of an op."""
+        dtypes = self.dtype or (("float32",) if self.quick else DTYPES[self.device])
+
+        for case in cases.workloads:
+            named = case.name in self.case if self.case else self.device in case.devices
+            for dtype in dtypes if named else ():
+                device = torch.device(self.device)
+                yield Workload(op, cases, case, device, getattr(torch, dtype))
+
+
+def main(options: Options, console: Console) -> int:
+    """Measure and record; return how many ops are red."""
+    prepare_process(options.threads)
+    device = torch.device(options.device)
+    run = record.start_run(device)
+    console.print(f"{run.device}, {run.threads} threads, torch {run.torch}, commit {run.commit}")
+
+    red = 0
+    for op, cases in options.chosen().items():
+        workloads = list(options.workloads(op, cases))
+        try:
+            _measure_op(op, workloads, options, run, console)
+        except RedContract as error:
+            console.print(f"[bold red]{op} is red and is not timed.[/]")
+            console.print(str(error), markup=False, style="red")
+            red += 1
+
+    return red
+
+
+def _measure_op(
+    op: str, workloads: list[Workload], options: Options, run: record.Run, console: Console
+) -> None:
+    shown = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+    )
+    measurements, skipped = [], {}
+
+    def say(stage: str) -> None:
+        progress.update(task, description=f"{op}: {stage}")
+        if not console.is_terminal:
+            console.print(f"{op}: {stage}")
+
+    with Progress(*shown, console=console, transient=True) as progress:
+        task = progress.add_task(op, total=len(workloads))
+        say("its contract")
+        check_contract(op)
+
+        for workload in workloads:
+            outcome = measure(workload, options.budget, options.columns, say)
+            measurements += outcome.measurements
+            skipped |= outcome.skipped
+            progress.advance(task)
+
+    report.print_table(console, op, measurements)
+    report.print_skipped(console, skipped)
+    write(options, run, op, measurements, console)
+
+
+def write(
+    options: Options,
+    run: record.Run,
+    op: str,
+    measurements: list[record.Measurement],
+    console: Console,
+) -> None:
+    """Append the rows, unless this was only a first look."""
+    if options.quick and options.out is None:
+        console.print("A first look: nothing is recorded.")
+        return
+
+    folder = record.results_folder(options.out or record.RESULTS, torch.device(options.device))
+    record.append(folder / f"{op}.csv", run, measurements)
+    console.print(f"{len(measurements)} rows appended to {folder / f'{op}.csv'}")
+
+
+def prepare_process(threads: int | None = None) -> None:
+    """Give both sides of every comparison the same threads, and `auto` its own choice.
+
+    Raises:
+        ValueError: the environment overrides what `impl="auto"` means.
+    """
+    forced = os.environ.get("DGM_FAST_IMPL", "auto")
+    if forced != "auto":
+        raise ValueError(f"DGM_FAST_IMPL must be unset for a benchmark; got {forced!r}")
+
+    if threads is not None:
+        torch.set_num_threads(threads)
+    # Compiled C++ asks OpenMP, not torch.
+    os.environ["OMP_NUM_THREADS"] = str(torch.get_num_threads())
+
+
+if __name__ == "__main__":
+    sys.exit(main(tyro.cli(Options), Console()))

@@ -1,0 +1,121 @@
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+
+from benchmarks import plot, readme, record
+from benchmarks.timing import Spread
+
+BEGIN, END = "<!-- benchmark:scale begin -->\n", "<!-- benchmark:scale end -->"
+
+
+@pytest.fixture(scope="module")
+def run():
+    return record.start_run(torch.device("cpu"))
+
+
+@pytest.fixture
+def results(tmp_path, run):
+    append(tmp_path, run, {"eager": 100.0, "anchor:copy": 20.0, "ours:auto": 40.0})
+    return tmp_path
+
+
+def append(results, run, medians_us, direction="forward"):
+    rows = [
+        record.measurement(
+            ("scale", "small", "float32", direction),
+            column,
+            Spread(us, us, us, 30),
+            Spread(medians_us["eager"], 0, 0, 30),
+            floor_us=10.0,
+        )
+        for column, us in medians_us.items()
+    ]
+    record.append(results / "some-device" / "scale.csv", run, rows)
+
+
+def write(path, body=""):
+    path.write_text(f"# Title\n\n{BEGIN}{body}{END}\n\nThe end.\n")
+    return path
+
+
+def test_table_holds_ours_every_rival_and_the_floor(results):
+    head, _, cells = readme.tables(results, "scale").splitlines()[-3:]
+
+    assert [each.strip() for each in head.split("|")[1:-1]] == [
+        "case", "ours", "eager", "*copy*", "floor",
+    ]  # fmt: skip
+    assert [each.strip() for each in cells.split("|")[1:-1]] == [
+        "small, float32, forward", "40 µs", "100 µs (2.50x)", "20 µs (**0.50x**)", "10 µs",
+    ]  # fmt: skip
+
+
+def test_only_the_newest_run_is_shown(results, run):
+    later = dataclasses.replace(run, timestamp="2999-01-01T00:00:00+00:00")
+    append(results, later, {"eager": 90.0, "ours:auto": 30.0})
+
+    table = readme.tables(results, "scale")
+    assert "90 µs (3.00x)" in table
+    assert "100 µs" not in table
+
+
+def test_check_fails_until_the_tables_are_written(results, tmp_path):
+    path = write(tmp_path / "README.md", "an old table\n")
+    options = readme.Options(readme=path, results=results)
+    check = dataclasses.replace(options, check=True)
+    before = path.read_text()
+
+    assert readme.main(check) == 1
+    assert path.read_text() == before
+
+    assert readme.main(options) == 0
+    assert readme.main(check) == 0
+    assert path.read_text().startswith("# Title\n\n" + BEGIN)
+    assert path.read_text().endswith(END + "\n\nThe end.\n")
+    assert "an old table" not in path.read_text()
+
+
+def test_new_rows_put_the_readme_out_of_date(results, run, tmp_path):
+    path = write(tmp_path / "README.md")
+    options = readme.Options(readme=path, results=results)
+    readme.main(options)
+
+    append(results, run, {"eager": 50.0, "ours:auto": 40.0}, direction="forward_backward")
+    assert readme.main(dataclasses.replace(options, check=True)) == 1
+
+
+def test_a_missing_readme_is_named(tmp_path, capsys):
+    assert readme.main(readme.Options(readme=tmp_path / "NONE.md")) == 1
+    assert "NONE.md" in capsys.readouterr().err
+
+
+def test_a_marker_without_rows_says_so(tmp_path):
+    assert "No rows" in readme.tables(tmp_path, "scale")
+
+
+@pytest.mark.parametrize(
+    ("us", "expected"), [(0.5, "0.5 µs"), (999.4, "999 µs"), (12_345, "12.3 ms"), (2.5e6, "2.5 s")]
+)
+def test_time_text(us, expected):
+    assert readme.time_text(us) == expected
+
+
+def test_the_readme_shows_what_the_rows_say():
+    if not readme.Options().readme.exists():
+        pytest.skip("this copy of the source has no README.md")
+
+    assert readme.main(readme.Options(check=True)) == 0
+
+
+def test_plot_compares_every_rival_with_ours(results):
+    found = plot.speedups(results / "some-device")
+    assert found["forward"] == {"scale  small  float32": {"eager": 2.5, "anchor:copy": 0.5}}
+
+    path = plot.draw(results / "some-device")
+    assert path.read_bytes().startswith(b"\x89PNG")
+
+
+def test_nothing_is_drawn_of_nothing(tmp_path):
+    assert plot.draw(tmp_path) is None

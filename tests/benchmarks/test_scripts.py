@@ -1,0 +1,42 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from benchmarks import dispatch_overhead, made_training_step
+from benchmarks.verify import RedContract
+
+
+def test_every_registration_is_the_same_op_and_differentiable():
+    x = torch.ones(4, 4, requires_grad=True)
+
+    with torch.library._scoped_library(dispatch_overhead.NAMESPACE, "FRAGMENT") as library:
+        for name, op in dispatch_overhead.styles(library).items():
+            x.grad = None
+            y = op(x)
+            y.sum().backward()
+            assert y.shape == x.shape, name
+            assert x.grad.shape == x.shape, name
+
+
+@pytest.fixture
+def small(monkeypatch):
+    monkeypatch.setattr(made_training_step, "FEATURES", 12)
+    monkeypatch.setattr(made_training_step, "HIDDEN", (16, 16))
+    monkeypatch.setattr(made_training_step, "COMPILE_MODES", {})
+
+
+def test_both_sides_train_alike(small):
+    found = made_training_step.trainers(torch.device("cpu"), ())
+    batches = [torch.rand(5, 12).round() for _ in range(3)]
+    losses, _ = made_training_step.first_losses(found, batches)
+
+    assert set(losses) == {"eager", "ours:auto"}
+    assert len(losses["eager"]) == 3
+    made_training_step.check_losses(losses)
+
+
+def test_a_side_that_trains_otherwise_is_not_timed():
+    losses = {"eager": [3.0, 2.0, 1.0], "ours:auto": [3.0, 2.0, 1.01]}
+    with pytest.raises(RedContract, match="ours:auto trains otherwise"):
+        made_training_step.check_losses(losses)
