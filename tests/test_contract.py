@@ -256,12 +256,8 @@ def test_vmap_and_per_sample_gradients_match_a_loop(subject):
     torch.testing.assert_close(gradients, looped)
 
 
-@pytest.mark.gpu
-@each_subject()
+@each_subject(device_type="cuda")
 def test_no_call_waits_for_the_gpu_and_a_cuda_graph_replays_it(subject):
-    if subject.device_type != "cuda":
-        pytest.skip("CUDA graphs are the GPU's")
-
     case = subject.cases.cases[0]
     inputs = make(case, subject.device, torch.float32)
     graph, stream = torch.cuda.CUDAGraph(), torch.cuda.Stream()

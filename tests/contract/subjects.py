@@ -86,12 +86,20 @@ def subjects(reference: bool = True) -> list[Subject]:
     return found
 
 
-def each_subject(*, reference: bool = True, differentiable: bool = False):
+def each_subject(
+    *,
+    op: str | None = None,
+    device_type: str | None = None,
+    reference: bool = True,
+    differentiable: bool = False,
+):
     """Parametrize a test by `subject`."""
     chosen = [
         subject.param()
         for subject in subjects(reference)
-        if not differentiable or any(case.differentiable for case in subject.cases.cases)
+        if op in (None, subject.op)
+        and device_type in (None, subject.device_type)
+        and (not differentiable or any(case.differentiable for case in subject.cases.cases))
     ]
     return pytest.mark.parametrize("subject", chosen)
 
