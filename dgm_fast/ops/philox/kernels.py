@@ -7,6 +7,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from dgm_fast._core.triton_compile import AotKernel
 from dgm_fast._core.triton_random import (
     interleave,
     philox_words,
@@ -81,3 +82,23 @@ def forward(
         )
 
     return out
+
+
+AOT_KERNELS = tuple(
+    AotKernel(
+        f"{'normal' if normal else 'uniform'}-{dtype}",
+        philox_kernel,
+        {
+            "seed_ptr": "*i64",
+            "out_ptr": f"*{dtype}",
+            "samples": "i64",
+            "elements": "i64",
+            "sample_offset": "i64",
+            "stream": "u32",
+        },
+        {"NORMAL": normal, "BLOCK_S": 1, "BLOCK_G": _GROUPS},
+        lambda target: [triton.Config({}, num_warps=4)],
+    )
+    for normal in (True, False)
+    for dtype in ("fp32", "bf16", "fp16")
+)

@@ -1,0 +1,143 @@
+"""Compile every Triton kernel ahead of time, for GPUs that need not be present.
+
+`python -m dgm_fast._core.triton_compile` prints what each kernel takes of each GPU.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+import re
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import triton
+from rich.console import Console
+from rich.table import Table
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource, CompiledKernel
+
+from dgm_fast._core.implementation import interpreting
+from dgm_fast._core.triton_interpreter import repair_bfloat16
+
+# Here, because every module of kernels imports this one before it defines any.
+if interpreting():
+    repair_bfloat16()
+
+
+@dataclass(frozen=True)
+class Target:
+    """A GPU to compile for, and the shared memory one of its programs can have."""
+
+    gpu: GPUTarget
+    shared_bytes: int
+
+
+TARGETS = {
+    "sm_80": Target(GPUTarget("cuda", 80, 32), 163 * 1024),
+    "sm_90": Target(GPUTarget("cuda", 90, 32), 227 * 1024),
+    "sm_100": Target(GPUTarget("cuda", 100, 32), 227 * 1024),
+    "gfx942": Target(GPUTarget("hip", "gfx942", 64), 64 * 1024),
+}
+
+
+@dataclass(frozen=True)
+class AotKernel:
+    """One kernel as its launcher calls it; a `kernels.py` lists its own in `AOT_KERNELS`.
+
+    Attributes:
+        name: unique within the op.
+        function: the jitted function.
+        signature: Triton's names of the run-time arguments' types, as in `"*bf16"` and `"i32"`.
+            Pointers and integers are taken for multiples of 16, as in aligned inputs.
+        constexprs: values of the compile-time arguments, strides of 1 and absent tensors among
+            them; the configs give the rest.
+        configs: `target -> configs` that its tuner chooses from on that GPU.
+    """
+
+    name: str
+    function: triton.JITFunction
+    signature: Mapping[str, str]
+    constexprs: Mapping[str, Any]
+    configs: Callable[[GPUTarget], Sequence[triton.Config]]
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What one compiled kernel takes: registers a thread, spilled bytes a thread, shared bytes."""
+
+    registers: int
+    spilled_bytes: int
+    shared_bytes: int
+
+
+def compile_for(target: Target, kernel: AotKernel, config: triton.Config) -> Usage:
+    """Compile one configuration of a kernel and read back what it takes."""
+    constexprs = {**kernel.constexprs, **config.kwargs}
+    names = kernel.function.arg_names
+    signature = {name: kernel.signature.get(name, "constexpr") for name in names}
+    aligned = {
+        (place,): [["tt.divisibility", 16]]
+        for place, name in enumerate(names)
+        if signature[name].startswith(("*", "i"))
+    }
+
+    options = {key: v for key, v in config.all_kwargs().items() if key not in config.kwargs}
+    source = ASTSource(kernel.function, signature, constexprs, aligned)
+    compiled = triton.compile(source, target=target.gpu, options=options)
+    registers, spilled_bytes = (_amd_usage if "amdgcn" in compiled.asm else _nvidia_usage)(compiled)
+    return Usage(registers, spilled_bytes, compiled.metadata.shared)
+
+
+def _nvidia_usage(compiled: CompiledKernel) -> tuple[int, int]:
+    with tempfile.TemporaryDirectory() as folder:
+        cubin = Path(folder, "kernel.cubin")
+        cubin.write_bytes(compiled.asm["cubin"])
+        command = [triton.knobs.nvidia.cuobjdump.path, "--dump-resource-usage", str(cubin)]
+        output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+    usage = {key: int(v) for key, v in re.findall(r"(REG|STACK|LOCAL):(\d+)", output)}
+    return usage["REG"], usage["STACK"] + usage["LOCAL"]
+
+
+def _amd_usage(compiled: CompiledKernel) -> tuple[int, int]:
+    metadata = compiled.asm["amdgcn"]
+
+    def read(key: str) -> int:
+        return int(re.search(rf"\.{key}:\s+(\d+)", metadata)[1])
+
+    spilled_bytes = 4 * read("vgpr_spill_count") + read("private_segment_fixed_size")
+    return read("vgpr_count"), spilled_bytes
+
+
+def aot_kernels() -> Iterator[tuple[str, AotKernel]]:
+    """Yield the name of each op and the kernels it lists."""
+    ops = importlib.import_module("dgm_fast.ops")
+
+    for op in pkgutil.iter_modules(ops.__path__):
+        name = f"{ops.__name__}.{op.name}.kernels"
+        if op.ispkg and importlib.util.find_spec(name) is not None:
+            for kernel in importlib.import_module(name).AOT_KERNELS:
+                yield op.name, kernel
+
+
+def _table() -> Table:
+    table = Table("kernel", "config", "target", "registers", "spilled bytes", "shared KiB")
+
+    for op, kernel in aot_kernels():
+        for name, target in TARGETS.items():
+            for config in kernel.configs(target.gpu):
+                usage = compile_for(target, kernel, config)
+                shared = f"{usage.shared_bytes / 1024:.0f}"
+                row = (str(usage.registers), str(usage.spilled_bytes), shared)
+                table.add_row(f"{op} {kernel.name}", str(config), name, *row)
+
+    return table
+
+
+if __name__ == "__main__":
+    Console(width=200).print(_table())

@@ -1,0 +1,458 @@
+"""Triton kernels of `masked_linear`: products that stop where the staircase does."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+from triton.backends.compiler import GPUTarget
+from triton.runtime import Autotuner
+
+from dgm_fast._core.implementation import interpreting
+from dgm_fast._core.triton_compile import AotKernel
+
+_TABLES = ("row_bound_ptr", "column_start_ptr")
+
+# Tiles of one group run at the same time and share the other operand through the L2 cache.
+_GROUP = tl.constexpr(8)
+
+# Output tile (m, n), block k of the sum, warps, stages; by family of GPUs and arithmetic. Few, since
+# each is timed when a shape is first seen, and none spills on any GPU of its family.
+_TILES = {
+    ("sm_90", "16"): (
+        (128, 256, 64, 8, 3),
+        (128, 128, 64, 8, 3),
+        (64, 128, 64, 4, 4),
+        (32, 64, 128, 4, 4),
+        (16, 32, 128, 4, 4),
+    ),
+    ("sm_80", "16"): (
+        (128, 256, 32, 8, 4),
+        (128, 128, 64, 8, 3),
+        (64, 128, 64, 4, 4),
+        (32, 64, 128, 4, 4),
+        (16, 32, 128, 4, 4),
+    ),
+    ("gfx942", "16"): (
+        (128, 256, 64, 8, 2),
+        (128, 128, 64, 8, 2),
+        (64, 64, 64, 4, 2),
+        (16, 32, 128, 4, 2),
+    ),
+    ("sm_90", "tf32"): ((128, 128, 32, 8, 3), (64, 64, 32, 4, 3), (16, 32, 64, 4, 3)),
+    ("sm_80", "tf32"): ((128, 128, 32, 8, 3), (64, 64, 32, 4, 3), (16, 32, 64, 4, 3)),
+    ("sm_90", "ieee"): ((128, 64, 16, 8, 3), (64, 64, 32, 8, 3), (16, 32, 64, 4, 3)),
+    ("sm_80", "ieee"): ((128, 64, 16, 8, 3), (64, 64, 32, 8, 3), (16, 32, 64, 4, 3)),
+    ("gfx942", "ieee"): ((128, 128, 32, 8, 2), (64, 64, 32, 4, 2), (16, 32, 64, 4, 2)),
+    # Small and of three sizes: small inputs reach every branch, and no dim passes for another.
+    ("interpreter", ""): ((16, 64, 32, 1, 1),),
+}
+
+
+def _family(target: GPUTarget) -> str:
+    if target.backend == "hip":
+        return "gfx942"
+
+    return "sm_90" if target.arch >= 90 else "sm_80"
+
+
+def _configs(blocks: str, tiles: Iterable[tuple[int, ...]]) -> list[triton.Config]:
+    """Return the configs of a kernel whose m, n and k are the dims that `blocks` names."""
+    names = [f"BLOCK_{dim}" for dim in blocks]
+    return [
+        triton.Config(dict(zip(names, sizes, strict=True)), num_warps=warps, num_stages=stages)
+        for *sizes, warps, stages in tiles
+    ]
+
+
+def _tuned(blocks: str) -> Callable[[triton.JITFunction], Autotuner]:
+    """Time the configs that suit a call, the first time its widths and batch bucket are seen."""
+
+    def suited(
+        configs: list[triton.Config], arguments: dict[str, Any], **_: Any
+    ) -> list[triton.Config]:
+        is_16_bit = next(iter(arguments.values())).element_size() == 2
+        family = _family(triton.runtime.driver.active.get_current_target())
+        height = triton.next_power_of_2(max(16, arguments[blocks[0]]))
+
+        # Taller than the output wastes work; far lower reads the other operand too often.
+        return _configs(
+            blocks,
+            [
+                tile
+                for tile in _TILES[family, "16" if is_16_bit else arguments["PRECISION"]]
+                if tile[0] <= height and (tile[0] >= 64 or height <= 8 * tile[0])
+            ],
+        )
+
+    of_this_process = [
+        tile
+        for (family, _), tiles in _TILES.items()
+        if (family == "interpreter") == interpreting()
+        for tile in tiles
+    ]
+    return triton.autotune(
+        _configs(blocks, dict.fromkeys(of_this_process)),
+        key=["batch_bucket", "I", "O", "PRECISION"],
+        prune_configs_by={"early_config_prune": suited},
+    )
+
+
+@triton.jit
+def _tile_of(program, tiles_m, tiles_n):
+    """Return (m, n) of a program: `_GROUP` tiles of m at a time, for every n."""
+    per_group = _GROUP * tiles_n
+    first = program // per_group * _GROUP
+    size = tl.minimum(tiles_m - first, _GROUP)
+    return first + program % per_group % size, program % per_group // size
+
+
+@triton.jit
+def _accumulate(acc, a_ptrs, b_ptrs, a_stride, b_stride, start, stop, BLOCK: tl.constexpr, PRECISION: tl.constexpr):
+    """Add whole blocks of a @ b over [start, stop), unmasked."""
+    # Pointers are made anew for each block: carried through the loop, they take more registers
+    # than the sums.
+    for k in range(start, stop, BLOCK):
+        a = tl.load(a_ptrs + tl.cast(k, tl.int64) * a_stride)
+        b = tl.load(b_ptrs + tl.cast(k, tl.int64) * b_stride)
+        acc = tl.dot(a, b, acc, input_precision=PRECISION)
+
+    return acc
+
+
+@_tuned("BOI")
+@triton.jit(do_not_specialize=["batch_bucket"])
+def forward_kernel(
+    x_ptr,  # (B, I), any strides
+    weight_ptr,  # (O, I), any strides
+    bias_ptr,  # (O,) or None
+    row_bound_ptr,  # (O,), nondecreasing
+    y_ptr,  # (B, O)
+    B,
+    I,
+    O,
+    x_stride_b,
+    x_stride_i,
+    weight_stride_o,
+    weight_stride_i,
+    batch_bucket,  # read by the tuner alone
+    PRECISION: tl.constexpr,
+    BLOCK_B: tl.constexpr,
+    BLOCK_O: tl.constexpr,
+    BLOCK_I: tl.constexpr,
+):
+    tiles_b, tiles_o = tl.cdiv(B, BLOCK_B), tl.cdiv(O, BLOCK_O)
+    tile_o, tile_b = _tile_of(tl.program_id(0), tiles_o, tiles_b)
+    # The last rows reach furthest; started first, they do not finish alone.
+    first_o = (tiles_o - 1 - tile_o) * BLOCK_O
+    b = tile_b * BLOCK_B + tl.arange(0, BLOCK_B)
+    o = first_o + tl.arange(0, BLOCK_O)
+    i = tl.arange(0, BLOCK_I)
+    i_wide = i.to(tl.int64)
+
+    # Rows and columns past the end wrap around: they are computed and not stored.
+    safe_b, safe_o = (b % B).to(tl.int64), (o % O).to(tl.int64)
+    x_ptrs = x_ptr + safe_b[:, None] * x_stride_b + i_wide[None, :] * x_stride_i
+    weight_ptrs = weight_ptr + i_wide[:, None] * weight_stride_i + safe_o[None, :] * weight_stride_o
+
+    # Every row of the tile reaches the leading blocks, so they need no mask.
+    bound = tl.load(row_bound_ptr + safe_o)
+    whole = tl.load(row_bound_ptr + first_o) // BLOCK_I * BLOCK_I
+    reach = tl.load(row_bound_ptr + tl.minimum(first_o + BLOCK_O, O) - 1)
+    acc = tl.zeros((BLOCK_B, BLOCK_O), tl.float32)
+    acc = _accumulate(
+        acc, x_ptrs, weight_ptrs, x_stride_i, weight_stride_i, 0, whole, BLOCK_I, PRECISION
+    )
+
+    # Loads are masked by a size, which keeps them 16 bytes wide; the stairs are cut in registers.
+    for first_i in range(whole, reach, BLOCK_I):
+        column = first_i + i
+        step = tl.cast(first_i, tl.int64)
+        x = tl.load(x_ptrs + step * x_stride_i, mask=column[None, :] < I, other=0.0)
+        weight = tl.load(
+            weight_ptrs + step * weight_stride_i, mask=column[:, None] < I, other=0.0
+        )
+        weight = tl.where(column[:, None] < bound[None, :], weight, 0.0)  # [BLOCK_I, BLOCK_O]
+        acc = tl.dot(x, weight, acc, input_precision=PRECISION)
+
+    if bias_ptr is not None:
+        acc += tl.load(bias_ptr + safe_o).to(tl.float32)[None, :]
+
+    y_ptrs = y_ptr + b[:, None].to(tl.int64) * O + o[None, :]
+    y = acc.to(y_ptr.dtype.element_ty)
+    tl.store(y_ptrs, y, mask=(b[:, None] < B) & (o[None, :] < O))
+
+
+@_tuned("BIO")
+@triton.jit(do_not_specialize=["batch_bucket"])
+def grad_x_kernel(
+    grad_y_ptr,  # (B, O), any strides
+    weight_ptr,  # (O, I), any strides
+    column_start_ptr,  # (I,), nondecreasing
+    grad_x_ptr,  # (B, I)
+    B,
+    I,
+    O,
+    grad_y_stride_b,
+    grad_y_stride_o,
+    weight_stride_o,
+    weight_stride_i,
+    batch_bucket,  # read by the tuner alone
+    PRECISION: tl.constexpr,
+    BLOCK_B: tl.constexpr,
+    BLOCK_I: tl.constexpr,
+    BLOCK_O: tl.constexpr,
+):
+    tiles_b, tiles_i = tl.cdiv(B, BLOCK_B), tl.cdiv(I, BLOCK_I)
+    # The first columns are reached by the most rows, and start first.
+    tile_i, tile_b = _tile_of(tl.program_id(0), tiles_i, tiles_b)
+    first_i = tile_i * BLOCK_I
+    b = tile_b * BLOCK_B + tl.arange(0, BLOCK_B)
+    i = first_i + tl.arange(0, BLOCK_I)
+    safe_b, safe_i = (b % B).to(tl.int64), (i % I).to(tl.int64)
+
+    o = tl.arange(0, BLOCK_O)
+    o_wide = o.to(tl.int64)
+
+    # Blocks are laid from the last row backwards, so that only those on the staircase need a mask.
+    start = tl.load(column_start_ptr + safe_i)
+    reach = tl.load(column_start_ptr + first_i)
+    full = O - tl.load(column_start_ptr + tl.minimum(first_i + BLOCK_I, I) - 1)
+    whole = O - full // BLOCK_O * BLOCK_O
+    first = whole - tl.cdiv(whole - reach, BLOCK_O) * BLOCK_O
+
+    grad_y_ptrs = grad_y_ptr + safe_b[:, None] * grad_y_stride_b + o_wide[None, :] * grad_y_stride_o
+    weight_ptrs = weight_ptr + o_wide[:, None] * weight_stride_o + safe_i[None, :] * weight_stride_i
+    acc = tl.zeros((BLOCK_B, BLOCK_I), tl.float32)
+
+    for first_o in range(first, whole, BLOCK_O):
+        row = first_o + o
+        step = tl.cast(first_o, tl.int64)
+        grad_y = tl.load(grad_y_ptrs + step * grad_y_stride_o, mask=row[None, :] >= 0, other=0.0)
+        weight = tl.load(weight_ptrs + step * weight_stride_o, mask=row[:, None] >= 0, other=0.0)
+        weight = tl.where(row[:, None] >= start[None, :], weight, 0.0)  # [BLOCK_O, BLOCK_I]
+        acc = tl.dot(grad_y, weight, acc, input_precision=PRECISION)
+
+    acc = _accumulate(
+        acc, grad_y_ptrs, weight_ptrs, grad_y_stride_o, weight_stride_o, whole, O, BLOCK_O, PRECISION
+    )
+
+    grad_x_ptrs = grad_x_ptr + b[:, None].to(tl.int64) * I + i[None, :]
+    grad_x = acc.to(grad_x_ptr.dtype.element_ty)
+    tl.store(grad_x_ptrs, grad_x, mask=(b[:, None] < B) & (i[None, :] < I))
+
+
+@_tuned("OIB")
+@triton.jit(do_not_specialize=["batch_bucket"])
+def grad_weight_kernel(
+    grad_y_ptr,  # (B, O), any strides
+    x_ptr,  # (B, I), any strides
+    row_bound_ptr,  # (O,), nondecreasing
+    grad_weight_ptr,  # (O, I)
+    B,
+    I,
+    O,
+    grad_y_stride_b,
+    grad_y_stride_o,
+    x_stride_b,
+    x_stride_i,
+    batch_bucket,  # read by the tuner alone
+    PRECISION: tl.constexpr,
+    BLOCK_O: tl.constexpr,
+    BLOCK_I: tl.constexpr,
+    BLOCK_B: tl.constexpr,
+):
+    tile_o, tile_i = _tile_of(tl.program_id(0), tl.cdiv(O, BLOCK_O), tl.cdiv(I, BLOCK_I))
+    first_o, first_i = tile_o * BLOCK_O, tile_i * BLOCK_I
+    o = first_o + tl.arange(0, BLOCK_O)
+    i = first_i + tl.arange(0, BLOCK_I)
+    b = tl.arange(0, BLOCK_B)
+    b_wide = b.to(tl.int64)
+    safe_o, safe_i = (o % O).to(tl.int64), (i % I).to(tl.int64)
+
+    # A dead tile sums over no sample: its zeros are all it writes.
+    is_live = tl.load(row_bound_ptr + tl.minimum(first_o + BLOCK_O, O) - 1) > first_i
+    samples = tl.where(is_live, B, 0)
+    whole = samples // BLOCK_B * BLOCK_B
+
+    grad_y_ptrs = grad_y_ptr + safe_o[:, None] * grad_y_stride_o + b_wide[None, :] * grad_y_stride_b
+    x_ptrs = x_ptr + b_wide[:, None] * x_stride_b + safe_i[None, :] * x_stride_i
+    acc = tl.zeros((BLOCK_O, BLOCK_I), tl.float32)
+    acc = _accumulate(
+        acc, grad_y_ptrs, x_ptrs, grad_y_stride_b, x_stride_b, 0, whole, BLOCK_B, PRECISION
+    )
+
+    for first_b in range(whole, samples, BLOCK_B):
+        sample = first_b + b
+        step = tl.cast(first_b, tl.int64)
+        grad_y = tl.load(grad_y_ptrs + step * grad_y_stride_b, mask=sample[None, :] < B, other=0.0)
+        x = tl.load(x_ptrs + step * x_stride_b, mask=sample[:, None] < B, other=0.0)
+        acc = tl.dot(grad_y, x, acc, input_precision=PRECISION)
+
+    bound = tl.load(row_bound_ptr + safe_o)
+    acc = tl.where(i[None, :] < bound[:, None], acc, 0.0)
+    grad_weight_ptrs = grad_weight_ptr + o[:, None].to(tl.int64) * I + i[None, :]
+    grad_weight = acc.to(grad_weight_ptr.dtype.element_ty)
+    tl.store(grad_weight_ptrs, grad_weight, mask=(o[:, None] < O) & (i[None, :] < I))
+
+
+def forward(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    row_bound: Tensor,
+    column_start: Tensor,
+    row_order: Tensor | None,
+    column_order: Tensor | None,
+    mask: Tensor | None,
+) -> Tensor:
+    """Return `x (weight * mask)^T + bias`, (B, O)."""
+    (B, I), O = x.shape, weight.shape[0]
+    weight = _sorted_weight(weight, row_order, column_order, mask)
+    x = _sorted(x, 1, column_order)
+    bias = None if bias is None else _sorted(bias, 0, row_order)
+    y = x.new_empty(B, O)
+
+    tensors = (x, weight, bias, row_bound, y)
+    strides = (*x.stride(), *weight.stride())
+    _launch(forward_kernel, "BO", tensors, {"B": B, "I": I, "O": O}, strides)
+    return _unsorted(y, 1, row_order)
+
+
+def backward(
+    grad_y: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    row_bound: Tensor,
+    column_start: Tensor,
+    row_order: Tensor | None,
+    column_order: Tensor | None,
+    mask: Tensor | None,
+    needs: Sequence[bool],
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the gradients of x, weight and bias; one that is not needed is empty."""
+    grad_x, grad_weight, grad_bias = (x.new_empty(0) for _ in range(3))
+
+    if needs[2]:
+        grad_bias = grad_y.sum(0, dtype=torch.float32).to(grad_y.dtype)
+
+    grad_y = _sorted(grad_y, 1, row_order) if needs[0] or needs[1] else grad_y
+    if needs[0]:
+        weight_sorted = _sorted_weight(weight, row_order, column_order, mask)
+        grad_x = _grad_x(grad_y, weight_sorted, column_start)
+        grad_x = _unsorted(grad_x, 1, column_order)
+
+    if needs[1]:
+        grad_weight = _grad_weight(grad_y, _sorted(x, 1, column_order), row_bound)
+        grad_weight = _unsorted(_unsorted(grad_weight, 1, column_order), 0, row_order)
+        if mask is not None:
+            grad_weight.masked_fill_(~mask, 0.0)
+
+    return grad_x, grad_weight, grad_bias
+
+
+def _grad_x(grad_y: Tensor, weight: Tensor, column_start: Tensor) -> Tensor:
+    (B, O), I = grad_y.shape, weight.shape[1]
+    grad_x = grad_y.new_empty(B, I)
+
+    tensors = (grad_y, weight, column_start, grad_x)
+    strides = (*grad_y.stride(), *weight.stride())
+    _launch(grad_x_kernel, "BI", tensors, {"B": B, "I": I, "O": O}, strides)
+    return grad_x
+
+
+def _grad_weight(grad_y: Tensor, x: Tensor, row_bound: Tensor) -> Tensor:
+    (B, O), I = grad_y.shape, x.shape[1]
+    grad_weight = grad_y.new_empty(O, I)
+
+    tensors = (grad_y, x, row_bound, grad_weight)
+    strides = (*grad_y.stride(), *x.stride())
+    _launch(grad_weight_kernel, "OI", tensors, {"B": B, "I": I, "O": O}, strides)
+    return grad_weight
+
+
+def _launch(
+    kernel: Autotuner,
+    output: str,
+    tensors: tuple[Tensor | None, ...],
+    sizes: dict[str, int],
+    strides: tuple[int, ...],
+) -> None:
+    """Run a kernel over the tiles of its output, whose dims `output` names."""
+    if 0 in (sizes[dim] for dim in output):
+        return
+
+    def grid(blocks: dict[str, int]) -> tuple[int]:
+        return (math.prod(triton.cdiv(sizes[dim], blocks[f"BLOCK_{dim}"]) for dim in output),)
+
+    bucket = triton.next_power_of_2(max(1, sizes["B"]))
+    with torch.cuda.device_of(tensors[0]):
+        kernel[grid](*tensors, *sizes.values(), *strides, bucket, _precision(tensors[0]))
+
+
+def _precision(operand: Tensor) -> str:
+    """Return how float32 products are taken: as torch's own matmul takes them."""
+    is_tf32 = operand.is_cuda and torch.backends.cuda.matmul.fp32_precision == "tf32"
+    return "tf32" if is_tf32 and torch.version.hip is None else "ieee"
+
+
+def _sorted_weight(
+    weight: Tensor, row_order: Tensor | None, column_order: Tensor | None, mask: Tensor | None
+) -> Tensor:
+    # Kernels know only staircases. An irregular mask is applied here, one pass over the weight,
+    # rather than in the sums, where every tile of the batch would read it anew.
+    if mask is not None:
+        weight = torch.where(mask, weight, 0.0)
+
+    return _sorted(_sorted(weight, 0, row_order), 1, column_order)
+
+
+def _sorted(tensor: Tensor, dim: int, order: Tensor | None) -> Tensor:
+    # A gather costs one pass over an operand, about 1 / (2 width) of the product's arithmetic;
+    # indices inside the kernel would break every 16-byte load of the inner loop into 2-byte ones.
+    return tensor if order is None else tensor.index_select(dim, order)
+
+
+def _unsorted(tensor: Tensor, dim: int, order: Tensor | None) -> Tensor:
+    if order is None:
+        return tensor
+
+    return torch.empty_like(tensor).index_copy_(dim, order.long(), tensor)
+
+
+def _aot_kernels() -> Iterator[AotKernel]:
+    # The inner strides are 1: rows of every operand are contiguous at nearly every call.
+    ones = {"x_stride_i": 1, "weight_stride_i": 1, "grad_y_stride_o": 1}
+    kinds = (("bf16", "16"), ("fp16", "16"), ("fp32", "ieee"), ("fp32", "tf32"))
+    tuners = ((forward_kernel, "BOI"), (grad_x_kernel, "BIO"), (grad_weight_kernel, "OIB"))
+
+    for (tuner, blocks), (dtype, kind) in itertools.product(tuners, kinds):
+        names = [name for name in tuner.fn.arg_names if not name.startswith("BLOCK_")]
+        constexprs = {name: one for name, one in ones.items() if name in names}
+        constexprs["PRECISION"] = "tf32" if kind == "tf32" else "ieee"
+
+        signature = {
+            name: f"*{dtype}" if name.endswith("_ptr") else "i32"
+            for name in names
+            if name not in constexprs
+        }
+        signature |= {name: "*i32" for name in _TABLES if name in signature}
+
+        yield AotKernel(
+            f"{tuner.fn.__name__}-{dtype}" + "-tf32" * (kind == "tf32"),
+            tuner.fn,
+            signature,
+            constexprs,
+            lambda target, blocks=blocks, kind=kind: _configs(
+                blocks, _TILES.get((_family(target), kind), ())
+            ),
+        )
+
+
+AOT_KERNELS = tuple(_aot_kernels())
