@@ -55,6 +55,5 @@ def _uniforms(count: int, seed: int, draw: int, stream: int) -> Tensor:
         sample_offset=draw,
         stream=stream,
         dtype=torch.float32,
-        device="cpu",
         impl="reference",
     )[0]

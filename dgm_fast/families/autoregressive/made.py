@@ -233,11 +233,14 @@ class MADE(Pretrained, nn.Module):
         super().__init__()
         self.config = config
         self.conditional: Conditional = _CONDITIONALS[config.output](config)
-        self.degrees = [degrees_of(config, mask_set) for mask_set in range(config.num_masks)]
 
-        known: dict[bytes, MaskStructure] = {}
         device = torch.get_default_device() if device is None else torch.device(device)
-        self.mask_sets = nn.ModuleList(self._masks(d, known) for d in self.degrees).to(device)
+        known: dict[bytes, MaskStructure] = {}
+        # Masks are planned on the CPU and then moved, whatever the default device.
+        with torch.device("cpu"):
+            self.degrees = [degrees_of(config, mask_set) for mask_set in range(config.num_masks)]
+            mask_sets = [self._masks(degrees, known) for degrees in self.degrees]
+        self.mask_sets = nn.ModuleList(mask_sets).to(device)
 
         first = list(self.mask_sets[0])
         options = {"impl": impl, "device": device, "dtype": dtype}

@@ -1,0 +1,53 @@
+from __future__ import annotations
+
+import torch
+
+from dgm_fast.sampling import naive_sample
+
+B, D = 3, 5
+
+
+def weighted_sum(x):
+    """Parameters of feature d: a sum over the others, so that the order of filling in shows."""
+    weight = torch.arange(D * D, dtype=x.dtype).view(D, D).fill_diagonal_(0) / 10
+    return (x @ weight.T + 1).unsqueeze(-1)
+
+
+def pick(parameters, noise):
+    return (parameters[..., 0] * noise[..., 0]) + noise[..., 1]
+
+
+def test_each_feature_is_picked_given_those_before_it():
+    noise = torch.rand(B, D, 2, dtype=torch.float64)
+    order = [2, 0, 4, 1, 3]
+
+    x = naive_sample(weighted_sum, pick, noise, order, torch.zeros(B, D, dtype=torch.float64))
+
+    for step, feature in enumerate(order):
+        before = torch.zeros_like(x)
+        before[:, order[:step]] = x[:, order[:step]]
+        expected = pick(weighted_sum(before)[:, feature], noise[:, feature])
+        torch.testing.assert_close(x[:, feature], expected)
+
+
+def test_one_pass_a_feature():
+    passes = []
+
+    def count(x):
+        passes.append(x.clone())
+        return weighted_sum(x)
+
+    naive_sample(count, pick, torch.rand(B, D, 2), range(D), torch.zeros(B, D))
+
+    assert len(passes) == D
+
+
+def test_features_left_out_keep_their_values_and_the_start_is_not_modified():
+    start = torch.rand(B, D)
+    before = start.clone()
+
+    x = naive_sample(weighted_sum, pick, torch.rand(B, D, 2), [3, 1], start)
+
+    assert torch.equal(start, before)
+    assert torch.equal(x[:, [0, 2, 4]], start[:, [0, 2, 4]])
+    assert not torch.equal(x[:, [1, 3]], start[:, [1, 3]])
