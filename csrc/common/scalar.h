@@ -1,0 +1,36 @@
+// The dtypes kernels compute, as C++ types that convert to and from float.
+#pragma once
+
+#include <torch/csrc/stable/tensor.h>
+#include <torch/headeronly/core/ScalarType.h>
+#include <torch/headeronly/util/BFloat16.h>
+#include <torch/headeronly/util/Exception.h>
+#include <torch/headeronly/util/Half.h>
+
+namespace dgm {
+
+using BFloat16 = c10::BFloat16;
+using Half = c10::Half;
+using torch::headeronly::ScalarType;
+
+template <typename T>
+struct Type {
+  using type = T;
+};
+
+// Calls f(Type<float>{}), f(Type<BFloat16>{}) or f(Type<Half>{}).
+template <typename F>
+void switch_dtype(ScalarType dtype, const F& f) {
+  switch (dtype) {
+    case ScalarType::Float:
+      return f(Type<float>{});
+    case ScalarType::BFloat16:
+      return f(Type<BFloat16>{});
+    case ScalarType::Half:
+      return f(Type<Half>{});
+    default:
+      STD_TORCH_CHECK(false, "dgm_fast: no kernel for this dtype");
+  }
+}
+
+}  // namespace dgm
