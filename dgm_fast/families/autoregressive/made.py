@@ -188,8 +188,8 @@ class MADE(Pretrained, nn.Module):
     the active one, which `training_step_begin` chooses; in evaluation mode `log_prob` and
     `sample` are those of the mixture of all.
 
-    The masks take one byte a weight and set, shared between the sets where equal: 7.2 MiB a set
-    for 784-2048-2048-784, and the reference implementation keeps them as floats besides.
+    Masks take a byte a weight and set, and are shared between sets where equal: 7 MiB a set for
+    784-2048-2048-784. The reference implementation keeps them as floats besides, 28 MiB a set.
 
     Arguments:
         config: hyperparameters.
