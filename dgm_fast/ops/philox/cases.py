@@ -139,5 +139,5 @@ CASES = OpCases(
         _bad("two-seeds", ValueError, "seed", "(2,)", seed=torch.zeros(2, dtype=torch.int64)),
         _bad("integer-dtype", TypeError, "dtype", "torch.int64", dtype=torch.int64),
     ),
-    rivals={"best_eager": _torch_fill, "anchor:torch": _torch_draw},
+    rivals={"anchor:torch": _torch_draw, "anchor:torch_in_place": _torch_fill},
 )
