@@ -44,6 +44,11 @@ class Column:
         return self.name.startswith(OURS)
 
     @property
+    def is_compiled(self) -> bool:
+        """Whether its first call compiles it."""
+        return self.name in COMPILE_MODES
+
+    @property
     def is_anchor(self) -> bool:
         """Whether it does other work than the op."""
         return self.name.startswith(ANCHOR)

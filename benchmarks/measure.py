@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import signal
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import torch
@@ -18,9 +20,13 @@ from benchmarks.columns import (
     timed_calls,
 )
 from benchmarks.record import Measurement, measurement
-from benchmarks.timing import Budget, Timed, fresh_sets, interleave, rotation_mib
-from benchmarks.verify import Expected, RedContract
+from benchmarks.timing import Budget, Spread, Timed, fresh_sets, interleave, rotation_mib
+from benchmarks.verify import Expected
 from dgm_fast._core.cases import OpCase, OpCases
+
+# Inductor inlines a chain of pointwise products whose values are used twice, such as the rounds of
+# Philox, and takes time exponential in its length.
+COMPILE_LIMIT_S = 180
 
 
 @dataclass(frozen=True)
@@ -41,16 +47,24 @@ class Workload:
 
 @dataclass
 class Outcome:
-    """What came out: measurements, and why each column that is missing is missing."""
+    """What came out.
+
+    Attributes:
+        measurements: of every column that ran.
+        skipped: why each of the others did not.
+        gave_up: those that did not compile in time, and will not on another workload either.
+    """
 
     measurements: list[Measurement] = field(default_factory=list)
     skipped: dict[str, str] = field(default_factory=dict)
+    gave_up: set[str] = field(default_factory=set)
 
 
 def measure(
     workload: Workload,
     budget: Budget,
     wanted: Sequence[str] = (),
+    without: Collection[str] = (),
     report: Callable[[str], None] = lambda stage: None,
 ) -> Outcome:
     """Measure every column of a workload, forward and forward with backward apart.
@@ -60,6 +74,7 @@ def measure(
         budget: of one direction.
         wanted: names, or beginnings of names, of the columns; none of them is all of them. The
             reference always runs, because speed-ups are over it.
+        without: names of columns to leave out.
         report: told what is being done.
 
     Raises:
@@ -70,9 +85,9 @@ def measure(
     sets = [InputSet(each) for each in fresh_sets(inputs, rotation_mib(device))]
 
     columns, skipped = columns_of(workload.op, workload.cases, case, device, workload.dtype)
-    columns = [each for each in columns if _is_wanted(each.name, wanted)]
+    columns = [each for each in columns if _is_wanted(each.name, wanted, without)]
 
-    outcome = Outcome(skipped={k: v for k, v in skipped.items() if _is_wanted(k, wanted)})
+    outcome = Outcome(skipped={k: v for k, v in skipped.items() if _is_wanted(k, wanted, without)})
     for direction in DIRECTIONS if case.leaves(inputs) else DIRECTIONS[:1]:
         report(f"{case.name} {workload.dtype_name} {direction}")
         _Direction(workload, direction, sets, outcome).measure(columns, budget)
@@ -81,8 +96,11 @@ def measure(
     return outcome
 
 
-def _is_wanted(name: str, wanted: Sequence[str]) -> bool:
-    return not wanted or name == "eager" or any(name.startswith(each) for each in wanted)
+def _is_wanted(name: str, wanted: Sequence[str], without: Collection[str]) -> bool:
+    if name in without:
+        return False
+
+    return not wanted or name == "eager" or name.startswith(tuple(wanted))
 
 
 class _Direction:
@@ -105,6 +123,9 @@ class _Direction:
 
         calls = {}
         for column in columns:
+            if column.name in self.outcome.gave_up:
+                continue
+
             try:
                 self._verify(expected, column)
                 calls[column.name] = timed_calls(column, self.sets, self.backward)
@@ -112,20 +133,29 @@ class _Direction:
                 # Only what is not ours may fail: a library that is missing, a compiler that is.
                 if column.is_ours or column.name == "eager":
                     raise
-                self.outcome.skipped[column.name] = _first_line(error)
+                self._skip(column, error)
         del expected
 
         spreads = interleave(calls, work.device, budget)
         self._collect(calls, spreads)
 
+    def _skip(self, column: Column, error: Exception) -> None:
+        self.outcome.skipped[column.name] = f"{type(error).__name__}: {error}".splitlines()[0]
+        # Inductor wraps what it catches.
+        if TimeoutError.__name__ in self.outcome.skipped[column.name]:
+            self.outcome.gave_up.add(column.name)
+
     def _verify(self, expected: Expected, column: Column) -> None:
+        if not column.is_compiled:
+            expected.check(column, self.sets[0], self.backward)
+            return
+
         begin = time.perf_counter()
-        expected.check(column, self.sets[0], self.backward)
+        with _time_limit(COMPILE_LIMIT_S):
+            expected.check(column, self.sets[0], self.backward)
+        self.compile_s[column.name] = time.perf_counter() - begin
 
-        if column.name.startswith("compile_"):
-            self.compile_s[column.name] = time.perf_counter() - begin
-
-    def _collect(self, calls: dict[str, list[Timed]], spreads: dict) -> None:
+    def _collect(self, calls: dict[str, list[Timed]], spreads: dict[str, Spread]) -> None:
         work = self.workload
         place = work.op, work.case.name, work.dtype_name, self.direction
         floor_us = None
@@ -147,10 +177,17 @@ class _Direction:
             )
 
 
-def _first_line(error: Exception) -> str:
-    text = str(error).strip() or type(error).__name__
-    return (
-        text.splitlines()[0]
-        if isinstance(error, RedContract | ImportError)
-        else (f"{type(error).__name__}: {text.splitlines()[0]}")
-    )
+@contextmanager
+def _time_limit(seconds: float) -> Iterator[None]:
+    """Raise TimeoutError when the block takes longer; on the main thread of a POSIX process."""
+
+    def stop(*_: object) -> None:
+        raise TimeoutError(f"not compiled within {seconds:g} s")
+
+    previous = signal.signal(signal.SIGALRM, stop)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, previous)

@@ -106,7 +106,7 @@ def _measure_op(
         MofNCompleteColumn(),
         TimeElapsedColumn(),
     )
-    measurements, skipped = [], {}
+    measurements, skipped, gave_up = [], {}, set()
 
     def say(stage: str) -> None:
         progress.update(task, description=f"{op}: {stage}")
@@ -119,9 +119,10 @@ def _measure_op(
         check_contract(op)
 
         for workload in workloads:
-            outcome = measure(workload, options.budget, options.columns, say)
+            outcome = measure(workload, options.budget, options.columns, gave_up, say)
             measurements += outcome.measurements
             skipped |= outcome.skipped
+            gave_up |= outcome.gave_up
             progress.advance(task)
 
     report.print_table(console, op, measurements)
@@ -158,6 +159,8 @@ def prepare_process(threads: int | None = None) -> None:
 
     if threads is not None:
         torch.set_num_threads(threads)
+    # A cache of another day holds another machine's autotuning, and hides the time to compile.
+    torch.compiler.config.force_disable_caches = True
     # Compiled C++ asks OpenMP, not torch.
     os.environ["OMP_NUM_THREADS"] = str(torch.get_num_threads())
 

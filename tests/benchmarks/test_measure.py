@@ -106,7 +106,7 @@ def test_a_rival_that_is_wrong_or_missing_is_left_out_with_its_reason():
 
     assert {each.column for each in outcome.measurements} == {"eager", "ours:auto"}
     assert "best_eager is wrong" in outcome.skipped["best_eager"]
-    assert outcome.skipped["outside:somelib"] == "somelib is not installed"
+    assert outcome.skipped["outside:somelib"] == "ImportError: somelib is not installed"
 
 
 def test_a_column_that_leaves_a_gradient_out_is_not_timed_with_backward():
@@ -121,6 +121,29 @@ def test_a_column_that_leaves_a_gradient_out_is_not_timed_with_backward():
     assert ("forward_backward", "anchor:partial") not in {
         (each.direction, each.column) for each in outcome.measurements
     }
+
+
+def never_returns(inputs):
+    def spin():
+        while True:
+            pass
+
+    return Prepared(spin, (inputs["x"],))
+
+
+def test_what_does_not_compile_in_time_is_given_up(monkeypatch):
+    monkeypatch.setattr(measure, "COMPILE_LIMIT_S", 0.1)
+    monkeypatch.setattr(columns.Column, "is_compiled", property(lambda self: "slow" in self.name))
+    outcome = measured(made(ours, {"compile_slow": never_returns}))
+
+    assert outcome.gave_up == {"compile_slow"}
+    assert outcome.skipped["compile_slow"] == "TimeoutError: not compiled within 0.1 s"
+    assert {each.column for each in outcome.measurements} == {"eager", "ours:auto"}
+
+
+def test_columns_can_be_left_out():
+    outcome = measured(made(ours, {"best_eager": rival}), without={"best_eager"})
+    assert {each.column for each in outcome.measurements} == {"eager", "ours:auto"}
 
 
 def test_a_red_contract_refuses_to_be_timed(tmp_path):
