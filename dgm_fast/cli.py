@@ -30,7 +30,7 @@ from dgm_fast.training import (
     mean_nll_nats,
     train,
 )
-from dgm_fast.training.checkpoint import write_atomically
+from dgm_fast.training.checkpoint import TRAINING_FILE, write_atomically
 from dgm_fast.training.data import Binarization
 from dgm_fast.training.distributed import process_group
 from dgm_fast.training.images import save_image_grid
@@ -161,13 +161,15 @@ def _train(arguments: list[str]) -> int:
     _check_fit(command.model, dataset)
     with process_group() as processes, use_impl(command.impl):
         console = Console(quiet=not processes.is_first)
+        # Before the run, so that one that is killed can be evaluated; never over another run's.
+        if processes.is_first and not (folder / TRAINING_FILE).exists():
+            _write_run(folder, family, command, dataset)
         result = train(
             command.build(), dataset, command.train, folder, resume=command.resume, console=console
         )
         if not processes.is_first:
             return 130 if result.interrupted else 0
 
-        _write_run(folder, family, command, dataset)
         if result.interrupted:
             return 130
         device = command.train.resolve_device()
@@ -277,6 +279,7 @@ def _write_run(folder: Path, family: str, command: TrainMADE, dataset: Dataset) 
         "train": asdict(command.train),
     }
     text = json.dumps(run, indent=2) + "\n"
+    folder.mkdir(parents=True, exist_ok=True)
     write_atomically(folder / "run.json", lambda path: path.write_text(text))
 
 

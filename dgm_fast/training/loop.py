@@ -137,10 +137,32 @@ def train(
             hyperparameters, weights or data. FileNotFoundError: there is no run to resume.
         FloatingPointError: the loss is no longer finite; the last good checkpoint stays.
     """
+    run = _begin(model, dataset, config, Path(folder), resume, console)
+    log = None
+    if run.processes.is_first:
+        log = RunLog(run.folder, run.counters.step, config.tensorboard, run.console)
+    with stop_request() as stop, _progress_bar(run) as bar:
+        interrupted = _train_epochs(run, log, stop, bar)
+    if log is not None:
+        log.close()
+    c = run.counters
+    if interrupted:
+        run.console.print(f"Stopped at step {c.step} and saved; resume goes on from there.")
+    return TrainResult(run.folder, c.step, c.best_nats, c.best_step, interrupted, c.seconds)
+
+
+def _begin(
+    model: nn.Module,
+    dataset: Dataset,
+    config: TrainConfig,
+    folder: Path,
+    resume: bool,
+    console: Console | None,
+) -> Run:
+    """Make a new run in `folder`, or take up the one that lies there."""
     processes = Processes.current()
     device = config.resolve_device(int(os.environ.get("LOCAL_RANK", "0")))
     console = console or Console(stderr=True, quiet=not processes.is_first)
-    folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     if not resume and (folder / TRAINING_FILE).exists():
         raise ValueError(f"{folder} already holds a run: resume it or choose another folder")
@@ -149,18 +171,7 @@ def train(
     run = Run(model.to(device), dataset, config, folder, device, processes, console)
     if resume:
         _resume(run)
-
-    log = None
-    if processes.is_first:
-        log = RunLog(folder, run.counters.step, config.tensorboard, console)
-    with stop_request() as stop, _progress_bar(run) as bar:
-        interrupted = _train_epochs(run, log, stop, bar)
-    if log is not None:
-        log.close()
-    if interrupted:
-        console.print(f"Stopped at step {run.counters.step} and saved; resume goes on from there.")
-    c = run.counters
-    return TrainResult(folder, c.step, c.best_nats, c.best_step, interrupted, c.seconds)
+    return run
 
 
 def _train_epochs(run: Run, log: RunLog | None, stop: StopRequest, bar: Progress) -> bool:
@@ -213,16 +224,21 @@ def _train_epoch(run: Run, stop: StopRequest, bar: Progress) -> dict[str, float]
             return None
 
     counters.loss_sum = 0.0
-    train_nats = processes.sum(loss_sum).item() / processes.world_size / run.steps_per_epoch
+    return _epoch_row(run, processes.sum(loss_sum).item() / processes.world_size)
+
+
+def _epoch_row(run: Run, loss_sum: float) -> dict[str, float]:
+    """Make the log's row of the epoch that has just ended."""
+    train_nats = loss_sum / run.steps_per_epoch
     if not math.isfinite(train_nats):
         raise FloatingPointError(
-            f"the training loss became {train_nats} in epoch {epoch + 1}: "
-            f"lower learning_rate ({config.learning_rate}) or set gradient_clip"
+            f"the training loss became {train_nats} in epoch {run.epoch}: "
+            f"lower learning_rate ({run.config.learning_rate}) or set gradient_clip"
         )
     gradients = [p.grad for p in run.model.parameters() if p.grad is not None]
     return {
-        "epoch": epoch + 1,
-        "step": counters.step,
+        "epoch": run.epoch,
+        "step": run.counters.step,
         "train_nats": train_nats,
         "learning_rate": run.optimizer.param_groups[0]["lr"],
         "gradient_norm": nn.utils.get_total_norm(gradients).item(),

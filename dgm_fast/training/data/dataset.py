@@ -85,18 +85,7 @@ def make_dataset(
     """
     event_shape = tuple(splits[0].shape[1:])
     train, validation, test = (split.flatten(1) for split in splits)
-    draws = {
-        "none": _as_float,
-        "static": partial(_bernoulli, levels=levels),
-        "dynamic": partial(_bernoulli, levels=levels),
-        "dequantized": partial(_dequantize, levels=levels),
-    }
-    if binarization not in draws:
-        raise ValueError(
-            f"binarization must be one of {', '.join(BINARIZATIONS)}; got {binarization!r}"
-        )
-
-    draw = draws[binarization]
+    draw = _draw_of(binarization, levels)
     fixed = [
         draw(split, make_generator(STATIC_SEED, i))
         for i, split in enumerate((train, validation, test))
@@ -158,6 +147,20 @@ def steps_per_epoch(dataset: Dataset, batch_size: int) -> int:
             f"batch_size must lie in 1 .. {len(dataset.train)} (training rows); got {batch_size}"
         )
     return len(dataset.train) // batch_size
+
+
+def _draw_of(binarization: str, levels: int) -> Callable[[Tensor, torch.Generator], Tensor]:
+    draws = {
+        "none": _as_float,
+        "static": partial(_bernoulli, levels=levels),
+        "dynamic": partial(_bernoulli, levels=levels),
+        "dequantized": partial(_dequantize, levels=levels),
+    }
+    if binarization not in draws:
+        raise ValueError(
+            f"binarization must be one of {', '.join(BINARIZATIONS)}; got {binarization!r}"
+        )
+    return draws[binarization]
 
 
 def _as_float(rows: Tensor, generator: torch.Generator) -> Tensor:
