@@ -8,6 +8,7 @@ typedef float Vec __attribute__((vector_size(DGM_VECTOR_BYTES)));
 typedef int VecInt __attribute__((vector_size(DGM_VECTOR_BYTES)));
 
 #define DGM_INLINE static inline __attribute__((always_inline))
+#define DGM_INLINE_MEMBER inline __attribute__((always_inline))
 
 DGM_INLINE Vec load(const float* p) {
   Vec v;

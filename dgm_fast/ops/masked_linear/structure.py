@@ -127,7 +127,9 @@ class MaskStructure(nn.Module):
     def dense(self, dtype: torch.dtype) -> Tensor:
         """Return the mask as a 0/1 tensor of `dtype`, converted once."""
         if dtype not in self._dense:
-            self._dense[dtype] = self.mask.to(dtype)
+            # An inference tensor could never be saved for a later backward.
+            with torch.inference_mode(False):
+                self._dense[dtype] = self.mask.to(dtype)
 
         return self._dense[dtype]
 
