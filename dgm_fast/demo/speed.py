@@ -75,8 +75,8 @@ def _cases() -> dict[tuple[str, str], Callable[[bool], dict[str, Call]]]:
         op = _MaskedLinearCalls(batch, features, hidden)
         cases[f"{batch} x {features} -> {hidden}", "fwd"] = op.forward
         cases[f"{batch} x {features} -> {hidden}", "fwd+bwd"] = op.forward_backward
-    widths = "-".join(str(width) for width in (784, *HIDDEN, 784))
-    cases[f"MADE {widths}", "step"] = _training_step_calls
+    widths = " ".join(map(str, HIDDEN))
+    cases[f"MADE, hidden {widths}", "step"] = _training_step_calls
     return cases
 
 

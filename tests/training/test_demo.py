@@ -66,5 +66,5 @@ def test_speed_table_has_every_column_and_says_why_one_is_missing(monkeypatch, c
         speed.print_speed(Console(width=120), seconds=0.0)
     out = capsys.readouterr().out
     assert "4 x 16 -> 32" in out
-    assert "MADE 784-8-784" in out
+    assert "MADE, hidden 8" in out
     assert "torch.compile was left out: no C++ compiler (no-such-compiler)" in out
