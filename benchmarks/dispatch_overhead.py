@@ -1,7 +1,9 @@
 """What a call costs before its kernel starts: the ways to register an op, with a trivial kernel.
 
-`python -m benchmarks.dispatch_overhead`. The chosen way is `define_impl`: `library.define`, `impl`
-and `register_fake`, with the `autograd.Function` outside.
+`python -m benchmarks.dispatch_overhead`. `define_impl` stands for `library.define`, `impl` and
+`register_fake`, with the `autograd.Function` outside: its context handled in `forward`, or in the
+`setup_context` that `torch.func` needs, or the whole Function left out where nothing needs a
+gradient.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ from benchmarks.timing import Spread, Timed, interleave
 
 NAMESPACE = "dgm_fast_benchmark"
 NAME = "dispatch_overhead"
+CHOSEN = "define_impl_function_setup_context"
 CALLS = 50
 DIRECTIONS = ("forward_no_grad", "forward", "forward_backward")
 
@@ -106,15 +109,16 @@ def styles(library: torch.library.Library) -> dict[str, Unary]:
     customs = [_custom_op(f"function_{direction}") for direction in ("forward", "backward")]
     defined = [_define_impl(library, direction) for direction in ("forward", "backward")]
 
-    return {
+    ways = {
         "anchor:bare_function": _function(trivial, trivial),
         "anchor:bare_function_setup_context": _function_with_setup(trivial, trivial),
         "define_impl_function": _function(*defined),
-        f"{OURS}define_impl_function_setup_context": _function_with_setup(*defined),
+        "define_impl_function_setup_context": _function_with_setup(*defined),
         "define_impl_function_if_grad": _if_grad(defined[0], _function(*defined)),
         "custom_op_function": _function(*customs),
         "custom_op_register_autograd": _with_register_autograd(),
     }
+    return {f"{OURS}{name}" if name == CHOSEN else name: op for name, op in ways.items()}
 
 
 def _timed(op: Unary, x: Tensor, grad: Tensor, direction: str) -> Timed:

@@ -26,7 +26,7 @@ from dgm_fast._core.cases import OpCase, OpCases
 
 # Inductor inlines a chain of pointwise products whose values are used twice, such as the rounds of
 # Philox, and takes time exponential in its length.
-COMPILE_LIMIT_S = 180
+COMPILE_LIMIT_S = 120
 
 
 @dataclass(frozen=True)

@@ -15,9 +15,8 @@ from matplotlib.lines import Line2D
 
 from benchmarks import record
 from benchmarks.columns import ANCHOR, DIRECTIONS, OURS
-from benchmarks.report import ours_of
+from benchmarks.report import TITLES, ours_of
 
-TITLES = {"forward": "forward", "forward_backward": "forward and backward"}
 MARKERS = "osD^vP*X<>"
 
 
@@ -73,7 +72,9 @@ def draw(folder: Path) -> Path | None:
     for axes, (direction, cases) in zip(panels, found.items(), strict=True):
         _draw_panel(axes, direction, cases, columns)
 
-    panels[-1].set_xlabel("times as long as dgm_fast takes: right of 1, dgm_fast is faster")
+    panels[-1].set_xlabel(
+        "times as long as dgm_fast takes: right of 1 dgm_fast is faster; hollow: other work"
+    )
     figure.suptitle(folder.name)
     figure.legend(handles=_legend(columns), loc="outside lower center", ncols=4, frameon=False)
 

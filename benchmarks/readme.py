@@ -17,7 +17,7 @@ import tyro
 
 from benchmarks import record
 from benchmarks.columns import ANCHOR, OURS
-from benchmarks.report import ours_of
+from benchmarks.report import TITLES, ours_of
 
 MARKED = re.compile(
     r"(?P<begin><!-- benchmark:(?P<name>\w+) begin -->\n).*?"
@@ -76,7 +76,7 @@ def _cells(
 ) -> list[str]:
     case, dtype, direction = place
     ours_us = ours_of({name: row["median_us"] for name, row in block.items()})
-    cells = [f"{case}, {dtype}, {direction.replace('_', ' + ')}"]
+    cells = [f"{case}, {dtype}, {TITLES.get(direction, direction.replace('_', ' '))}"]
     cells.append("" if ours_us is None else time_text(ours_us))
 
     cells += [

@@ -11,6 +11,7 @@ from rich.text import Text
 from benchmarks.columns import ANCHOR, OURS
 from benchmarks.record import Measurement
 
+TITLES = {"forward": "forward", "forward_backward": "forward + backward"}
 COLUMNS = ("column", "median us", "20 % - 80 %", "x eager", "x ours", "% floor", "MiB", "compile s")
 
 

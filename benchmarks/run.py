@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -161,6 +162,7 @@ def prepare_process(threads: int | None = None) -> None:
         torch.set_num_threads(threads)
     # A cache of another day holds another machine's autotuning, and hides the time to compile.
     torch.compiler.config.force_disable_caches = True
+    warnings.filterwarnings("ignore", message=".*force_disable_caches")
     # Compiled C++ asks OpenMP, not torch.
     os.environ["OMP_NUM_THREADS"] = str(torch.get_num_threads())
 

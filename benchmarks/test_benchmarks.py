@@ -39,7 +39,7 @@ def _workloads() -> Iterator[object]:
                     )
 
 
-@pytest.mark.parametrize(("op", "cases", "case", "direction"), _workloads())
+@pytest.mark.parametrize(("op", "cases", "case", "direction"), list(_workloads()))
 @pytest.mark.parametrize("name", COLUMNS)
 def test_speed(
     benchmark: Callable, op: str, cases: OpCases, case: OpCase, direction: str, name: str
