@@ -7,6 +7,8 @@
 #include <torch/headeronly/util/Exception.h>
 #include <torch/headeronly/util/Half.h>
 
+#include <cstdint>
+
 namespace dgm {
 
 using BFloat16 = c10::BFloat16;
@@ -31,6 +33,12 @@ void switch_dtype(ScalarType dtype, const F& f) {
     default:
       STD_TORCH_CHECK(false, "dgm_fast: no kernel for this dtype");
   }
+}
+
+inline int64_t bytes_of(ScalarType dtype) {
+  int64_t bytes = 0;
+  switch_dtype(dtype, [&](auto type) { bytes = sizeof(typename decltype(type)::type); });
+  return bytes;
 }
 
 }  // namespace dgm

@@ -14,6 +14,7 @@
 #include "common/isa.h"
 #include "common/parallel.h"
 #include "common/scalar.h"
+#include "common/stock.h"
 #include "masked_linear/problem.h"
 
 #define DGM_ISA_SOURCE "masked_linear/products.h"
@@ -59,7 +60,7 @@ Tensor forward(
     Tensor x, Tensor weight, std::optional<Tensor> bias, Tensor row_bound, Tensor column_start,
     std::optional<Tensor> row_order, std::optional<Tensor> column_order,
     std::optional<Tensor> mask) {
-  Tensor y = torch::stable::empty({x.size(0), weight.size(0)}, x.scalar_type());
+  Tensor y = empty_matrix(x.size(0), weight.size(0), x.scalar_type());
   if (y.numel() == 0) return y;
   if (bias) bias = torch::stable::contiguous(*bias);
 
@@ -80,10 +81,10 @@ std::tuple<Tensor, Tensor, Tensor> backward(
     std::vector<bool> needs) {
   const auto dtype = x.scalar_type();
   const int64_t samples = x.size(0), out = weight.size(0), in = weight.size(1);
-  Tensor grad_x = needs[0] ? torch::stable::empty({samples, in}, dtype)
-                           : torch::stable::empty({0}, dtype);
+  Tensor grad_x =
+      needs[0] ? empty_matrix(samples, in, dtype) : torch::stable::empty({0}, dtype);
   Tensor grad_weight =
-      needs[1] ? torch::stable::empty({out, in}, dtype) : torch::stable::empty({0}, dtype);
+      needs[1] ? empty_matrix(out, in, dtype) : torch::stable::empty({0}, dtype);
   Tensor grad_bias = torch::stable::empty({needs[2] ? out : 0}, dtype);
 
   const Staircase s = staircase(weight, row_bound, column_start, row_order, column_order, mask);

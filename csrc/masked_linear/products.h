@@ -218,23 +218,29 @@ DGM_INLINE void write_transposed(
       shift[m] = static_cast<float>(bias[order ? order[place0 + m0 + m] : place0 + m0 + m]);
     }
 
+    const Vec shifts = load(shift);
+    const bool plain = sizeof(T) == sizeof(float) && !order && count == kLanes;
+
     for (int64_t j0 = 0; j0 < samples; j0 += kLanes) {
       Vec square[kLanes];
       for (int m = 0; m < kLanes; ++m) square[m] = load(c + (m0 + m) * kSpan + j0);
       transpose(square);
 
+      T* line = out + (sample0 + j0) * out_pitch;
       const int64_t lines = std::min<int64_t>(kLanes, samples - j0);
-      for (int64_t j = 0; j < lines; ++j) {
-        T* line = out + (sample0 + j0 + j) * out_pitch;
-        const Vec values = square[j] + load(shift);
-        if constexpr (sizeof(T) == sizeof(float)) {
-          if (!order && count == kLanes) {
-            store(line + place0 + m0, values);
-            continue;
-          }
-        }
+      if (plain && lines == kLanes) {
+        // Constant bounds keep the square in registers.
+        float* place = reinterpret_cast<float*>(line) + place0 + m0;
+#pragma GCC unroll 16
+        for (int j = 0; j < kLanes; ++j) store(place + j * out_pitch, square[j] + shifts);
+        continue;
+      }
+
+      float values[kLanes][kLanes];
+      for (int j = 0; j < kLanes; ++j) store(values[j], square[j] + shifts);
+      for (int64_t j = 0; j < lines; ++j, line += out_pitch) {
         for (int64_t m = 0; m < count; ++m) {
-          line[order ? order[place0 + m0 + m] : place0 + m0 + m] = static_cast<T>(values[m]);
+          line[order ? order[place0 + m0 + m] : place0 + m0 + m] = static_cast<T>(values[j][m]);
         }
       }
     }

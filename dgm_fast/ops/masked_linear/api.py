@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from dgm_fast._core.checks import autocast_dtype, check_floating, check_same, check_shape
@@ -21,8 +22,8 @@ def masked_linear(
 
     .. math:: y = x \, (W \odot M)^\top + b
 
-    The weight itself is never edited. An entry the mask removes is never read into a sum, so
-    neither a NaN in it nor one in an input it would have met reaches the output.
+    The weight itself is never edited. A NaN in a weight that the mask removes reaches nothing; a
+    NaN in x may reach, as NaN, outputs that the mask hides from it, as in the formula.
 
     Arguments:
         x: the input.
@@ -60,17 +61,40 @@ def masked_linear(
         >>> ops.masked_linear(torch.ones(5, 3), torch.ones(2, 3), None, m)[0].tolist()
         [0.0, 1.0]
     """
-    _check(x, weight, bias, mask)
+    if not _obviously_fits(x, weight, bias, mask):
+        _check(x, weight, bias, mask)
+    if torch.is_autocast_enabled(x.device.type):
+        x, weight, bias = _as_autocast(x, weight, bias)
 
-    dtype = autocast_dtype(x.device, x.dtype)
-    if dtype is not x.dtype or dtype is not weight.dtype:
-        x, weight, bias = x.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
-
-    chosen = op.choose(impl, x, weight, mask)
+    chosen = op.choose(impl, x, weight, bias, mask)
     if chosen == "reference":
         return reference.masked_linear(x, weight, bias, mask)
 
     return op.apply(chosen, x, weight, bias, mask)
+
+
+def _obviously_fits(x: Tensor, weight: Tensor, bias: Tensor | None, mask: MaskStructure) -> bool:
+    """Whether the usual call needs no further look: small layers feel each microsecond of checks."""
+    try:
+        like = mask.tables[0].device, x.dtype
+        return (
+            x.dtype.is_floating_point
+            and weight.shape == mask.shape
+            and x.shape[-1] == mask.in_features
+            and (x.device, weight.dtype) == like
+            and (weight.device, x.dtype) == like
+            and (bias is None or bias.shape == weight.shape[:1])
+            and (bias is None or (bias.device, bias.dtype) == like)
+        )
+    except (AttributeError, IndexError):
+        return False
+
+
+def _as_autocast(
+    x: Tensor, weight: Tensor, bias: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    dtype = autocast_dtype(x.device, x.dtype)
+    return x.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
 
 
 def _check(x: Tensor, weight: Tensor, bias: Tensor | None, mask: MaskStructure) -> None:
@@ -86,7 +110,7 @@ def _check(x: Tensor, weight: Tensor, bias: Tensor | None, mask: MaskStructure) 
     if x.ndim == 0 or x.shape[-1] != mask.in_features:
         raise ValueError(f"x must have shape (*, in = {mask.in_features}); got {tuple(x.shape)}")
 
-    if autocast_dtype(x.device, x.dtype) is x.dtype:
+    if not torch.is_autocast_enabled(x.device.type):
         check_same("weight", weight, "x", x)
     if bias is not None:
         check_floating("bias", bias)

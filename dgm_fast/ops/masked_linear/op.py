@@ -12,6 +12,11 @@ from dgm_fast._core.implementation import cpp, triton
 from dgm_fast._core.op import Direction, Op
 from dgm_fast.ops.masked_linear.structure import MaskStructure
 
+# Multiply-adds below which the reference measured faster on a CPU: a Python autograd.Function
+# costs 15 us more than torch's own in a forward and backward, the operator itself 3 us.
+_NOT_WORTH_A_FUNCTION = 1 << 22
+_NOT_WORTH_A_KERNEL = 1 << 17
+
 # `mask` is None when the bounds say everything; the orders are None when already sorted.
 _TABLES = (
     "Tensor row_bound, Tensor column_start, Tensor? row_order, Tensor? column_order, Tensor? mask"
@@ -49,9 +54,14 @@ _op = Op(
 )
 
 
-def choose(impl: str, x: Tensor, weight: Tensor, mask: MaskStructure) -> str:
+def choose(
+    impl: str, x: Tensor, weight: Tensor, bias: Tensor | None, mask: MaskStructure
+) -> str:
     """Return the implementation to run; `auto` follows the crossovers in this op's README."""
-    return _op.choose(impl, x.device, x.dtype)
+    # Masking the weight costs the reference about 32 rows' worth of products.
+    work = (x.numel() // max(1, mask.in_features) + 32) * weight.numel()
+    slow = _NOT_WORTH_A_FUNCTION if _needs_grad(x, weight, bias) else _NOT_WORTH_A_KERNEL
+    return _op.choose(impl, x.device, x.dtype, prefer_reference=x.is_cpu and work < slow)
 
 
 def apply(
@@ -59,29 +69,42 @@ def apply(
 ) -> Tensor:
     """Run a kernel on x of any leading shape, differentiably."""
     # Not -1: a reshape cannot infer it where there are no columns.
-    rows = x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
-    y = _MaskedLinear.apply(rows, weight, bias, mask, implementation)
-    return y.view(*x.shape[:-1], y.shape[-1])
+    rows = x if x.ndim == 2 else x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
+    y = _run(implementation, rows, weight, bias, mask)
+    return y if x.ndim == 2 else y.view(*x.shape[:-1], y.shape[-1])
 
 
-def _tables(mask: MaskStructure) -> tuple[Tensor | None, ...]:
-    irregular = None if mask.is_staircase else mask.mask
-    return mask.row_bound, mask.column_start, mask.row_order, mask.column_order, irregular
+def _run(
+    implementation: str, x: Tensor, weight: Tensor, bias: Tensor | None, mask: MaskStructure
+) -> Tensor:
+    if not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active():
+        return _Transformable.apply(x, weight, bias, mask, implementation)
+
+    if _needs_grad(x, weight, bias):
+        return _MaskedLinear.apply(x, weight, bias, mask, implementation)
+
+    return _op.kernels["forward", implementation](x, weight, bias, *mask.tables)
+
+
+def _needs_grad(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
+    return torch.is_grad_enabled() and (
+        x.requires_grad or weight.requires_grad or (bias is not None and bias.requires_grad)
+    )
 
 
 class _MaskedLinear(torch.autograd.Function):
-    generate_vmap_rule = True
-
     @staticmethod
     def forward(
-        x: Tensor, weight: Tensor, bias: Tensor | None, mask: MaskStructure, implementation: str
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        mask: MaskStructure,
+        implementation: str,
     ) -> Tensor:
-        return _op.kernels["forward", implementation](x, weight, bias, *_tables(mask))
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        x, weight, _, ctx.mask, ctx.implementation = inputs
+        ctx.mask, ctx.implementation = mask, implementation
         ctx.save_for_backward(x, weight)
+        return _op.kernels["forward", implementation](x, weight, bias, *mask.tables)
 
     @staticmethod
     def backward(ctx: Any, grad_y: Tensor) -> tuple[Tensor | None, ...]:
@@ -93,8 +116,27 @@ class _MaskedLinear(torch.autograd.Function):
             return *_differentiable_grads(grad_y, x, weight, ctx.mask, needs), None, None
 
         kernel = _op.kernels["backward", ctx.implementation]
-        grads = kernel(grad_y, x, weight, *_tables(ctx.mask), needs)
+        grads = kernel(grad_y, x, weight, *ctx.mask.tables, needs)
         return *(g if need else None for g, need in zip(grads, needs, strict=True)), None, None
+
+
+class _Transformable(torch.autograd.Function):
+    """The same for `torch.func`, whose form of Function costs 40 us more a call."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(
+        x: Tensor, weight: Tensor, bias: Tensor | None, mask: MaskStructure, implementation: str
+    ) -> Tensor:
+        return _op.kernels["forward", implementation](x, weight, bias, *mask.tables)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        x, weight, _, ctx.mask, ctx.implementation = inputs
+        ctx.save_for_backward(x, weight)
+
+    backward = _MaskedLinear.backward
 
 
 def _differentiable_grads(

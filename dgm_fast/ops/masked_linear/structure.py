@@ -35,6 +35,8 @@ class MaskStructure(nn.Module):
             order is already sorted.
         column_order: int32, (in,), likewise.
         is_staircase: whether the bounds alone say which entries are live.
+        shape: (out, in).
+        tables: (row_bound, column_start, row_order, column_order, mask or None if `is_staircase`).
 
     Example:
         >>> import torch
@@ -66,6 +68,8 @@ class MaskStructure(nn.Module):
         for name, table in tables.items():
             self.register_buffer(name, table, persistent=False)
 
+        self._gather_tables()
+        self.shape = mask.shape
         self.out_features, self.in_features = mask.shape
         self.live_entries = int(row_bound.sum(dtype=np.int64))
         self._dense: dict[torch.dtype, Tensor] = {}
@@ -135,7 +139,15 @@ class MaskStructure(nn.Module):
 
     def _apply(self, fn, recurse: bool = True):  # noqa: ANN001, ANN202 (torch's own signature)
         self._dense = {}
-        return super()._apply(fn, recurse)
+        super()._apply(fn, recurse)
+        self._gather_tables()
+        return self
+
+    def _gather_tables(self) -> None:
+        # As kernels take them. Looking five buffers up in a module costs as much as a small kernel.
+        irregular = None if self.is_staircase else self.mask
+        orders = (self.row_order, self.column_order)
+        self.tables = (self.row_bound, self.column_start, *orders, irregular)
 
     def extra_repr(self) -> str:
         kind = "staircase" if self.is_staircase else "irregular"
