@@ -73,8 +73,8 @@ def few_sets_and_no_compiler(monkeypatch):
     monkeypatch.setattr(measure.floors, "matmul_rate", lambda device, dtype: 1e9)
 
 
-def measured(cases, **more):
-    work = Workload("scale", cases, cases.workloads[0], CPU, torch.float32)
+def measured(cases, device=CPU, **more):
+    work = Workload("scale", cases, cases.workloads[0], device, torch.float32)
     return measure.measure(work, BUDGET, **more)
 
 
@@ -88,6 +88,16 @@ def test_every_column_is_timed_forward_and_with_backward():
     assert all(
         each.floor_us == pytest.approx(1e6 / 2**10, rel=1e-3) for each in outcome.measurements
     )
+
+
+@pytest.mark.gpu
+def test_a_gpu_is_timed_by_its_own_clock_and_allocator():
+    outcome = measured(made(ours, {"best_eager": rival}), torch.device("cuda"))
+
+    assert len(outcome.measurements) == 6
+    assert all(0 < each.p20_us <= each.median_us <= each.p80_us for each in outcome.measurements)
+    # The result alone is 64 x 32 float32.
+    assert all(each.peak_mib >= 2**13 / 2**20 for each in outcome.measurements)
 
 
 def test_columns_are_chosen_by_the_beginnings_of_their_names():
