@@ -53,10 +53,11 @@ class AotKernel:
         name: unique within the op.
         function: the jitted function.
         signature: Triton's names of the run-time arguments' types, as in `"*bf16"` and `"i32"`.
-            Pointers and integers are taken for multiples of 16, as in aligned inputs.
         constexprs: values of the compile-time arguments, strides of 1 and absent tensors among
             them; the configs give the rest.
         configs: `target -> configs` that its tuner chooses from on that GPU.
+        aligned: whether integers are multiples of 16, as strides are where loads are to be wide;
+            pointers always are.
     """
 
     name: str
@@ -64,6 +65,7 @@ class AotKernel:
     signature: Mapping[str, str]
     constexprs: Mapping[str, Any]
     configs: Callable[[GPUTarget], Sequence[triton.Config]]
+    aligned: bool = True
 
 
 @dataclass(frozen=True)
@@ -77,13 +79,14 @@ class Usage:
 
 def compile_for(target: Target, kernel: AotKernel, config: triton.Config) -> Usage:
     """Compile one configuration of a kernel and read back what it takes."""
-    constexprs = {**kernel.constexprs, **config.kwargs}
     names = kernel.function.arg_names
+    constexprs = {**kernel.constexprs, **config.kwargs}
+    constexprs = {name: value for name, value in constexprs.items() if name in names}
     signature = {name: kernel.signature.get(name, "constexpr") for name in names}
     aligned = {
         (place,): [["tt.divisibility", 16]]
         for place, name in enumerate(names)
-        if signature[name].startswith(("*", "i"))
+        if signature[name].startswith(("*", "i") if kernel.aligned else "*")
     }
 
     options = {key: v for key, v in config.all_kwargs().items() if key not in config.kwargs}

@@ -33,9 +33,7 @@ def _cast(builder: InterpreterBuilder, source: TensorHandle, dtype: tl.dtype) ->
     return TensorHandle(rounded.view(torch.int16).numpy().view(np.uint16), tl.bfloat16)
 
 
-def _dot(
-    builder: InterpreterBuilder, a: TensorHandle, b: TensorHandle, *rest: Any
-) -> TensorHandle:
+def _dot(builder: InterpreterBuilder, a: TensorHandle, b: TensorHandle, *rest: Any) -> TensorHandle:
     if a.dtype.scalar == tl.bfloat16:
         a, b = (_truncating_cast(builder, each, tl.float32) for each in (a, b))
 

@@ -74,4 +74,4 @@ def interleave(v0, v1, v2, v3):
     """Put four [..., G] tiles side by side into one [..., 4 G] tile, element 4 g + j from v_j."""
     # tl.join appends the minor dim, so the pairs joined first are those two apart.
     pairs = tl.join(tl.join(v0, v2), tl.join(v1, v3))  # [..., G, 2, 2]
-    return pairs.reshape(v0.shape[:-1] + [4 * v0.shape[-1]])
+    return pairs.reshape(v0.shape[:-1] + [4 * v0.shape[-1]])  # noqa: RUF005 (Triton has no stars)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -17,12 +18,10 @@ from triton.runtime import Autotuner
 from dgm_fast._core.implementation import interpreting
 from dgm_fast._core.triton_compile import AotKernel
 
-_TABLES = ("row_bound_ptr", "column_start_ptr")
-
 # Tiles of one group run at the same time and share the other operand through the L2 cache.
 _GROUP = tl.constexpr(8)
 
-# Output tile (m, n), block k of the sum, warps, stages; by family of GPUs and arithmetic. Few, since
+# Output tile (m, n), block k of the sum, warps, stages; by family of GPUs and arithmetic. Few, as
 # each is timed when a shape is first seen, and none spills on any GPU of its family.
 _TILES = {
     ("sm_90", "16"): (
@@ -50,9 +49,13 @@ _TILES = {
     ("sm_90", "ieee"): ((128, 64, 16, 8, 3), (64, 64, 32, 8, 3), (16, 32, 64, 4, 3)),
     ("sm_80", "ieee"): ((128, 64, 16, 8, 3), (64, 64, 32, 8, 3), (16, 32, 64, 4, 3)),
     ("gfx942", "ieee"): ((128, 128, 32, 8, 2), (64, 64, 32, 4, 2), (16, 32, 64, 4, 2)),
-    # Small and of three sizes: small inputs reach every branch, and no dim passes for another.
-    ("interpreter", ""): ((16, 64, 32, 1, 1),),
 }
+
+# For rows that do not all start on 16 bytes: loaded an element at a time, by as many addresses.
+_ODD_TILES = ((64, 64, 32, 8, 2), (16, 32, 64, 4, 2))
+
+# Small, and of three sizes: small inputs reach every branch, and no dim passes for another.
+_INTERPRETER_TILES = ((32, 128, 64, 1, 1),)
 
 
 def _family(target: GPUTarget) -> str:
@@ -71,35 +74,30 @@ def _configs(blocks: str, tiles: Iterable[tuple[int, ...]]) -> list[triton.Confi
     ]
 
 
+def _suited_tiles(height: int, kind: str, target: GPUTarget) -> list[tuple[int, ...]]:
+    """Return the tiles worth timing for an output of that many rows."""
+    tiles = _ODD_TILES if kind == "odd" else _TILES[_family(target), kind]
+    height = triton.next_power_of_2(max(16, height))
+
+    # Taller than the output wastes work; far lower reads the other operand too often.
+    return [
+        tile for tile in tiles if tile[0] <= height and (tile[0] >= 64 or height <= 8 * tile[0])
+    ]
+
+
 def _tuned(blocks: str) -> Callable[[triton.JITFunction], Autotuner]:
     """Time the configs that suit a call, the first time its widths and batch bucket are seen."""
 
     def suited(
         configs: list[triton.Config], arguments: dict[str, Any], **_: Any
     ) -> list[triton.Config]:
-        is_16_bit = next(iter(arguments.values())).element_size() == 2
-        family = _family(triton.runtime.driver.active.get_current_target())
-        height = triton.next_power_of_2(max(16, arguments[blocks[0]]))
+        target = triton.runtime.driver.active.get_current_target()
+        return _configs(blocks, _suited_tiles(arguments[blocks[0]], arguments["KIND"], target))
 
-        # Taller than the output wastes work; far lower reads the other operand too often.
-        return _configs(
-            blocks,
-            [
-                tile
-                for tile in _TILES[family, "16" if is_16_bit else arguments["PRECISION"]]
-                if tile[0] <= height and (tile[0] >= 64 or height <= 8 * tile[0])
-            ],
-        )
-
-    of_this_process = [
-        tile
-        for (family, _), tiles in _TILES.items()
-        if (family == "interpreter") == interpreting()
-        for tile in tiles
-    ]
+    compiled = itertools.chain(_ODD_TILES, *_TILES.values())
     return triton.autotune(
-        _configs(blocks, dict.fromkeys(of_this_process)),
-        key=["batch_bucket", "I", "O", "PRECISION"],
+        _configs(blocks, _INTERPRETER_TILES if interpreting() else dict.fromkeys(compiled)),
+        key=["batch_bucket", "I", "O", "KIND"],
         prune_configs_by={"early_config_prune": suited},
     )
 
@@ -114,7 +112,17 @@ def _tile_of(program, tiles_m, tiles_n):
 
 
 @triton.jit
-def _accumulate(acc, a_ptrs, b_ptrs, a_stride, b_stride, start, stop, BLOCK: tl.constexpr, PRECISION: tl.constexpr):
+def _accumulate(
+    acc,
+    a_ptrs,
+    b_ptrs,
+    a_stride,
+    b_stride,
+    start,
+    stop,
+    BLOCK: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
     """Add whole blocks of a @ b over [start, stop), unmasked."""
     # Pointers are made anew for each block: carried through the loop, they take more registers
     # than the sums.
@@ -141,7 +149,8 @@ def forward_kernel(
     x_stride_i,
     weight_stride_o,
     weight_stride_i,
-    batch_bucket,  # read by the tuner alone
+    batch_bucket,  # read by the tuner alone, as is KIND
+    KIND: tl.constexpr,
     PRECISION: tl.constexpr,
     BLOCK_B: tl.constexpr,
     BLOCK_O: tl.constexpr,
@@ -175,9 +184,7 @@ def forward_kernel(
         column = first_i + i
         step = tl.cast(first_i, tl.int64)
         x = tl.load(x_ptrs + step * x_stride_i, mask=column[None, :] < I, other=0.0)
-        weight = tl.load(
-            weight_ptrs + step * weight_stride_i, mask=column[:, None] < I, other=0.0
-        )
+        weight = tl.load(weight_ptrs + step * weight_stride_i, mask=column[:, None] < I, other=0.0)
         weight = tl.where(column[:, None] < bound[None, :], weight, 0.0)  # [BLOCK_I, BLOCK_O]
         acc = tl.dot(x, weight, acc, input_precision=PRECISION)
 
@@ -203,7 +210,8 @@ def grad_x_kernel(
     grad_y_stride_o,
     weight_stride_o,
     weight_stride_i,
-    batch_bucket,  # read by the tuner alone
+    batch_bucket,  # read by the tuner alone, as is KIND
+    KIND: tl.constexpr,
     PRECISION: tl.constexpr,
     BLOCK_B: tl.constexpr,
     BLOCK_I: tl.constexpr,
@@ -240,7 +248,15 @@ def grad_x_kernel(
         acc = tl.dot(grad_y, weight, acc, input_precision=PRECISION)
 
     acc = _accumulate(
-        acc, grad_y_ptrs, weight_ptrs, grad_y_stride_o, weight_stride_o, whole, O, BLOCK_O, PRECISION
+        acc,
+        grad_y_ptrs,
+        weight_ptrs,
+        grad_y_stride_o,
+        weight_stride_o,
+        whole,
+        O,
+        BLOCK_O,
+        PRECISION,
     )
 
     grad_x_ptrs = grad_x_ptr + b[:, None].to(tl.int64) * I + i[None, :]
@@ -262,7 +278,8 @@ def grad_weight_kernel(
     grad_y_stride_o,
     x_stride_b,
     x_stride_i,
-    batch_bucket,  # read by the tuner alone
+    batch_bucket,  # read by the tuner alone, as is KIND
+    KIND: tl.constexpr,
     PRECISION: tl.constexpr,
     BLOCK_O: tl.constexpr,
     BLOCK_I: tl.constexpr,
@@ -320,8 +337,7 @@ def forward(
     y = x.new_empty(B, O)
 
     tensors = (x, weight, bias, row_bound, y)
-    strides = (*x.stride(), *weight.stride())
-    _launch(forward_kernel, "BO", tensors, {"B": B, "I": I, "O": O}, strides)
+    _launch(forward_kernel, "BO", tensors, {"B": B, "I": I, "O": O}, (x, weight))
     return _unsorted(y, 1, row_order)
 
 
@@ -362,8 +378,7 @@ def _grad_x(grad_y: Tensor, weight: Tensor, column_start: Tensor) -> Tensor:
     grad_x = grad_y.new_empty(B, I)
 
     tensors = (grad_y, weight, column_start, grad_x)
-    strides = (*grad_y.stride(), *weight.stride())
-    _launch(grad_x_kernel, "BI", tensors, {"B": B, "I": I, "O": O}, strides)
+    _launch(grad_x_kernel, "BI", tensors, {"B": B, "I": I, "O": O}, (grad_y, weight))
     return grad_x
 
 
@@ -372,8 +387,7 @@ def _grad_weight(grad_y: Tensor, x: Tensor, row_bound: Tensor) -> Tensor:
     grad_weight = grad_y.new_empty(O, I)
 
     tensors = (grad_y, x, row_bound, grad_weight)
-    strides = (*grad_y.stride(), *x.stride())
-    _launch(grad_weight_kernel, "OI", tensors, {"B": B, "I": I, "O": O}, strides)
+    _launch(grad_weight_kernel, "OI", tensors, {"B": B, "I": I, "O": O}, (grad_y, x))
     return grad_weight
 
 
@@ -382,7 +396,7 @@ def _launch(
     output: str,
     tensors: tuple[Tensor | None, ...],
     sizes: dict[str, int],
-    strides: tuple[int, ...],
+    operands: tuple[Tensor, Tensor],
 ) -> None:
     """Run a kernel over the tiles of its output, whose dims `output` names."""
     if 0 in (sizes[dim] for dim in output):
@@ -391,15 +405,23 @@ def _launch(
     def grid(blocks: dict[str, int]) -> tuple[int]:
         return (math.prod(triton.cdiv(sizes[dim], blocks[f"BLOCK_{dim}"]) for dim in output),)
 
+    strides = (*operands[0].stride(), *operands[1].stride())
     bucket = triton.next_power_of_2(max(1, sizes["B"]))
     with torch.cuda.device_of(tensors[0]):
-        kernel[grid](*tensors, *sizes.values(), *strides, bucket, _precision(tensors[0]))
+        kernel[grid](*tensors, *sizes.values(), *strides, bucket, *_arithmetic(operands))
 
 
-def _precision(operand: Tensor) -> str:
-    """Return how float32 products are taken: as torch's own matmul takes them."""
-    is_tf32 = operand.is_cuda and torch.backends.cuda.matmul.fp32_precision == "tf32"
-    return "tf32" if is_tf32 and torch.version.hip is None else "ieee"
+def _arithmetic(operands: tuple[Tensor, Tensor]) -> tuple[str, str]:
+    """Return the kind of tiles that suits two operands, and how their products are taken."""
+    # float32 is multiplied as torch's own matmul would.
+    is_tf32 = operands[0].is_cuda and torch.backends.cuda.matmul.fp32_precision == "tf32"
+    precision = "tf32" if is_tf32 and torch.version.hip is None else "ieee"
+
+    # One dim is contiguous, and its rows start on multiples of 16 elements.
+    if not all(min(each.stride()) == 1 and max(each.stride()) % 16 == 0 for each in operands):
+        return "odd", precision
+
+    return "16" if operands[0].element_size() == 2 else precision, precision
 
 
 def _sorted_weight(
@@ -427,32 +449,39 @@ def _unsorted(tensor: Tensor, dim: int, order: Tensor | None) -> Tensor:
 
 
 def _aot_kernels() -> Iterator[AotKernel]:
-    # The inner strides are 1: rows of every operand are contiguous at nearly every call.
-    ones = {"x_stride_i": 1, "weight_stride_i": 1, "grad_y_stride_o": 1}
-    kinds = (("bf16", "16"), ("fp16", "16"), ("fp32", "ieee"), ("fp32", "tf32"))
+    dtypes = {"16": ("bf16", "fp16"), "ieee": ("fp32",), "tf32": ("fp32",)}
     tuners = ((forward_kernel, "BOI"), (grad_x_kernel, "BIO"), (grad_weight_kernel, "OIB"))
 
-    for (tuner, blocks), (dtype, kind) in itertools.product(tuners, kinds):
-        names = [name for name in tuner.fn.arg_names if not name.startswith("BLOCK_")]
-        constexprs = {name: one for name, one in ones.items() if name in names}
-        constexprs["PRECISION"] = "tf32" if kind == "tf32" else "ieee"
+    for (tuner, blocks), kind, odd in itertools.product(tuners, dtypes, (False, True)):
+        for dtype in dtypes[kind]:
+            precision = "tf32" if kind == "tf32" else "ieee"
+            name = "-".join((tuner.fn.__name__, dtype, *["tf32"] * (precision == "tf32")))
+            yield AotKernel(
+                name + "-odd" * odd,
+                tuner.fn,
+                _signature(tuner.fn, dtype),
+                {**_INNER_STRIDES, "PRECISION": precision, "KIND": "odd" if odd else kind},
+                partial(_aot_configs, blocks, kind, odd),
+                aligned=not odd,
+            )
 
-        signature = {
-            name: f"*{dtype}" if name.endswith("_ptr") else "i32"
-            for name in names
-            if name not in constexprs
-        }
-        signature |= {name: "*i32" for name in _TABLES if name in signature}
 
-        yield AotKernel(
-            f"{tuner.fn.__name__}-{dtype}" + "-tf32" * (kind == "tf32"),
-            tuner.fn,
-            signature,
-            constexprs,
-            lambda target, blocks=blocks, kind=kind: _configs(
-                blocks, _TILES.get((_family(target), kind), ())
-            ),
-        )
+# Rows of every operand are contiguous at nearly every call.
+_INNER_STRIDES = {"x_stride_i": 1, "weight_stride_i": 1, "grad_y_stride_o": 1}
+
+
+def _signature(kernel: triton.JITFunction, dtype: str) -> dict[str, str]:
+    types = {"row_bound_ptr": "*i32", "column_start_ptr": "*i32"}
+    return {
+        name: types.get(name, f"*{dtype}" if name.endswith("_ptr") else "i32")
+        for name in kernel.arg_names
+        if name not in _INNER_STRIDES and not name.startswith(("BLOCK", "KIND", "PRECISION"))
+    }
+
+
+def _aot_configs(blocks: str, kind: str, odd: bool, target: GPUTarget) -> list[triton.Config]:
+    tiles = _TILES.get((_family(target), kind), ())
+    return _configs(blocks, _ODD_TILES if odd and tiles else tiles)
 
 
 AOT_KERNELS = tuple(_aot_kernels())
