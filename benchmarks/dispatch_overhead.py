@@ -25,7 +25,7 @@ from benchmarks.timing import Spread, Timed, interleave
 
 NAMESPACE = "dgm_fast_benchmark"
 NAME = "dispatch_overhead"
-CHOSEN = "define_impl_function_setup_context"
+CHOSEN = "define_impl_function_if_grad"
 CALLS = 50
 DIRECTIONS = ("forward_no_grad", "forward", "forward_backward")
 
