@@ -59,14 +59,13 @@ def tool(variable: str, *names: str, hint: str) -> str:
 def include_flags(*, python: bool) -> list[str]:
     torch = torch_folder() / "include"
     # -isystem: torch's headers are not ours to warn about.
-    flags = [f"-I{CSRC}", f"-isystem{torch}", f"-isystem{torch / 'torch/csrc/api/include'}"]
+    folders = [str(torch), str(torch / "torch/csrc/api/include")]
     if python:
         import pybind11
 
-        flags += [f"-isystem{pybind11.get_include()}"]
-        flags += [f"-isystem{sysconfig.get_paths()['include']}"]
+        folders += [pybind11.get_include(), sysconfig.get_paths()["include"]]
 
-    return flags
+    return [f"-I{CSRC}", *(flag for folder in folders for flag in ("-isystem", folder))]
 
 
 def nvcc_flags() -> list[str]:

@@ -14,6 +14,24 @@
 #include "common/isa.h"
 #include "common/parallel.h"
 
+#define DGM_ISA_SOURCE "masked_linear/plan.h"
+#include "common/for_each_isa.h"
+
+namespace dgm {
+
+void count_live_rows(
+    const uint8_t* live, int64_t rows, int64_t columns, int32_t* row_counts,
+    uint8_t* column_counts) {
+  DGM_CALL_LIVE_ISA(count_live_rows, live, rows, columns, row_counts, column_counts);
+}
+
+void reach_rows(
+    const uint8_t* live, int64_t rows, int64_t columns, const int32_t* ranks, int32_t* reaches) {
+  DGM_CALL_LIVE_ISA(reach_rows, live, rows, columns, ranks, reaches);
+}
+
+}  // namespace dgm
+
 namespace py = pybind11;
 
 namespace {
@@ -32,18 +50,11 @@ std::pair<Counts, Counts> count_live(const Mask& mask) {
   const auto* live = reinterpret_cast<const uint8_t*>(mask.data());
   int32_t *row_counts = in_rows.mutable_data(), *column_counts = in_columns.mutable_data();
 
-  // A task's counts fit a byte per column, so that one vector adds 64 columns.
   std::vector<uint8_t> partial(tasks * columns, 0);
   dgm::run_tasks(tasks, rows * columns, [&](int64_t task) {
+    const int64_t row0 = task * kRowsPerTask, count = std::min(kRowsPerTask, rows - row0);
     uint8_t* counts = partial.data() + task * columns;
-    const int64_t end = std::min(rows, (task + 1) * kRowsPerTask);
-    for (int64_t row = task * kRowsPerTask; row < end; ++row) {
-      const uint8_t* line = live + row * columns;
-      int32_t count = 0;
-      for (int64_t column = 0; column < columns; ++column) count += line[column];
-      for (int64_t column = 0; column < columns; ++column) counts[column] += line[column];
-      row_counts[row] = count;
-    }
+    dgm::count_live_rows(live + row0 * columns, count, columns, row_counts + row0, counts);
   });
 
   std::fill_n(column_counts, columns, 0);
@@ -63,15 +74,8 @@ Counts reach_of_rows(const Mask& mask, const Counts& rank) {
   int32_t* reaches = reach.mutable_data();
 
   dgm::run_tasks(row_tasks(rows), rows * columns, [&](int64_t task) {
-    const int64_t end = std::min(rows, (task + 1) * kRowsPerTask);
-    for (int64_t row = task * kRowsPerTask; row < end; ++row) {
-      const uint8_t* line = live + row * columns;
-      int32_t furthest = 0;
-      for (int64_t column = 0; column < columns; ++column) {
-        furthest = std::max(furthest, line[column] ? ranks[column] + 1 : 0);
-      }
-      reaches[row] = furthest;
-    }
+    const int64_t row0 = task * kRowsPerTask, count = std::min(kRowsPerTask, rows - row0);
+    dgm::reach_rows(live + row0 * columns, count, columns, ranks, reaches + row0);
   });
   return reach;
 }

@@ -100,7 +100,7 @@ class MaskStructure(nn.Module):
         ins = _degrees("in_degrees", in_degrees)
         outs = _degrees("out_degrees", out_degrees).to(ins.device)
         below = torch.gt if strict else torch.ge
-        return cls(below(outs[:, None], ins[None, :]))
+        return cls(below(outs[:, None], ins[None, :]).contiguous())
 
     @classmethod
     def from_mask(cls, mask: Tensor) -> MaskStructure:
@@ -117,8 +117,12 @@ class MaskStructure(nn.Module):
         if mask.ndim != 2:
             raise ValueError(f"mask must be (out, in); got shape {tuple(mask.shape)}")
 
-        live = mask != 0
-        if mask.dtype is not torch.bool and bool((live & (mask != 1)).any()):
+        if mask.dtype is torch.bool:
+            # A copy: the plan would not follow edits that the caller makes later.
+            return cls(mask.clone(memory_format=torch.contiguous_format))
+
+        live = (mask != 0).contiguous()
+        if bool((live & (mask != 1)).any()):
             raise ValueError("mask must hold only 0 and 1; got other values")
 
         return cls(live)
