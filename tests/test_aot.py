@@ -35,7 +35,7 @@ def test_every_dtype_has_configs_on_every_target(name):
     lacking = [f"{op} {kernel.name}" for op, kernel in aot_kernels() if not kernel.configs(target)]
 
     # TF32 is NVIDIA's.
-    assert all(name == "gfx942" and each.endswith("tf32") for each in lacking)
+    assert all(name == "gfx942" and "tf32" in each for each in lacking)
 
 
 @pytest.mark.parametrize("name", ["sm_80", "gfx942"])
