@@ -65,17 +65,25 @@ std::pair<Counts, Counts> count_live(const Mask& mask) {
   return {in_rows, in_columns};
 }
 
-// Returns for each row one more than the largest rank among its live columns, 0 if it has none.
-Counts reach_of_rows(const Mask& mask, const Counts& rank) {
+// Returns for each row how many of the sorted columns hold all its live ones.
+//
+// It looks from the last sorted column down, and no further than the row's count of live entries:
+// a row of a staircase ends exactly there, and one of a random mask almost at once.
+Counts reach_of_rows(const Mask& mask, const Counts& column_order, const Counts& live_in_row) {
   const int64_t rows = mask.shape(0), columns = mask.shape(1);
   Counts reach(rows);
   const auto* live = reinterpret_cast<const uint8_t*>(mask.data());
-  const int32_t* ranks = rank.data();
+  const int32_t *order = column_order.data(), *counts = live_in_row.data();
   int32_t* reaches = reach.mutable_data();
 
   dgm::run_tasks(row_tasks(rows), rows * columns, [&](int64_t task) {
-    const int64_t row0 = task * kRowsPerTask, count = std::min(kRowsPerTask, rows - row0);
-    dgm::reach_rows(live + row0 * columns, count, columns, ranks, reaches + row0);
+    const int64_t end = std::min(rows, (task + 1) * kRowsPerTask);
+    for (int64_t row = task * kRowsPerTask; row < end; ++row) {
+      const uint8_t* line = live + row * columns;
+      int32_t bound = static_cast<int32_t>(columns);
+      while (bound > counts[row] && !line[order[bound - 1]]) --bound;
+      reaches[row] = bound;
+    }
   });
   return reach;
 }
@@ -99,5 +107,6 @@ PYBIND11_MODULE(_C, m) {
   m.doc() = "The compiled part of dgm_fast.";
   m.def("build_info", &build_info);
   m.def("count_live", &count_live, py::arg("mask"));
-  m.def("reach_of_rows", &reach_of_rows, py::arg("mask"), py::arg("rank"));
+  m.def("reach_of_rows", &reach_of_rows, py::arg("mask"), py::arg("column_order"),
+        py::arg("live_in_row"));
 }

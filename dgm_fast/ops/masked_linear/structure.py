@@ -179,15 +179,15 @@ def _plan(mask: Tensor) -> tuple[np.ndarray, np.ndarray, np.ndarray, bool]:
         live_in_row = live.sum(axis=1, dtype=np.int32)
         live_in_column = live.sum(axis=0, dtype=np.int32)
 
-    column_order = np.argsort(-live_in_column, kind="stable")
-    rank = np.empty(live.shape[1], dtype=np.int32)
-    rank[column_order] = np.arange(live.shape[1], dtype=np.int32)
+    column_order = np.argsort(-live_in_column, kind="stable").astype(np.int32)
 
     if extension.module is not None:
-        reach = extension.module.reach_of_rows(live, rank)
+        reach = extension.module.reach_of_rows(live, column_order, live_in_row)
     elif live.shape[1] == 0:
         reach = np.zeros(live.shape[0], dtype=np.int32)
     else:
+        rank = np.empty_like(column_order)
+        rank[column_order] = np.arange(live.shape[1], dtype=np.int32)
         reach = np.where(live, rank + 1, 0).max(axis=1)
 
     row_order = np.argsort(reach, kind="stable")
