@@ -112,7 +112,7 @@ def test_bits_are_the_same_again_and_on_any_number_of_threads(subject, case):
 
     first = run()
     threads = torch.get_num_threads()
-    for count in (threads, 1, 2, 3):
+    for count in (threads,) if subject.is_interpreted else (threads, 1, 2, 3):
         torch.set_num_threads(count)
         try:
             again = run()

@@ -51,11 +51,14 @@ class Subject:
     def is_reference(self) -> bool:
         return self.implementation.name == "reference"
 
+    @property
+    def is_interpreted(self) -> bool:
+        return self.implementation.name == "triton" and self.device_type == "cpu"
+
     def stored_ulps(self, dtype: torch.dtype) -> float:
         """Return the greatest error of storing a float32 result in `dtype`."""
         # Triton's interpreter truncates to bfloat16 where the compiler rounds.
-        interpreted = self.implementation.name == "triton" and self.device_type == "cpu"
-        return 1.0 if interpreted and dtype is torch.bfloat16 else 0.5
+        return 1.0 if self.is_interpreted and dtype is torch.bfloat16 else 0.5
 
     def run(self, inputs):
         """Call the public function on this implementation, or skip with the reason it cannot."""
@@ -66,14 +69,14 @@ class Subject:
         return self.cases.function(**inputs, impl=self.implementation.name)
 
     def param(self, *rest, id=""):
-        tiers = {"cuda": [pytest.mark.gpu], "cpu": []}[self.device_type]
-        if self.implementation.name == "triton" and self.device_type == "cpu":
-            tiers = [pytest.mark.interpret]
+        tiers = [pytest.mark.interpret] if self.is_interpreted else []
+        if self.device_type == "cuda":
+            tiers = [pytest.mark.gpu]
 
         return pytest.param(self, *rest, marks=tiers, id=f"{self}{id}")
 
 
-def subjects(reference: bool = True) -> list[Subject]:
+def subjects(reference: bool) -> list[Subject]:
     """Return every op x implementation x device."""
     found = []
     for name, op in OPS.items():
