@@ -107,6 +107,7 @@ PYBIND11_MODULE(_C, m) {
   m.doc() = "The compiled part of dgm_fast.";
   m.def("build_info", &build_info);
   m.def("count_live", &count_live, py::arg("mask"));
-  m.def("reach_of_rows", &reach_of_rows, py::arg("mask"), py::arg("column_order"),
-        py::arg("live_in_row"));
+  m.def(
+      "reach_of_rows", &reach_of_rows, py::arg("mask"), py::arg("column_order"),
+      py::arg("live_in_row"));
 }
