@@ -6,9 +6,14 @@ pytest.importorskip(
     "triton", reason="aot tier: Triton is not installed: `pip install 'triton>=3.6'`"
 )
 
+import torch
 import triton
+from triton.runtime import driver
+from triton.runtime.autotuner import Autotuner
+from triton.runtime.jit import JITFunction
 
 from dgm_fast._core.triton_compile import TARGETS, aot_kernels, compile_for
+from dgm_fast.ops import MaskStructure
 
 pytestmark = pytest.mark.aot
 
@@ -51,3 +56,64 @@ def test_spills_and_shared_memory_are_read_back(name):
     assert usage.registers > 0
     assert usage.spilled_bytes > 0
     assert usage.shared_bytes >= 64 * 1024
+
+
+class _AbsentGpu:
+    """A driver that names a GPU and has none: kernels are bound and compiled, and not run."""
+
+    def __init__(self, target):
+        self.target = target
+
+    def get_current_target(self):
+        return self.target
+
+    def get_current_device(self):
+        return 0
+
+    def get_current_stream(self, device):
+        return 0
+
+
+@pytest.fixture(params=TARGETS)
+def bound(request, monkeypatch):
+    """Names of the kernels that launchers bind to their arguments and compile for a GPU."""
+    names = []
+    run = JITFunction.run
+
+    def compile_only(kernel, *args, grid, warmup, **options):
+        names.append(kernel.__name__)
+        return run(kernel, *args, grid=grid, warmup=True, **options)
+
+    monkeypatch.setattr(JITFunction, "run", compile_only)
+    monkeypatch.setattr(Autotuner, "_bench", lambda tuner, *args, config, **options: 0.0)
+    monkeypatch.setattr(driver, "_active", _AbsentGpu(TARGETS[request.param].gpu))
+    return names
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize(("batch", "ins", "outs"), [(64, 32, 48), (5, 13, 17)])
+def test_masked_linear_launches_what_the_tuner_compiles(bound, batch, ins, outs, dtype):
+    kernels = pytest.importorskip("dgm_fast.ops.masked_linear.kernels")
+    m = MaskStructure.from_degrees(torch.arange(ins), torch.arange(outs))
+    tables = (m.row_bound, m.column_start, m.row_order, m.column_order, None)
+    x, weight, bias = (torch.ones(size, dtype=dtype) for size in ((batch, ins), (outs, ins), outs))
+    grad_y = torch.ones((), dtype=dtype).expand(batch, outs)
+
+    for each in (bias, None):
+        assert kernels.forward(x, weight, each, *tables).shape == (batch, outs)
+    gradients = kernels.backward(grad_y, x, weight, *tables, [True, True, True])
+
+    assert [each.shape for each in gradients] == [x.shape, weight.shape, bias.shape]
+    assert bound == ["forward_kernel", "forward_kernel", "grad_x_kernel", "grad_weight_kernel"]
+
+
+@pytest.mark.parametrize("elements", [1, 16, 5000])
+def test_philox_launches_for_indices_of_64_bits(bound, elements):
+    kernels = pytest.importorskip("dgm_fast.ops.philox.kernels")
+    seed = torch.tensor(-1)
+
+    for sample_offset, stream in ((0, 0), (2**63 - 9, 2**32 - 1)):
+        out = kernels.forward(seed, 8, elements, sample_offset, stream, True, torch.float32)
+        assert out.shape == (8, elements)
+
+    assert bound == ["philox_kernel"] * 2

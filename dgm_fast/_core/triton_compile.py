@@ -137,10 +137,17 @@ def _table() -> Table:
                 usage = compile_for(target, kernel, config)
                 shared = f"{usage.shared_bytes / 1024:.0f}"
                 row = (str(usage.registers), str(usage.spilled_bytes), shared)
-                table.add_row(f"{op} {kernel.name}", str(config), name, *row)
+                table.add_row(f"{op} {kernel.name}", _label(config), name, *row)
 
     return table
 
 
+def _label(config: triton.Config) -> str:
+    blocks = " x ".join(f"{value} {name[-1]}" for name, value in config.kwargs.items())
+    return ", ".join(
+        filter(None, (blocks, f"{config.num_warps} warps, {config.num_stages} stages"))
+    )
+
+
 if __name__ == "__main__":
-    Console(width=200).print(_table())
+    Console(width=140).print(_table())
