@@ -25,11 +25,6 @@ void count_live_rows(
   DGM_CALL_LIVE_ISA(count_live_rows, live, rows, columns, row_counts, column_counts);
 }
 
-void reach_rows(
-    const uint8_t* live, int64_t rows, int64_t columns, const int32_t* ranks, int32_t* reaches) {
-  DGM_CALL_LIVE_ISA(reach_rows, live, rows, columns, ranks, reaches);
-}
-
 }  // namespace dgm
 
 namespace py = pybind11;

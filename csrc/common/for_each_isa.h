@@ -32,7 +32,7 @@
 #endif
 
 #if defined(__clang__)
-#pragma clang attribute push( \
+#pragma clang attribute push(                                                    \
     __attribute__((target("avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl"))), \
     apply_to = function)
 #else
@@ -50,16 +50,16 @@
 #pragma GCC pop_options
 #endif
 
-#define DGM_CALL_LIVE_ISA(function, ...)        \
-  switch (::dgm::live_isa()) {                  \
-    case ::dgm::Isa::avx512:                    \
-      avx512::function(__VA_ARGS__);            \
-      break;                                    \
-    case ::dgm::Isa::avx2:                      \
-      avx2::function(__VA_ARGS__);              \
-      break;                                    \
-    default:                                    \
-      generic::function(__VA_ARGS__);           \
+#define DGM_CALL_LIVE_ISA(function, ...) \
+  switch (::dgm::live_isa()) {           \
+    case ::dgm::Isa::avx512:             \
+      avx512::function(__VA_ARGS__);     \
+      break;                             \
+    case ::dgm::Isa::avx2:               \
+      avx2::function(__VA_ARGS__);       \
+      break;                             \
+    default:                             \
+      generic::function(__VA_ARGS__);    \
   }
 
 #else

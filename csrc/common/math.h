@@ -19,7 +19,8 @@ DGM_INLINE float log_of_unit(float x) {
   __builtin_memcpy(&m, &bits, sizeof(m));
 
   const float f = m - 1.0f, s = f / (2.0f + f), z = s * s;
-  const float series = z * (0x1.555556p-1f + z * (0.4f + z * (0x1.24924ap-2f + z * 0x1.c71c72p-3f)));
+  const float series =
+      z * (0x1.555556p-1f + z * (0.4f + z * (0x1.24924ap-2f + z * 0x1.c71c72p-3f)));
   const float e = static_cast<float>(exponent);
   // ln m = f - s (f - series), exact to rounding near m = 1; ln 2 in two parts keeps e ln 2 exact.
   return e * 0x1.62e4p-1f + (f - (s * (f - series) - e * 0x1.7f7d1cp-20f));
@@ -35,9 +36,11 @@ DGM_INLINE void cos_sin_of_turns(float t, float& cosine, float& sine) {
   const float r = t - 0.25f * (shifted - 0x1.8p23f);
 
   const float y = r * 0x1.921fb6p+2f, z = y * y;
-  const float s =
-      y + y * z * (-0x1.555556p-3f + z * (0x1.111112p-7f + z * (-0x1.a01a02p-13f + z * 0x1.71de3ap-19f)));
-  const float c = 1.0f + z * (-0.5f + z * (0x1.555556p-5f + z * (-0x1.6c16c2p-10f + z * 0x1.a01a02p-16f)));
+  const float s = y + y * z *
+                          (-0x1.555556p-3f +
+                           z * (0x1.111112p-7f + z * (-0x1.a01a02p-13f + z * 0x1.71de3ap-19f)));
+  const float c =
+      1.0f + z * (-0.5f + z * (0x1.555556p-5f + z * (-0x1.6c16c2p-10f + z * 0x1.a01a02p-16f)));
 
   const bool swap = (quarter & 1) != 0;
   const float a = swap ? s : c, b = swap ? c : s;

@@ -60,8 +60,8 @@ struct MultiplyWords {
 
 // The words of group `group` (elements 4 group ... 4 group + 3) of a sample.
 DGM_HOST_DEVICE void philox_words(
-    const PhiloxKey& key, uint64_t sample, uint32_t group, uint32_t& w0, uint32_t& w1,
-    uint32_t& w2, uint32_t& w3) {
+    const PhiloxKey& key, uint64_t sample, uint32_t group, uint32_t& w0, uint32_t& w1, uint32_t& w2,
+    uint32_t& w3) {
   w0 = group;
   w1 = static_cast<uint32_t>(sample);
   w2 = static_cast<uint32_t>(sample >> 32);

@@ -68,7 +68,7 @@ Tensor forward(
   switch_dtype(x.scalar_type(), [&](auto type) {
     using T = typename decltype(type)::type;
     const Forward<T> problem{
-        x.size(0), s, matrix<T>(x), matrix<T>(weight), bias ? pointer<T>(*bias) : nullptr,
+        x.size(0),    s, matrix<T>(x), matrix<T>(weight), bias ? pointer<T>(*bias) : nullptr,
         pointer<T>(y)};
     DGM_CALL_LIVE_ISA(forward_product, problem);
   });
@@ -81,20 +81,22 @@ std::tuple<Tensor, Tensor, Tensor> backward(
     std::vector<bool> needs) {
   const auto dtype = x.scalar_type();
   const int64_t samples = x.size(0), out = weight.size(0), in = weight.size(1);
-  Tensor grad_x =
-      needs[0] ? empty_matrix(samples, in, dtype) : torch::stable::empty({0}, dtype);
-  Tensor grad_weight =
-      needs[1] ? empty_matrix(out, in, dtype) : torch::stable::empty({0}, dtype);
+  Tensor grad_x = needs[0] ? empty_matrix(samples, in, dtype) : torch::stable::empty({0}, dtype);
+  Tensor grad_weight = needs[1] ? empty_matrix(out, in, dtype) : torch::stable::empty({0}, dtype);
   Tensor grad_bias = torch::stable::empty({needs[2] ? out : 0}, dtype);
 
   const Staircase s = staircase(weight, row_bound, column_start, row_order, column_order, mask);
   switch_dtype(dtype, [&](auto type) {
     using T = typename decltype(type)::type;
     const Backward<T> problem{
-        samples,           s,
-        matrix<T>(grad_y), matrix<T>(x),
-        matrix<T>(weight), pointer<T>(grad_x),
-        pointer<T>(grad_weight), pointer<T>(grad_bias)};
+        samples,
+        s,
+        matrix<T>(grad_y),
+        matrix<T>(x),
+        matrix<T>(weight),
+        pointer<T>(grad_x),
+        pointer<T>(grad_weight),
+        pointer<T>(grad_bias)};
     DGM_CALL_LIVE_ISA(backward_products, problem);
   });
   return {grad_x, grad_weight, grad_bias};

@@ -1,5 +1,5 @@
-// Scans of a 0/1 mask that find its staircase; compiled once per instruction set, so without a
-// guard.
+// The scan of a 0/1 mask that planning starts with; compiled once per instruction set, so without
+// a guard.
 
 #include "common/vec.h"
 
@@ -31,20 +31,6 @@ static void count_live_rows(
     row_counts[row] = count;
 
     for (int64_t j = 0; j < columns; ++j) column_counts[j] += live[j];
-  }
-}
-
-// One more than the largest rank among each row's live columns, 0 if it has none.
-static void reach_rows(
-    const uint8_t* live, int64_t rows, int64_t columns, const int32_t* ranks, int32_t* reaches) {
-  for (int64_t row = 0; row < rows; ++row, live += columns) {
-    int32_t furthest = 0;
-    for (int64_t column = 0; column < columns; ++column) {
-      // -live is all ones or all zeros: a select without a branch.
-      const int32_t reach = (ranks[column] + 1) & -static_cast<int32_t>(live[column]);
-      furthest = furthest > reach ? furthest : reach;
-    }
-    reaches[row] = furthest;
   }
 }
 

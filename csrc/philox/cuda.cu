@@ -73,8 +73,7 @@ void launch(
     const Tensor& seed, int64_t samples, int64_t elements, int64_t sample_offset, int64_t stream,
     bool normal, const Tensor& out) {
   const int64_t groups = (elements + 3) / 4;
-  const int64_t blocks =
-      std::min<int64_t>((samples * groups + kThreads - 1) / kThreads, 1 << 20);
+  const int64_t blocks = std::min<int64_t>((samples * groups + kThreads - 1) / kThreads, 1 << 20);
   const auto kernel = normal ? fill_kernel<T, true> : fill_kernel<T, false>;
   kernel<<<static_cast<unsigned>(blocks), kThreads, 0, current_stream(out)>>>(
       static_cast<const int64_t*>(seed.data_ptr()), samples, elements, groups, sample_offset,
@@ -86,8 +85,7 @@ Tensor forward(
     Tensor seed, int64_t samples, int64_t elements, int64_t sample_offset, int64_t stream,
     bool normal, ScalarType dtype) {
   const torch::stable::accelerator::DeviceGuard guard(seed.get_device_index());
-  Tensor out = torch::stable::empty(
-      {samples, elements}, dtype, std::nullopt, seed.device());
+  Tensor out = torch::stable::empty({samples, elements}, dtype, std::nullopt, seed.device());
   if (out.numel() == 0) return out;
 
   switch (dtype) {

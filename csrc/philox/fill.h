@@ -5,17 +5,16 @@
 
 namespace dgm::DGM_ISA {
 
-constexpr int kBatch = 4 * kLanes;    // groups drawn at a time
-constexpr int kPairs = kLanes / 2;    // words of one register, each in 64 bits
-constexpr int kSets = 4;              // registers in flight, to hide the multiplier's latency
+constexpr int kBatch = 4 * kLanes;  // groups drawn at a time
+constexpr int kPairs = kLanes / 2;  // words of one register, each in 64 bits
+constexpr int kSets = 4;            // registers in flight, to hide the multiplier's latency
 
 typedef uint64_t Words __attribute__((vector_size(DGM_VECTOR_BYTES)));
 
 // Words keep to the low half of 64-bit lanes, so that a product needs no rearranging: the
 // multiplier reads low halves and ignores what is above them.
 struct MultiplyVectors {
-  DGM_INLINE_MEMBER void operator()(
-      uint32_t constant, Words word, Words& high, Words& low) const {
+  DGM_INLINE_MEMBER void operator()(uint32_t constant, Words word, Words& high, Words& low) const {
 #if DGM_VECTOR_BYTES == 64
     low = (Words)_mm512_mul_epu32((__m512i)word, _mm512_set1_epi64(constant));
     high = (Words)_mm512_shuffle_epi32((__m512i)low, _MM_PERM_CDAB);

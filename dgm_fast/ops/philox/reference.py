@@ -42,7 +42,9 @@ def _multiply(constant: int, word: Tensor) -> tuple[Tensor, Tensor]:
     return high >> 16, ((high & 0xFFFF) << 16) | (low & 0xFFFF)
 
 
-def philox_words(seed: Tensor, samples: int, elements: int, sample_offset: int, stream: int) -> Tensor:
+def philox_words(
+    seed: Tensor, samples: int, elements: int, sample_offset: int, stream: int
+) -> Tensor:
     """Return the words of each element's group, (samples, groups, 4), as int64 in [0, 2^32)."""
     device = seed.device
     group = torch.arange((elements + 3) // 4, dtype=torch.int64, device=device)[None, :]
