@@ -50,12 +50,7 @@ class Budget:
 
 
 def budget(
-    expected: Tensor,
-    reference: Tensor | None,
-    magnitude: Tensor,
-    terms: int,
-    dtype: torch.dtype,
-    stored_ulps: float = 0.5,
+    expected: Tensor, reference: Tensor | None, magnitude: Tensor, terms: int, dtype: torch.dtype
 ) -> Budget:
     """Return the budget of a result stored in `dtype`.
 
@@ -65,12 +60,11 @@ def budget(
         magnitude: sum of the absolute terms of each element, in float64.
         terms: how many of them there are.
         dtype: of the result.
-        stored_ulps: the greatest error of the last conversion to it.
     """
     gamma = terms * _UNIT / (1 - terms * _UNIT)
     in_sum = gamma * magnitude.abs()
     info = torch.finfo(dtype)
-    stored = stored_ulps * info.eps * (expected.abs() + in_sum) + info.smallest_normal * info.eps
+    stored = info.eps / 2 * (expected.abs() + in_sum) + info.smallest_normal * info.eps
     allowed = in_sum + stored
 
     if reference is not None:

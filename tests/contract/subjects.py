@@ -55,11 +55,6 @@ class Subject:
     def is_interpreted(self) -> bool:
         return self.implementation.name == "triton" and self.device_type == "cpu"
 
-    def stored_ulps(self, dtype: torch.dtype) -> float:
-        """Return the greatest error of storing a float32 result in `dtype`."""
-        # Triton's interpreter truncates to bfloat16 where the compiler rounds.
-        return 1.0 if self.is_interpreted and dtype is torch.bfloat16 else 0.5
-
     def run(self, inputs):
         """Call the public function on this implementation, or skip with the reason it cannot."""
         reason = self.implementation.unavailable_reason(self.device)
