@@ -135,13 +135,18 @@ def test_planning_8192_by_8192_takes_at_most_50_ms(kind):
     if kind == "random":
         mask = mask & (torch.rand(mask.shape, generator=generator) < 0.5)
 
+    # On one thread its own CPU time bounds the wall-clock time, and other processes add little.
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
     times_ms = []
-    for _ in range(5):
-        start = time.perf_counter()
-        MaskStructure(mask)
-        times_ms.append(1e3 * (time.perf_counter() - start))
+    try:
+        for _ in range(5):
+            start = time.thread_time()
+            MaskStructure(mask)
+            times_ms.append(1e3 * (time.thread_time() - start))
+    finally:
+        torch.set_num_threads(threads)
 
-    # The best of five: other processes on the machine can only add to it.
     assert min(times_ms) <= 50, times_ms
 
 
