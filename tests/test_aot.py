@@ -91,7 +91,7 @@ def bound(request, monkeypatch):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-@pytest.mark.parametrize(("batch", "ins", "outs"), [(64, 32, 48), (5, 13, 17)])
+@pytest.mark.parametrize(("batch", "ins", "outs"), [(64, 32, 48), (5, 13, 17), (1, 1, 1)])
 def test_masked_linear_launches_what_the_tuner_compiles(bound, batch, ins, outs, dtype):
     kernels = pytest.importorskip("dgm_fast.ops.masked_linear.kernels")
     m = MaskStructure.from_degrees(torch.arange(ins), torch.arange(outs))

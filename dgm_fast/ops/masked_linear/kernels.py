@@ -4,102 +4,20 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
-from typing import Any
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
-from triton.backends.compiler import GPUTarget
 from triton.runtime import Autotuner
 
-from dgm_fast._core.implementation import interpreting
 from dgm_fast._core.triton_compile import AotKernel
+from dgm_fast.ops.masked_linear.tiles import aot_configs, tuned
 
 # Tiles of one group run at the same time and share the other operand through the L2 cache.
 _GROUP = tl.constexpr(8)
-
-# Output tile (m, n), block k of the sum, warps, stages; by family of GPUs and arithmetic. Few, as
-# each is timed when a shape is first seen, and none spills on any GPU of its family.
-_TILES = {
-    ("sm_90", "16"): (
-        (128, 256, 64, 8, 3),
-        (128, 128, 64, 8, 3),
-        (64, 128, 64, 4, 4),
-        (32, 64, 128, 4, 4),
-        (16, 32, 128, 4, 4),
-    ),
-    ("sm_80", "16"): (
-        (128, 256, 32, 8, 4),
-        (128, 128, 64, 8, 3),
-        (64, 128, 64, 4, 4),
-        (32, 64, 128, 4, 4),
-        (16, 32, 128, 4, 4),
-    ),
-    ("gfx942", "16"): (
-        (128, 256, 64, 8, 2),
-        (128, 128, 64, 8, 2),
-        (64, 64, 64, 4, 2),
-        (16, 32, 128, 4, 2),
-    ),
-    ("sm_90", "tf32"): ((128, 128, 32, 8, 3), (64, 64, 32, 4, 3), (16, 32, 64, 4, 3)),
-    ("sm_80", "tf32"): ((128, 128, 32, 8, 3), (64, 64, 32, 4, 3), (16, 32, 64, 4, 3)),
-    ("sm_90", "ieee"): ((128, 64, 16, 8, 3), (64, 64, 32, 8, 3), (16, 32, 64, 4, 3)),
-    ("sm_80", "ieee"): ((128, 64, 16, 8, 3), (64, 64, 32, 8, 3), (16, 32, 64, 4, 3)),
-    ("gfx942", "ieee"): ((128, 128, 32, 8, 2), (64, 64, 32, 4, 2), (16, 32, 64, 4, 2)),
-}
-
-# For rows that do not all start on 16 bytes: loaded an element at a time, by as many addresses.
-_ODD_TILES = ((64, 64, 32, 8, 2), (16, 32, 64, 4, 2))
-
-# Small, and of three sizes: small inputs reach every branch, and no dim passes for another.
-_INTERPRETER_TILES = ((32, 128, 64, 1, 1),)
-
-
-def _family(target: GPUTarget) -> str:
-    if target.backend == "hip":
-        return "gfx942"
-
-    return "sm_90" if target.arch >= 90 else "sm_80"
-
-
-def _configs(blocks: str, tiles: Iterable[tuple[int, ...]]) -> list[triton.Config]:
-    """Return the configs of a kernel whose m, n and k are the dims that `blocks` names."""
-    names = [f"BLOCK_{dim}" for dim in blocks]
-    return [
-        triton.Config(dict(zip(names, sizes, strict=True)), num_warps=warps, num_stages=stages)
-        for *sizes, warps, stages in tiles
-    ]
-
-
-def _suited_tiles(height: int, kind: str, target: GPUTarget) -> list[tuple[int, ...]]:
-    """Return the tiles worth timing for an output of that many rows."""
-    tiles = _ODD_TILES if kind == "odd" else _TILES[_family(target), kind]
-    height = triton.next_power_of_2(max(16, height))
-
-    # Taller than the output wastes work; far lower reads the other operand too often.
-    return [
-        tile for tile in tiles if tile[0] <= height and (tile[0] >= 64 or height <= 8 * tile[0])
-    ]
-
-
-def _tuned(blocks: str) -> Callable[[triton.JITFunction], Autotuner]:
-    """Time the configs that suit a call, the first time its widths and batch bucket are seen."""
-
-    def suited(
-        configs: list[triton.Config], arguments: dict[str, Any], **_: Any
-    ) -> list[triton.Config]:
-        target = triton.runtime.driver.active.get_current_target()
-        return _configs(blocks, _suited_tiles(arguments[blocks[0]], arguments["KIND"], target))
-
-    compiled = itertools.chain(_ODD_TILES, *_TILES.values())
-    return triton.autotune(
-        _configs(blocks, _INTERPRETER_TILES if interpreting() else dict.fromkeys(compiled)),
-        key=["batch_bucket", "I", "O", "KIND"],
-        prune_configs_by={"early_config_prune": suited},
-    )
 
 
 @triton.jit
@@ -134,7 +52,7 @@ def _accumulate(
     return acc
 
 
-@_tuned("BOI")
+@tuned("BOI")
 @triton.jit(do_not_specialize=["batch_bucket"])
 def forward_kernel(
     x_ptr,  # (B, I), any strides
@@ -196,7 +114,7 @@ def forward_kernel(
     tl.store(y_ptrs, y, mask=(b[:, None] < B) & (o[None, :] < O))
 
 
-@_tuned("BIO")
+@tuned("BIO")
 @triton.jit(do_not_specialize=["batch_bucket"])
 def grad_x_kernel(
     grad_y_ptr,  # (B, O), any strides
@@ -264,7 +182,7 @@ def grad_x_kernel(
     tl.store(grad_x_ptrs, grad_x, mask=(b[:, None] < B) & (i[None, :] < I))
 
 
-@_tuned("OIB")
+@tuned("OIB")
 @triton.jit(do_not_specialize=["batch_bucket"])
 def grad_weight_kernel(
     grad_y_ptr,  # (B, O), any strides
@@ -461,7 +379,7 @@ def _aot_kernels() -> Iterator[AotKernel]:
                 tuner.fn,
                 _signature(tuner.fn, dtype),
                 {**_INNER_STRIDES, "PRECISION": precision, "KIND": "odd" if odd else kind},
-                partial(_aot_configs, blocks, kind, odd),
+                partial(aot_configs, blocks, kind, odd),
                 aligned=not odd,
             )
 
@@ -477,11 +395,6 @@ def _signature(kernel: triton.JITFunction, dtype: str) -> dict[str, str]:
         for name in kernel.arg_names
         if name not in _INNER_STRIDES and not name.startswith(("BLOCK", "KIND", "PRECISION"))
     }
-
-
-def _aot_configs(blocks: str, kind: str, odd: bool, target: GPUTarget) -> list[triton.Config]:
-    tiles = _TILES.get((_family(target), kind), ())
-    return _configs(blocks, _ODD_TILES if odd and tiles else tiles)
 
 
 AOT_KERNELS = tuple(_aot_kernels())
