@@ -43,7 +43,7 @@ CPU kernels. To have them, install both and run make again:
   Fedora: dnf install gcc-c++ python3-devel    macOS: xcode-select --install
 endef
 
-GPU_MODULES := torch hypothesis numpy pybind11 pytest rich safetensors tyro
+GPU_MODULES := torch hypothesis matplotlib numpy psutil pybind11 pytest rich safetensors tyro
 
 define GPU_CHECK
 import importlib.util, sys
@@ -106,8 +106,10 @@ test: setup  ## run every test that this machine can run
 .PHONY: bench
 bench: setup  ## time every op, record the rows, draw the plots and rewrite the README's tables
 	$(RUN) -m benchmarks.run
+	$(RUN) -m benchmarks.dispatch_overhead
+	$(RUN) -m benchmarks.made_training_step
 	$(RUN) -m benchmarks.plot
-	$(RUN) -m benchmarks.tables
+	$(RUN) -m benchmarks.readme
 
 .PHONY: lint
 lint: $(VENV)/.dependencies  ## check style, formatting and the direction of imports
@@ -116,6 +118,7 @@ lint: $(VENV)/.dependencies  ## check style, formatting and the direction of imp
 	find csrc -name '*.cpp' -o -name '*.cu' -o -name '*.cuh' -o -name '*.h' \
 	  | xargs $(VENV)/bin/clang-format --dry-run -Werror
 	$(VENV)/bin/lint-imports
+	$(RUN) -m benchmarks.readme --check
 
 # The small packages that a GPU machine without a network may lack, to be carried there.
 .PHONY: wheels
@@ -135,6 +138,8 @@ gpu:  ## on a GPU machine: build, run the gpu tests and the benchmarks; results 
 	$(GPU_PYTHON) -m dgm_fast.env | tee "$(OUT)/env.txt"
 	$(GPU_PYTHON) -m pytest -m gpu tests 2>&1 | tee "$(OUT)/tests.log"
 	$(GPU_PYTHON) -m benchmarks.run --device cuda 2>&1 | tee "$(OUT)/benchmarks.log"
+	$(GPU_PYTHON) -m benchmarks.dispatch_overhead --device cuda 2>&1 | tee -a "$(OUT)/benchmarks.log"
+	$(GPU_PYTHON) -m benchmarks.made_training_step --device cuda 2>&1 | tee -a "$(OUT)/benchmarks.log"
 	cp -r benchmarks/results "$(OUT)/"
 
 .PHONY: clean

@@ -132,7 +132,10 @@ def cpp_rules() -> list[str]:
 
     libraries = torch_folder() / "lib"
     flags = [*CXX_FLAGS, *include_flags(python=True), f"-DTORCH_TARGET_VERSION={TORCH_TARGET}"]
-    flags += [f"'-DDGM_FAST_COMPILER=\"{version}\"'", f"'-DDGM_FAST_TORCH_TARGET=\"{TORCH_TARGET}\"'"]
+    flags += [
+        f"'-DDGM_FAST_COMPILER=\"{version}\"'",
+        f"'-DDGM_FAST_TORCH_TARGET=\"{TORCH_TARGET}\"'",
+    ]
     undefined = ["-undefined", "dynamic_lookup"] if sys.platform == "darwin" else []
     link = ["-shared", f"-L{libraries}", "-ltorch_cpu", "-ltorch", "-lc10", *undefined]
     return rules(compiler, flags, link)

@@ -24,6 +24,20 @@ MARKED = re.compile(
     r"(?P<end><!-- benchmark:(?P=name) end -->)",
     re.DOTALL,
 )
+# The rows of the table called `headline`: what it says of each, and where the row lies.
+HEADLINE = (
+    ("masked linear 4096 -> 4096, batch 128", "masked_linear", "128x4096x4096", "forward"),
+    ("the same, forward and backward", "masked_linear", "128x4096x4096", "forward_backward"),
+    ("masked linear 784 -> 2048, batch 256", "masked_linear", "256x784x2048", "forward"),
+    ("training step of MADE 784-2048-2048-784", "made_training_step", None, "forward_backward"),
+    ("4 million normals", "philox", "4M-normals", "forward"),
+)
+# Its columns: the best of those of a row that are named.
+HEADLINE_RIVALS = {
+    "PyTorch, eager": ("eager",),
+    "torch.compile": ("compile_default", "compile_max_autotune"),
+    "no mask, or torch.randn": ("anchor:unmasked", "anchor:torch", "anchor:torch_in_place"),
+}
 LEADING = ("eager", "best_eager", "compile_default", "compile_max_autotune")
 Row = Mapping[str, Any]
 
@@ -50,10 +64,45 @@ def rewritten(text: str, results: Path) -> str:
 
 def tables(results: Path, name: str) -> str:
     """Return one table for each device that has rows of that name."""
+    if name == "headline":
+        return headline(results)
+
     parts = [
         _table(record.newest(record.read(path))) for path in sorted(results.glob(f"*/{name}.csv"))
     ]
     return "\n".join(parts) or "No rows are recorded yet: `make bench` records some.\n"
+
+
+def headline(results: Path) -> str:
+    """Return the few rows that the README opens with, for each device."""
+    folders = sorted(path for path in results.glob("*") if path.is_dir())
+    return "\n".join(filter(None, map(_headline_of, folders))) or "No rows are recorded yet.\n"
+
+
+def _headline_of(folder: Path) -> str:
+    found = {}
+    for title, name, case, direction in HEADLINE:
+        path = folder / f"{name}.csv"
+        newest = record.newest(record.read(path)) if path.exists() else {}
+        for place, rows in newest.items():
+            if place[0] == (case or place[0]) and place[1:] == ("float32", direction):
+                found[title] = rows
+    if not found:
+        return ""
+
+    head = ["float32", "ours", *HEADLINE_RIVALS]
+    lines = [_origin(next(iter(found.values()))[0]), "", _line(head)]
+    lines.append("|---" + "|---:" * (len(head) - 1) + "|")
+    for title, rows in found.items():
+        medians = {row["column"]: row["median_us"] for row in rows}
+        ours_us = ours_of(medians)
+        best = (
+            min((medians[name] for name in names if name in medians), default=None)
+            for names in HEADLINE_RIVALS.values()
+        )
+        cells = ["" if us is None else _against(us, ours_us) for us in best]
+        lines.append(_line([title, "" if ours_us is None else time_text(ours_us), *cells]))
+    return "\n".join(lines) + "\n"
 
 
 def _table(newest: Mapping[tuple[str, str, str], Sequence[Row]]) -> str:

@@ -68,7 +68,8 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
     for outcome, counter in (("passed", ran), ("failed", ran), ("skipped", skipped)):
         for report in terminalreporter.stats.get(outcome, []):
-            counter[tier_of(report.keywords)] += 1
+            # A file skipped whole is reported without keywords.
+            counter[tier_of(getattr(report, "keywords", ()))] += 1
 
     terminalreporter.section("tiers")
     for tier in TIERS:

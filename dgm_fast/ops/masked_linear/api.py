@@ -22,8 +22,9 @@ def masked_linear(
 
     .. math:: y = x \, (W \odot M)^\top + b
 
-    The weight itself is never edited. A NaN in a weight that the mask removes reaches nothing; a
-    NaN in x may reach, as NaN, outputs that the mask hides from it, as in the formula.
+    The weight itself is never edited. As in the formula, where 0 * NaN = NaN, a NaN in x may
+    reach, as NaN, outputs that the mask hides from it; kernels, unlike the reference, let none
+    out of a weight that the mask removes.
 
     Arguments:
         x: the input.
@@ -74,7 +75,7 @@ def masked_linear(
 
 
 def _obviously_fits(x: Tensor, weight: Tensor, bias: Tensor | None, mask: MaskStructure) -> bool:
-    """Whether the usual call needs no further look: small layers feel each microsecond of checks."""
+    """Whether the usual call needs no further look: small layers feel every microsecond."""
     try:
         like = mask.tables[0].device, x.dtype
         return (

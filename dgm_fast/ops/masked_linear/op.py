@@ -17,6 +17,8 @@ from dgm_fast.ops.masked_linear.structure import MaskStructure
 _NOT_WORTH_A_FUNCTION = 1 << 22
 _NOT_WORTH_A_KERNEL = 1 << 17
 
+_NOTHING_TO_SKIP = 0.9
+
 # `mask` is None when the bounds say everything; the orders are None when already sorted.
 _TABLES = (
     "Tensor row_bound, Tensor column_start, Tensor? row_order, Tensor? column_order, Tensor? mask"
@@ -54,14 +56,14 @@ _op = Op(
 )
 
 
-def choose(
-    impl: str, x: Tensor, weight: Tensor, bias: Tensor | None, mask: MaskStructure
-) -> str:
+def choose(impl: str, x: Tensor, weight: Tensor, bias: Tensor | None, mask: MaskStructure) -> str:
     """Return the implementation to run; `auto` follows the crossovers in this op's README."""
     # Masking the weight costs the reference about 32 rows' worth of products.
     work = (x.numel() // max(1, mask.in_features) + 32) * weight.numel()
     slow = _NOT_WORTH_A_FUNCTION if _needs_grad(x, weight, bias) else _NOT_WORTH_A_KERNEL
-    return _op.choose(impl, x.device, x.dtype, prefer_reference=x.is_cpu and work < slow)
+    # Where nothing is skipped, a vendor's library multiplies a masked weight better than we do.
+    prefer_reference = work < slow if x.is_cpu else mask.density > _NOTHING_TO_SKIP
+    return _op.choose(impl, x.device, x.dtype, prefer_reference=prefer_reference)
 
 
 def apply(

@@ -122,7 +122,8 @@ def _draw(
     _check(shape, where, dtype)
 
     if device is None:
-        device = seed.device if isinstance(seed, Tensor) else torch.get_default_device()
+        # torch.get_default_device() breaks a compiled graph; an empty tensor's device does not.
+        device = seed.device if isinstance(seed, Tensor) else torch.empty(()).device
     device = torch.device(device)
     key = draw_seed(device, generator) if seed is None else as_seed(seed, device)
 

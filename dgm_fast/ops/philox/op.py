@@ -49,5 +49,27 @@ def run(
 ) -> Tensor:
     """Fill (samples, elements) with the implementation chosen for the seed's device."""
     chosen = _op.choose(impl, seed.device, dtype)
-    fill = reference.philox if chosen == "reference" else _op.kernels["forward", chosen]
+    if chosen != "reference":
+        fill = _op.kernels["forward", chosen]
+    else:
+        fill = _opaque if torch.compiler.is_compiling() else reference.philox
+
     return fill(seed, samples, elements, sample_offset, stream, normal, dtype)
+
+
+# Inductor inlines the ten rounds into each other, which doubles the expression at every one: a
+# compiled graph calls the reference as one operator instead.
+@torch.library.custom_op("dgm_fast::philox_forward_reference", mutates_args=())
+def _opaque(
+    seed: Tensor,
+    samples: int,
+    elements: int,
+    sample_offset: int,
+    stream: int,
+    normal: bool,
+    dtype: torch.dtype,
+) -> Tensor:
+    return reference.philox(seed, samples, elements, sample_offset, stream, normal, dtype)
+
+
+_opaque.register_fake(_fake_forward)
