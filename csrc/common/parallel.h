@@ -7,6 +7,8 @@
 #include <atomic>
 #include <cstdint>
 
+#include "common/subnormals.h"
+
 namespace dgm {
 
 // Calls task(i) once for each i in [0, count), in any order and on any thread. Threads take tasks
@@ -21,12 +23,14 @@ void run_tasks(int64_t count, int64_t work, const Task& task) {
       {count, torch::stable::get_num_threads(), std::max<int64_t>(1, work / kWorthAThread)});
 
   if (threads <= 1) {
+    const SubnormalsAreZero mode;
     for (int64_t i = 0; i < count; ++i) task(i);
     return;
   }
 
   std::atomic<int64_t> next{0};
   torch::stable::parallel_for(0, threads, 1, [&](int64_t, int64_t) {
+    const SubnormalsAreZero mode;
     for (int64_t i; (i = next.fetch_add(1, std::memory_order_relaxed)) < count;) task(i);
   });
 }
