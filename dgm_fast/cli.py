@@ -151,6 +151,10 @@ def _train(arguments: list[str]) -> int:
             f"train needs a family, one of {', '.join(TRAIN_COMMANDS)}; got {family!r}"
         )
 
+    # Before torch starts its threads, which inherit it. AdamW's moments of a weight that no longer
+    # gets a gradient shrink into the subnormal numbers and stay there, at a hundred cycles each.
+    torch.set_flush_denormal(True)
+
     kind = TRAIN_COMMANDS[family]
     recipe = find_recipe(family, _option(rest, "data") or "digits", _option(rest, "binarization"))
     default = kind(recipe.data, recipe.model, recipe.train)
@@ -237,10 +241,6 @@ def _run_module(module: str, arguments: list[str]) -> int:
 
 def _option(arguments: list[str], name: str) -> str | None:
     """Read an option that decides the defaults of all others, before these are parsed."""
-    # Before torch starts its threads, which inherit it. AdamW's moments of a weight that no longer
-    # gets a gradient shrink into the subnormal numbers and stay there, at a hundred cycles each.
-    torch.set_flush_denormal(True)
-
     for i, argument in enumerate(arguments):
         if argument == f"--{name}" and i + 1 < len(arguments):
             return arguments[i + 1]
