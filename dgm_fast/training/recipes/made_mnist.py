@@ -2,6 +2,10 @@
 
     dgm-fast train made --data mnist --data-root PATH/TO/mnist --binarization static
 
+With --binarization static and the default seed 0 it reached 87.91 nats (0.1618 bits/dim) on the
+test set, in 7 minutes on two cores of an Intel Xeon (torch 2.13.0, C++ kernels): the weights of
+step 11,500, best on the validation set at 88.74, where patience stopped the run at step 14,000.
+
 The literature on the test set, in nats: 88.40 with one hidden layer of 8000 units and one mask,
 86.64 with two of 8000 and 32 masks (Germain, Gregor, Murray and Larochelle, MADE, 2015).
 Theirs is another fixed draw of the grey levels than `binarization="static"` makes.
