@@ -43,14 +43,15 @@ CPU kernels. To have them, install both and run make again:
   Fedora: dnf install gcc-c++ python3-devel    macOS: xcode-select --install
 endef
 
-GPU_MODULES := torch hypothesis matplotlib numpy psutil pybind11 pytest rich safetensors tyro
+GPU_MODULES := torch hypothesis matplotlib ninja numpy psutil pybind11 pytest rich safetensors \
+  setuptools tyro
 
 define GPU_CHECK
 import importlib.util, sys
 missing = [name for name in sys.argv[1:] if importlib.util.find_spec(name) is None]
 if missing:
-    sys.exit(f"{sys.executable} lacks {', '.join(missing)}: install them with pip, or run "
-             "`make wheels` where there is a network and bring the folder wheels/ here")
+    sys.exit(f"{sys.executable} lacks {', '.join(missing)}: install them with pip. Of these "
+             "`make wheels` can fetch tyro alone, where there is a network: bring wheels/ here")
 import torch
 if not torch.cuda.is_available():
     sys.exit(f"{sys.executable} sees no GPU; name another Python: make gpu GPU_PYTHON=...")
@@ -120,27 +121,34 @@ lint: $(VENV)/.dependencies  ## check style, formatting and the direction of imp
 	$(VENV)/bin/lint-imports
 	$(RUN) -m benchmarks.readme --check
 
-# The small packages that a GPU machine without a network may lack, to be carried there.
+# tyro and what it needs are what a GPU machine most often lacks, and run unpacked from a folder.
 .PHONY: wheels
-wheels:  ## fetch what `make gpu` needs on a machine without a network, into wheels/
+wheels:  ## fetch tyro, for `make gpu` on a machine without a network, into wheels/
 	$(PYTHON) -m pip download --quiet --no-deps --only-binary :all: --constraint constraints.txt \
 	  --dest wheels docstring-parser tyro typeguard
 
 # A GPU machine brings its own torch and Triton, and perhaps no network: nothing is installed.
-# Wheels of pure Python run as they are, from the search path.
+# Wheels of pure Python run as they are, from the search path. A step that fails leaves the others
+# and their results alone; the end tells.
 .PHONY: gpu
 gpu: export PYTHONPATH := $(subst $(eval) ,:,$(abspath $(wildcard wheels/*.whl)) $(PYTHONPATH))
 gpu:  ## on a GPU machine: build, run the gpu tests and the benchmarks; results in OUT
 	@$(GPU_PYTHON) -c "$$GPU_CHECK" $(GPU_MODULES)
 	mkdir -p "$(OUT)"
-	$(GPU_PYTHON) setup.py build_ext --inplace 2>&1 | tee "$(OUT)/build.log"
-	$(GPU_PYTHON) -m dgm_fast.env --json > "$(OUT)/env.json"
-	$(GPU_PYTHON) -m dgm_fast.env | tee "$(OUT)/env.txt"
-	$(GPU_PYTHON) -m pytest -m gpu tests 2>&1 | tee "$(OUT)/tests.log"
-	$(GPU_PYTHON) -m benchmarks.run --device cuda 2>&1 | tee "$(OUT)/benchmarks.log"
-	$(GPU_PYTHON) -m benchmarks.dispatch_overhead --device cuda 2>&1 | tee -a "$(OUT)/benchmarks.log"
-	$(GPU_PYTHON) -m benchmarks.made_training_step --device cuda 2>&1 | tee -a "$(OUT)/benchmarks.log"
-	cp -r benchmarks/results "$(OUT)/"
+	@failed=""; \
+	step() { \
+	  echo "$$2"; \
+	  $(GPU_PYTHON) $$2 2>&1 | tee "$(OUT)/$$1" || failed+=" $$1"; \
+	}; \
+	step build.log "setup.py build_ext --inplace"; \
+	$(GPU_PYTHON) -m dgm_fast.env --json > "$(OUT)/env.json" || failed+=" env.json"; \
+	step env.txt "-m dgm_fast.env"; \
+	step tests.log "-m pytest -m gpu tests"; \
+	step run.log "-m benchmarks.run --device cuda"; \
+	step dispatch_overhead.log "-m benchmarks.dispatch_overhead --device cuda"; \
+	step made_training_step.log "-m benchmarks.made_training_step --device cuda"; \
+	cp -r benchmarks/results "$(OUT)/" || failed+=" results"; \
+	if [ -n "$$failed" ]; then echo "Failed, see $(OUT):$$failed" >&2; exit 1; fi
 
 .PHONY: clean
 clean:  ## remove what set-up, builds and tests left; results stay
