@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -10,6 +11,7 @@ from torch._dynamo.testing import CompileCounterWithBackend
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
 
+from tests.contract import subjects
 from tests.contract.inputs import in_float64, make, outputs, poisoned_memory, snapshot
 from tests.contract.measures import (
     assert_within_budget,
@@ -17,6 +19,7 @@ from tests.contract.measures import (
     budgets,
     forward,
     noise,
+    reached_outputs,
     second_derivatives,
 )
 from tests.contract.subjects import (
@@ -26,11 +29,19 @@ from tests.contract.subjects import (
     each_case,
     each_oracle_case,
     each_subject,
+    find_case,
 )
 
 
 def test_every_op_declares_its_cases():
-    assert set(CASES) == set(OPS)
+    assert set(OPS) <= set(CASES)
+
+
+def test_an_op_without_kernels_is_its_reference(monkeypatch):
+    monkeypatch.setattr(subjects, "OPS", {})
+
+    found = {(each.op, each.implementation.name) for each in subjects.subjects(reference=True)}
+    assert found == {(name, "reference") for name in CASES}
 
 
 @each_case(dtypes=True)
@@ -137,12 +148,25 @@ def test_nan_and_infinity_never_come_out_as_a_wrong_number(subject, case, poison
         value = clean[name].detach().clone()
         value[index] = poison
         got = outputs(subject.run({**clean, name: value}))
-        reached = outputs(subject.cases.reached(clean, name, index))
+        reached = reached_outputs(subject.cases, clean, name, value, index)
 
         for each, must, limit in zip(got, reached, limits, strict=True):
             assert not each[must].isfinite().any(), f"{name}: a non-finite input was lost"
             kept = torch.where(each.isfinite(), each, limit.expected.to(each))
             assert limit.worst(kept) <= 1, f"{name}: a wrong number"
+
+
+def test_without_a_word_from_the_op_its_reference_says_where_a_nan_must_come_out():
+    cases = CASES["masked_linear"]
+    inputs = make(find_case(cases, "full-mask"), torch.device("cpu"), torch.float32)
+    index = (2, 3)
+    value = inputs["x"].detach().clone()
+    value[index] = torch.nan
+
+    (declared,) = reached_outputs(cases, inputs, "x", value, index)
+    (found,) = reached_outputs(replace(cases, reached=None), inputs, "x", value, index)
+    assert torch.equal(found, declared)
+    assert found.sum() == found.shape[-1]
 
 
 @each_bad_input()

@@ -103,9 +103,9 @@ class OpCases:
         rivals: other ways to the same result, `name -> prepare`, where `prepare(inputs)` does what
             may be done once outside the timed region. `best_eager` is the cheapest plain PyTorch,
             `anchor:*` a bound that does other work, `outside:*` another library.
-        reached: `(inputs, name, index) -> bool outputs` that a NaN at that index of argument
-            `name` must reach; None means wherever it makes the reference NaN. No other output
-            may become a wrong number either, though it may become NaN.
+        reached: `(inputs, name, index) -> bool outputs` that a NaN or an infinity at that index
+            of argument `name` must reach; None means wherever the reference is not finite for it.
+            No other output may become a wrong number either, though it may become NaN.
     """
 
     function: Callable[..., Any]

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from dgm_fast._core.cases import Inputs, OpCase
+from dgm_fast._core.cases import Inputs, OpCase, OpCases
 from tests.contract.budget import Budget, budget
 from tests.contract.inputs import absolute, in_float64, outputs
 from tests.contract.subjects import Subject
@@ -68,6 +68,18 @@ def budgets(
         budget(exactly, None if subject.is_reference else plainly, absolutely, terms, plainly.dtype)
         for exactly, plainly, absolutely in zip(expected, plain, magnitudes, strict=True)
     ]
+
+
+def reached_outputs(
+    cases: OpCases, inputs: Inputs, name: str, poisoned: Tensor, index: tuple[int, ...]
+) -> tuple[Tensor, ...]:
+    """Mark the outputs that must not be finite when `poisoned`, at `index`, is argument `name`."""
+    if cases.reached is not None:
+        return outputs(cases.reached(inputs, name, index))
+
+    return tuple(
+        ~each.isfinite() for each in outputs(cases.reference(**{**inputs, name: poisoned}))
+    )
 
 
 def assert_within_budget(
