@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import pickle
 import time
+from functools import partial
 
 import numpy as np
 import pytest
@@ -47,6 +48,16 @@ def random_degree_mask(ins, outs, seed):
     return out_degrees[:, None] >= in_degrees
 
 
+def best_ms(call):
+    times_ms = []
+    for _ in range(5):
+        start = time.thread_time()
+        call()
+        times_ms.append(1e3 * (time.thread_time() - start))
+
+    return min(times_ms)
+
+
 @pytest.mark.parametrize("strict", [False, True])
 @given(
     in_degrees=st.lists(st.integers(-9, 9), max_size=20),
@@ -74,7 +85,7 @@ def test_a_degree_mask_is_a_staircase_in_whatever_order(ins, outs, seed):
 
     assert structure.is_staircase
     assert torch.equal(sorted_mask(structure), inside_bounds(structure))
-    assert structure.live_entries == int(structure.mask.sum())
+    assert structure.bounded_share == int(structure.mask.sum()) / max(1, structure.mask.numel())
 
 
 @given(ins=sizes, outs=sizes, seed=seeds, share=st.sampled_from([0.0, 0.1, 0.5, 0.9, 1.0]))
@@ -84,10 +95,16 @@ def test_bounds_hold_every_live_entry_and_reach_no_further(ins, outs, seed, shar
 
     assert not (live & ~inside_bounds(structure)).any()
     assert (structure.row_bound.diff() >= 0).all()
-    for row, bound in zip(live, structure.row_bound.tolist(), strict=True):
-        assert bound == 0 or row[bound - 1]
-
     assert structure.is_staircase == torch.equal(live, inside_bounds(structure))
+
+    if structure.is_staircase or structure.bounded_share <= 0.9:
+        for row, bound in zip(live, structure.row_bound.tolist(), strict=True):
+            assert bound == 0 or row[bound - 1]
+    else:
+        # Sorting would gather almost nothing: such a mask is left as it was given.
+        assert structure.row_order is None
+        assert structure.column_order is None
+        assert structure.bounded_share == 1
 
 
 @given(ins=sizes, outs=sizes, seed=seeds)
@@ -108,7 +125,7 @@ def test_a_sorted_mask_needs_no_orders_and_a_random_one_is_no_staircase():
 
     irregular = MaskStructure.from_mask(random_mask(50, 60, seed=0))
     assert not irregular.is_staircase
-    assert 0.5 < irregular.density <= 1
+    assert 0.5 < irregular.bounded_share <= 1
 
 
 @needs_extension
@@ -129,6 +146,10 @@ def test_the_extension_plans_what_numpy_plans(ins, outs, seed):
 @needs_extension
 @pytest.mark.parametrize("kind", ["staircase", "random"])
 def test_planning_8192_by_8192_takes_at_most_50_ms(kind):
+    """The plan itself, whoever asks for it; `from_mask` may copy the mask's 64 MiB on top.
+
+    The copy alone takes half as long as is allowed, most of it the first touch of new memory.
+    """
     generator = torch.Generator().manual_seed(0)
     degrees = torch.randint(0, 8192, (2, 8192), generator=generator)
     mask = degrees[1][:, None] >= degrees[0]
@@ -138,16 +159,16 @@ def test_planning_8192_by_8192_takes_at_most_50_ms(kind):
     # On one thread its own CPU time bounds the wall-clock time, and other processes add little.
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    times_ms = []
     try:
-        for _ in range(5):
-            start = time.thread_time()
-            MaskStructure(mask)
-            times_ms.append(1e3 * (time.thread_time() - start))
+        plan_ms, public_ms, copy_ms = (
+            best_ms(partial(call, mask))
+            for call in (MaskStructure, MaskStructure.from_mask, torch.clone)
+        )
     finally:
         torch.set_num_threads(threads)
 
-    assert min(times_ms) <= 50, times_ms
+    assert plan_ms <= 50
+    assert public_ms <= 50 + copy_ms
 
 
 @pytest.mark.parametrize("dtype", [torch.bool, torch.uint8, torch.int64, torch.float32])
@@ -178,10 +199,10 @@ def test_copies_and_pickles_hold_the_same_tables(copied):
     again = copied(structure)
 
     assert again.is_staircase
-    assert (again.out_features, again.in_features, again.live_entries) == (
+    assert (again.out_features, again.in_features, again.bounded_share) == (
         structure.out_features,
         structure.in_features,
-        structure.live_entries,
+        structure.bounded_share,
     )
     for name, table in structure.named_buffers():
         assert torch.equal(table, getattr(again, name)), name
