@@ -37,10 +37,29 @@ def tier_of(keywords: Iterable[str]) -> str:
     return next((tier for tier in TIERS[1:] if tier in keywords), "cpu")
 
 
+@pytest.fixture(params=["reference", "cpp"])
+def impl(request: pytest.FixtureRequest) -> str:
+    """Name each implementation that a CPU has, never `auto`: it gives small calls to the first."""
+    from dgm_fast._core import extension
+
+    if request.param == "cpp" and extension.cpp_missing is not None:
+        pytest.skip(extension.cpp_missing)
+
+    return request.param
+
+
 def pytest_configure(config: pytest.Config) -> None:
     # Parallel workers that each take every core spend their time waiting for one another.
     workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
-    torch.set_num_threads(max(1, (os.cpu_count() or 1) // workers))
+    torch.set_num_threads(max(1, _usable_cores() // workers))
+
+
+def _usable_cores() -> int:
+    # A container or a batch scheduler may allow fewer cores than the machine has.
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+
+    return os.cpu_count() or 1
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
