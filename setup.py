@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -45,13 +47,17 @@ def torch_folder() -> Path:
     return Path(spec.origin).parent
 
 
-def tool(variable: str, *names: str, hint: str) -> str:
-    for name in filter(None, (os.environ.get(variable), *names)):
-        found = shutil.which(name)
-        if found:
-            return found
-        if name == os.environ.get(variable):
-            break
+def tool(variable: str, *names: str, hint: str) -> list[str]:
+    """Return the command of a tool: what the environment variable names, else the first found."""
+    named = shlex.split(os.environ.get(variable, ""))
+    if named:
+        if shutil.which(named[0]) is None:
+            raise Missing(f"{variable}={os.environ[variable]} was not found: {hint}")
+        return named
+
+    for name in names:
+        if shutil.which(name):
+            return [name]
 
     raise Missing(f"{' or '.join(names)} was not found: {hint}")
 
@@ -109,17 +115,22 @@ class NinjaBuild(build_ext):
 
         rules = cuda_rules() if extension.name == "dgm_fast._cuda" else cpp_rules()
         objects = [(ROOT / s, folder / (s.replace("/", "_") + ".o")) for s in extension.sources]
-        lines = [f"build {o}: compile {s}" for s, o in objects]
-        lines += [f"build {output}: link {' '.join(str(o) for _, o in objects)}", ""]
+        lines = [f"build {ninja_path(o)}: compile {ninja_path(s)}" for s, o in objects]
+        all_objects = " ".join(ninja_path(o) for _, o in objects)
+        lines += [f"build {ninja_path(output)}: link {all_objects}", ""]
         (folder / "build.ninja").write_text("\n".join([*rules, *lines]))
-        subprocess.run([ninja(), "-C", str(folder)], check=True)
+        subprocess.run([*ninja(), "-C", str(folder)], check=True)
 
 
-def ninja() -> str:
+def ninja_path(path: Path) -> str:
+    return re.sub(r"([$: ])", r"$\1", str(path))
+
+
+def ninja() -> list[str]:
     if importlib.util.find_spec("ninja") is not None:
         import ninja as package
 
-        return str(Path(package.BIN_DIR) / "ninja")
+        return [str(Path(package.BIN_DIR) / "ninja")]
 
     return tool("NINJA", "ninja", hint="pip install ninja")
 
@@ -127,15 +138,12 @@ def ninja() -> str:
 def cpp_rules() -> list[str]:
     compiler = tool("CXX", "g++", "clang++", hint="install a C++17 compiler (apt install g++)")
     version = subprocess.run(
-        [compiler, "--version"], check=True, capture_output=True, text=True
+        [*compiler, "--version"], check=True, capture_output=True, text=True
     ).stdout.splitlines()[0]
 
     libraries = torch_folder() / "lib"
     flags = [*CXX_FLAGS, *include_flags(python=True), f"-DTORCH_TARGET_VERSION={TORCH_TARGET}"]
-    flags += [
-        f"'-DDGM_FAST_COMPILER=\"{version}\"'",
-        f"'-DDGM_FAST_TORCH_TARGET=\"{TORCH_TARGET}\"'",
-    ]
+    flags += [f'-DDGM_FAST_COMPILER="{version}"', f'-DDGM_FAST_TORCH_TARGET="{TORCH_TARGET}"']
     undefined = ["-undefined", "dynamic_lookup"] if sys.platform == "darwin" else []
     link = ["-shared", f"-L{libraries}", "-ltorch_cpu", "-ltorch", "-lc10", *undefined]
     return rules(compiler, flags, link)
@@ -143,19 +151,26 @@ def cpp_rules() -> list[str]:
 
 def cuda_rules() -> list[str]:
     compiler = tool("NVCC", "nvcc", hint="install the CUDA toolkit, or leave CUDA C++ out")
-    return rules(compiler, nvcc_flags(), ["-shared", "-cudart=static"])
+    # libtorch pulls in whichever of its parts this torch has, the CUDA one among them.
+    libraries = torch_folder() / "lib"
+    link = ["-shared", "-cudart=static", f"-L{libraries}", "-Xlinker", "--no-as-needed", "-ltorch"]
+    return rules(compiler, nvcc_flags(), link)
 
 
-def rules(compiler: str, flags: list[str], link: list[str]) -> list[str]:
+def rules(compiler: list[str], flags: list[str], link: list[str]) -> list[str]:
+    def command(words: list[str]) -> str:
+        # Quoted for the shell that ninja runs, then for ninja itself.
+        return " ".join(shlex.quote(word).replace("$", "$$") for word in words)
+
     return [
         "ninja_required_version = 1.3",
         "rule compile",
-        f"  command = {compiler} {' '.join(flags)} -MD -MF $out.d -c $in -o $out",
+        f"  command = {command([*compiler, *flags])} -MD -MF $out.d -c $in -o $out",
         "  depfile = $out.d",
         "  deps = gcc",
         "  description = compile $in",
         "rule link",
-        f"  command = {compiler} $in {' '.join(link)} -o $out",
+        f"  command = {command(compiler)} $in {command(link)} -o $out",
         "  description = link $out",
     ]
 

@@ -1,8 +1,11 @@
 #include "common/isa.h"
 
+#include <algorithm>
 #include <cstdlib>
 #include <cstring>
 #include <initializer_list>
+#include <stdexcept>
+#include <string>
 
 namespace dgm {
 namespace {
@@ -24,10 +27,11 @@ Isa narrowed() {
   const char* wanted = std::getenv("DGM_FAST_ISA");
   if (wanted == nullptr) return isa;
 
-  for (Isa each : {Isa::generic, Isa::avx2}) {
-    if (std::strcmp(wanted, name_of(each)) == 0 && each < isa) return each;
+  for (Isa each : {Isa::generic, Isa::avx2, Isa::avx512}) {
+    if (std::strcmp(wanted, name_of(each)) == 0) return std::min(each, isa);
   }
-  return isa;
+  throw std::invalid_argument(
+      std::string("DGM_FAST_ISA must be generic, avx2 or avx512; got ") + wanted);
 }
 
 }  // namespace

@@ -5,6 +5,7 @@
 #include <sys/mman.h>
 #endif
 
+#include <algorithm>
 #include <cstdlib>
 #include <list>
 #include <mutex>
@@ -20,7 +21,7 @@ constexpr int64_t kPage = int64_t{2} << 20;
 
 int64_t limit_bytes() {
   const char* mebibytes = std::getenv("DGM_FAST_STOCK_MIB");
-  return (mebibytes ? std::atoll(mebibytes) : 1024) << 20;
+  return std::max<int64_t>(0, mebibytes ? std::atoll(mebibytes) : 1024) << 20;
 }
 
 class Stock {
@@ -50,7 +51,7 @@ class Stock {
     blocks_.push_back({data, bytes});
     held_ += bytes;
     // The block longest unused goes first: its size may never be asked for again.
-    while (held_ > limit_) {
+    while (!blocks_.empty() && held_ > limit_) {
       std::free(blocks_.front().data);
       held_ -= blocks_.front().bytes;
       blocks_.pop_front();

@@ -3,7 +3,7 @@
 // The C library maps every block over 32 MiB afresh and unmaps it when freed, so a large gradient
 // costs a page fault per 4 KiB at each step: more than the product that fills it (64 MiB: 26 ms to
 // touch first, 7 ms again, on one core of a Xeon). A stock of freed blocks keeps them warm, up to
-// DGM_FAST_STOCK_MIB (default 1024, 0 for none).
+// DGM_FAST_STOCK_MIB (default 1024, 0 for none). A tensor of the stock cannot be resized.
 #pragma once
 
 #include <torch/csrc/stable/tensor.h>

@@ -18,14 +18,18 @@ DGM_INLINE Vec load(const float* p) {
 
 DGM_INLINE void store(float* p, Vec v) { __builtin_memcpy(p, &v, sizeof(v)); }
 
+typedef unsigned char VecByte __attribute__((vector_size(kLanes)));
+
+// The lanes whose byte of `live` is 1, zero in the lanes whose byte is 0.
+DGM_INLINE Vec where_live(const bool* live, Vec v) {
+  VecByte bytes;
+  __builtin_memcpy(&bytes, live, sizeof(bytes));
+  return (Vec)((VecInt)v & -__builtin_convertvector(bytes, VecInt));
+}
+
 // Swaps the blocks of `size` off the diagonal of each 2 x 2 block square: one step of a transpose.
 template <int size>
 DGM_INLINE void swap_blocks(Vec& a, Vec& b) {
-  VecInt low, high;
-  for (int j = 0; j < kLanes; ++j) {
-    low[j] = (j & size) == 0 ? j : kLanes + j - size;
-    high[j] = (j & size) == 0 ? j + size : kLanes + j;
-  }
 #if defined(__clang__)
   Vec lo, hi;
   for (int j = 0; j < kLanes; ++j) {
@@ -33,6 +37,11 @@ DGM_INLINE void swap_blocks(Vec& a, Vec& b) {
     hi[j] = (j & size) == 0 ? a[j + size] : b[j];
   }
 #else
+  VecInt low, high;
+  for (int j = 0; j < kLanes; ++j) {
+    low[j] = (j & size) == 0 ? j : kLanes + j - size;
+    high[j] = (j & size) == 0 ? j + size : kLanes + j;
+  }
   const Vec lo = __builtin_shuffle(a, b, low), hi = __builtin_shuffle(a, b, high);
 #endif
   a = lo;

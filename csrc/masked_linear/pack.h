@@ -101,8 +101,12 @@ DGM_INLINE void copy_rows(
     const int64_t live = std::clamp<int64_t>(bound - column0, 0, count);
     const int64_t row = live > 0 ? s.row(sorted) : 0;
 
-    if (!s.column_order && !s.mask && weight.column_stride == 1) {
-      if (live > 0) convert(&weight.at(row, column0), live, a);
+    if (!s.column_order && weight.column_stride == 1) {
+      if (live > 0 && s.mask) {
+        convert_live(&weight.at(row, column0), s.mask + row * s.in + column0, live, a);
+      } else if (live > 0) {
+        convert(&weight.at(row, column0), live, a);
+      }
     } else {
       for (int64_t k = 0; k < live; ++k) {
         const int64_t column = s.column(column0 + k);
@@ -114,18 +118,22 @@ DGM_INLINE void copy_rows(
 }
 
 // Copies sorted columns [column0, column0 + kRows) of the weight, sorted rows [row0, row0 + count),
-// zeros where the mask is: a[k][m].
+// zeros where the mask is: a[k][m], which needs room for kCopied more.
 template <typename T>
 DGM_INLINE void copy_columns(
     const Staircase& s, Matrix<const T> weight, int64_t column0, int64_t row0, int64_t count,
     float* a) {
-  const bool whole = column0 + kRows <= s.in && !s.column_order && !s.mask;
+  const bool whole = column0 + kCopied <= s.in && !s.column_order && weight.column_stride == 1;
 
   for (int64_t k = 0; k < count; ++k, a += kRows) {
     const int64_t row = s.row(row0 + k);
     const int64_t bound = s.row_bound[row0 + k];
-    if (whole && column0 + kRows <= bound && weight.column_stride == 1) {
-      convert(&weight.at(row, column0), kRows, a);
+    if (whole && column0 + kRows <= bound) {
+      if (s.mask) {
+        convert_live(&weight.at(row, column0), s.mask + row * s.in + column0, kCopied, a);
+      } else {
+        convert(&weight.at(row, column0), kCopied, a);
+      }
       continue;
     }
 
@@ -137,17 +145,18 @@ DGM_INLINE void copy_columns(
   }
 }
 
-// Copies sorted columns [column0, column0 + kRows) of grad_y for `count` samples: a[k][m].
+// Copies sorted columns [column0, column0 + kRows) of grad_y for `count` samples: a[k][m],
+// which needs room for kCopied more.
 template <typename T>
 DGM_INLINE void copy_samples(
     const Staircase& s, Matrix<const T> grad_y, int64_t column0, int64_t sample0, int64_t count,
     float* a) {
   const int64_t columns = std::min<int64_t>(kRows, s.out - column0);
-  const bool plain = columns == kRows && !s.row_order && grad_y.column_stride == 1;
+  const bool plain = column0 + kCopied <= s.out && !s.row_order && grad_y.column_stride == 1;
 
   for (int64_t k = 0; k < count; ++k, a += kRows) {
     if (plain) {
-      convert(&grad_y.at(sample0 + k, column0), kRows, a);
+      convert(&grad_y.at(sample0 + k, column0), kCopied, a);
       continue;
     }
     for (int64_t m = 0; m < columns; ++m) {

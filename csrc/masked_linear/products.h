@@ -110,7 +110,7 @@ static void grad_x_product(const Backward<T>& p) {
     const int64_t samples = std::min<int64_t>(kSpan, p.samples - sample0);
     const int64_t columns = std::min<int64_t>(kColumns, s.in - group0);
 
-    alignas(64) float a[kColumns * kDepth], c[kColumns * kSpan] = {};
+    alignas(64) float a[kColumns * kDepth + kCopied], c[kColumns * kSpan] = {};
     for (int64_t k0 = s.column_start[group0]; k0 < s.out; k0 += kDepth) {
       const int64_t depth = std::min<int64_t>(kDepth, s.out - k0);
       int64_t end = 0;  // past the last tile that this block reaches
@@ -144,17 +144,24 @@ DGM_INLINE void write_grad_row(const Staircase& s, int64_t sorted, const float* 
   const int64_t row = s.row(sorted), bound = s.row_bound[sorted];
   T* line = grad_weight + row * s.in;
 
-  if (!s.column_order && !s.mask) {
-    for (int64_t k = 0; k < bound; ++k) line[k] = static_cast<T>(c[k]);
-    std::fill(line + bound, line + s.in, static_cast<T>(0.0f));
+  if (s.column_order) {
+    std::fill(line, line + s.in, static_cast<T>(0.0f));
+    for (int64_t k = 0; k < bound; ++k) {
+      const int64_t column = s.column(k);
+      if (s.live(row, column)) line[column] = static_cast<T>(c[k]);
+    }
     return;
   }
 
-  std::fill(line, line + s.in, static_cast<T>(0.0f));
-  for (int64_t k = 0; k < bound; ++k) {
-    const int64_t column = s.column(k);
-    if (s.live(row, column)) line[column] = static_cast<T>(c[k]);
+  int64_t k = 0;
+  if constexpr (sizeof(T) == sizeof(float)) {
+    for (; k + kLanes <= bound; k += kLanes) {
+      const Vec sums = load(c + k);
+      store(line + k, s.mask ? where_live(s.mask + row * s.in + k, sums) : sums);
+    }
   }
+  for (; k < bound; ++k) line[k] = static_cast<T>(s.live(row, k) ? c[k] : 0.0f);
+  std::fill(line + bound, line + s.in, static_cast<T>(0.0f));
 }
 
 // grad_W = grad_y^T x where the mask is live. A task owns kGroup tiles of the weight's rows.
@@ -170,7 +177,7 @@ static void grad_weight_product(const Backward<T>& p) {
     const int64_t group0 = (groups - 1 - task) * kGroupRows;
     const int64_t rows = std::min<int64_t>(kGroupRows, s.out - group0);
     const int64_t width = tiles(s.row_bound[group0 + rows - 1], kWidth) * kWidth;
-    Buffer sums(kGroupRows * width), left(kGroupRows * kDepth);
+    Buffer sums(kGroupRows * width), left(kGroupRows * kDepth + kCopied);
     float *c = sums.data(), *a = left.data();
     std::fill_n(c, kGroupRows * width, 0.0f);
 

@@ -2,8 +2,8 @@
 // without a guard.
 //
 // kRows x (V vectors) accumulators; each step broadcasts kRows values of the left operand over V
-// vectors of the right one. Sums are float32, in blocks of kDepth, in an order that depends on the
-// shapes alone.
+// vectors of the right one. Sums are float32, in blocks of kDepth, in an order that follows
+// from the shapes, the mask and the instruction set, never from the threads.
 
 #include "common/vec.h"
 
@@ -11,6 +11,8 @@ namespace dgm::DGM_ISA {
 
 // 12 x 2 accumulators, 2 vectors and 1 broadcast fill 27 of 32 registers; 6 x 2 fill 15 of 16.
 constexpr int kRows = DGM_VECTOR_BYTES == 64 ? 12 : 6;
+// Tiles [k][m] are filled a vector at a time: what a row has too much, the next one overwrites.
+constexpr int kCopied = kRows < kLanes ? kLanes : kRows;
 constexpr int kWidth = 2 * kLanes;
 constexpr int kDepth = 128;              // a panel of it and its kGroup tiles stay in the L1 cache
 constexpr int kPanels = 4;               // panels a task keeps accumulators for
@@ -28,6 +30,16 @@ DGM_INLINE void convert(const T* from, int64_t count, float* to) {
     for (; i + kLanes <= count; i += kLanes) store(to + i, load(from + i));
   }
   for (; i < count; ++i) to[i] = static_cast<float>(from[i]);
+}
+
+// The same where an entry is live, and zero elsewhere.
+template <typename T>
+DGM_INLINE void convert_live(const T* from, const bool* live, int64_t count, float* to) {
+  int64_t i = 0;
+  if constexpr (sizeof(T) == sizeof(float)) {
+    for (; i + kLanes <= count; i += kLanes) store(to + i, where_live(live + i, load(from + i)));
+  }
+  for (; i < count; ++i) to[i] = live[i] ? static_cast<float>(from[i]) : 0.0f;
 }
 
 // Vectors of the last panel, which is narrow when the columns end inside it.

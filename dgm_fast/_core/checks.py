@@ -29,16 +29,25 @@ def check_shape(name: str, value: Tensor, expected: Sequence[int], meaning: str)
         )
 
 
-def check_same(name: str, value: Tensor, other_name: str, other: Tensor) -> None:
-    """Raise unless two tensors share their dtype (TypeError) and device (ValueError)."""
-    if value.dtype != other.dtype:
-        raise TypeError(
-            f"{name} must have the dtype of {other_name}; got {value.dtype} and {other.dtype}"
-        )
+def is_on(value: Tensor, device: torch.device) -> bool:
+    """Whether a tensor is on a device; `cuda` without an index means any."""
+    return value.device.type == device.type and device.index in (None, value.device.index)
 
+
+def check_device(name: str, value: Tensor, other_name: str, other: Tensor) -> None:
+    """Raise ValueError unless two tensors share their device."""
     if value.device != other.device:
         raise ValueError(
             f"{name} must be on the device of {other_name}; got {value.device} and {other.device}"
+        )
+
+
+def check_autocast_dtype(name: str, value: Tensor, other_name: str, other: Tensor) -> None:
+    """Raise TypeError unless two tensors share their dtype, once autocast has done its work."""
+    dtypes = (autocast_dtype(each.device, each.dtype) for each in (value, other))
+    if len(set(dtypes)) > 1:
+        raise TypeError(
+            f"{name} must have the dtype of {other_name}; got {value.dtype} and {other.dtype}"
         )
 
 

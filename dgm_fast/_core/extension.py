@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 from types import ModuleType
 
 import torch
 
 HOW_TO_BUILD = (
-    "install a C++17 compiler (for example `apt install g++`), then rebuild with "
-    "`pip install --no-build-isolation -e .` from a checkout of dgm_fast"
+    "install a C++17 compiler (for example `apt install g++ python3-dev`), then run `make setup`, "
+    "or `pip install --no-build-isolation .` with torch, ninja and pybind11 installed, in a "
+    "checkout of dgm_fast"
 )
 
 
@@ -30,14 +32,15 @@ def _load_cuda() -> str | None:
     if torch.version.cuda is None:
         return "this torch was built without CUDA"
 
-    libraries = list(Path(__file__).parent.parent.glob("_cuda*.so"))
-    if not libraries:
+    library = Path(__file__).parent.parent / f"_cuda{EXTENSION_SUFFIXES[0]}"
+    if not library.exists():
         return "the CUDA extension was not built: install nvcc and rebuild with DGM_FAST_BUILD=cuda"
 
     try:
-        torch.ops.load_library(str(libraries[0]))
+        torch.ops.load_library(str(library))
     except OSError as error:
-        return f"the CUDA extension does not load ({error})"
+        # torch's own message leaves out the symbol or library that is missing.
+        return f"the CUDA extension does not load ({error.__cause__ or error})"
 
     return None
 

@@ -51,10 +51,9 @@ class Op:
         self.implementations = {each.name: each for each in implementations}
         self.kernels: dict[tuple[str, str], Callable[..., Any]] = {}
 
-        for direction, (implementation) in (
-            (d, i) for d in self.directions for i in implementations
-        ):
-            self._register(direction, implementation)
+        for direction in self.directions:
+            for implementation in implementations:
+                self._register(direction, implementation)
 
         _ops[name] = self
 
@@ -73,20 +72,13 @@ class Op:
 
         self.kernels[direction, implementation.name] = getattr(torch.ops.dgm_fast, name).default
 
-    def choose(
-        self,
-        impl: str,
-        device: torch.device,
-        dtype: torch.dtype,
-        prefer_reference: bool = False,
-    ) -> str:
+    def choose(self, impl: str, device: torch.device, dtype: torch.dtype) -> str:
         """Return the implementation that a call runs.
 
         Arguments:
             impl: what the caller asked for.
             device: of the inputs.
             dtype: of the computation.
-            prefer_reference: whether `auto` takes the reference, because it measured faster.
 
         Raises:
             ImplementationUnavailable: `impl` was named and cannot run the call.
@@ -94,7 +86,7 @@ class Op:
         """
         wanted = requested(impl)
 
-        if wanted == "reference" or (wanted == "auto" and prefer_reference):
+        if wanted == "reference":
             return "reference"
 
         if wanted == "auto":
@@ -131,6 +123,5 @@ def _lazy(module: str, function: str) -> Callable[..., Any]:
 
 
 def all_ops() -> dict[str, Op]:
-    """Return every defined op by name."""
-    importlib.import_module("dgm_fast.ops")
+    """Return every op defined so far by name; importing `dgm_fast.ops` defines the library's."""
     return dict(_ops)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from dgm_fast._core.checks import is_on
+
 
 def draw_seed(device: torch.device, generator: torch.Generator | None = None) -> Tensor:
     """Draw a Philox key from torch's generator, so that `torch.manual_seed` governs it.
@@ -34,7 +36,7 @@ def as_seed(seed: int | Tensor, device: torch.device) -> Tensor:
         got = seed.dtype if isinstance(seed, Tensor) else type(seed).__name__
         raise TypeError(f"seed must be an int or an int64 tensor; got {got}")
 
-    if seed.numel() != 1 or seed.device != device:
+    if seed.numel() != 1 or not is_on(seed, device):
         raise ValueError(
             f"seed must hold one value on {device}; got shape {tuple(seed.shape)} on {seed.device}"
         )

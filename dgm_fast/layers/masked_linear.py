@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import copy
+
 import torch
 from torch import Tensor, nn
 
+from dgm_fast._core.checks import is_on
 from dgm_fast.ops import MaskStructure, masked_linear
 
 
@@ -49,7 +52,8 @@ class MaskedLinear(nn.Linear):
 
         device = mask.mask.device if device is None else torch.device(device)
         super().__init__(mask.in_features, mask.out_features, bias, device=device, dtype=dtype)
-        self.mask = mask.to(device)
+        # A module moves in place, and other layers may share the caller's structure.
+        self.mask = mask if is_on(mask.mask, device) else copy.deepcopy(mask).to(device)
         self.impl = impl
 
     def forward(self, x: Tensor, mask: MaskStructure | None = None) -> Tensor:
@@ -58,4 +62,4 @@ class MaskedLinear(nn.Linear):
         return masked_linear(x, self.weight, self.bias, mask, impl=self.impl)
 
     def extra_repr(self) -> str:
-        return f"{super().extra_repr()}, density={self.mask.density:.3f}"
+        return f"{super().extra_repr()}, bounded_share={self.mask.bounded_share:.3f}"

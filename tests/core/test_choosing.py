@@ -49,13 +49,6 @@ def test_auto_falls_back_to_the_reference(automatic):
     )
 
 
-def test_auto_takes_the_reference_where_it_measured_faster(automatic):
-    op = an_op(implementation("cpp"))
-
-    assert op.choose("auto", CPU, torch.float32, prefer_reference=True) == "reference"
-    assert op.choose("cpp", CPU, torch.float32, prefer_reference=True) == "cpp"
-
-
 def test_auto_never_takes_an_interpreted_kernel(automatic):
     op = an_op(implementation("triton", devices=("cpu", "cuda")))
 

@@ -5,7 +5,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from dgm_fast._core.checks import autocast_dtype, check_floating, check_same, check_shape
+from dgm_fast._core.checks import (
+    autocast_dtype,
+    check_autocast_dtype,
+    check_device,
+    check_floating,
+    check_shape,
+)
 from dgm_fast.ops.masked_linear import op, reference
 from dgm_fast.ops.masked_linear.structure import MaskStructure
 
@@ -39,8 +45,9 @@ def masked_linear(
         none included.
 
     Precision:
-        float32, bfloat16 and float16; sums are kept in float32. float64 runs on the reference.
-        Under autocast the inputs are cast as `F.linear`'s are.
+        float32, bfloat16 and float16; sums are kept in float32, and in the C++ kernel a partial
+        sum below 1.2e-38 counts as zero. float64 runs on the reference. Under autocast the inputs
+        are cast as `F.linear`'s are.
 
     Gradients:
         For x, weight and bias; the weight's is exactly zero where the mask is. Saves x and
@@ -94,8 +101,8 @@ def _obviously_fits(x: Tensor, weight: Tensor, bias: Tensor | None, mask: MaskSt
 def _as_autocast(
     x: Tensor, weight: Tensor, bias: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    dtype = autocast_dtype(x.device, x.dtype)
-    return x.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
+    x, weight = (each.to(autocast_dtype(each.device, each.dtype)) for each in (x, weight))
+    return x, weight, None if bias is None else bias.to(x.dtype)
 
 
 def _check(x: Tensor, weight: Tensor, bias: Tensor | None, mask: MaskStructure) -> None:
@@ -111,12 +118,13 @@ def _check(x: Tensor, weight: Tensor, bias: Tensor | None, mask: MaskStructure) 
     if x.ndim == 0 or x.shape[-1] != mask.in_features:
         raise ValueError(f"x must have shape (*, in = {mask.in_features}); got {tuple(x.shape)}")
 
-    if not torch.is_autocast_enabled(x.device.type):
-        check_same("weight", weight, "x", x)
+    check_device("weight", weight, "x", x)
+    check_autocast_dtype("weight", weight, "x", x)
     if bias is not None:
         check_floating("bias", bias)
         check_shape("bias", bias, (mask.out_features,), "(out,)")
-        check_same("bias", bias, "weight", weight)
+        check_device("bias", bias, "x", x)
+        check_autocast_dtype("bias", bias, "x", x)
 
     if mask.mask.device != x.device:
         raise ValueError(

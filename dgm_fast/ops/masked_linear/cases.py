@@ -212,6 +212,7 @@ CASES = OpCases(
         _case("full-mask", (6,), 10, 12, _ones),
         _case("dead-units", (6,), 30, 33, _dead_units),
         _case("large-x-small-weight", (6,), 30, 33, x_scale=1e4, weight_scale=1e-4),
+        _case("subnormal-sums", (6,), 30, 33, x_scale=1e-20, weight_scale=1e-18),
         _case("small-x-large-weight", (6,), 30, 33, _permuted, x_scale=1e-4, weight_scale=1e4),
     ),
     terms=_terms,

@@ -1,4 +1,4 @@
-"""Torch operators of `masked_linear`, its autograd and its crossovers."""
+"""Torch operators of `masked_linear` and its autograd."""
 
 from __future__ import annotations
 
@@ -8,16 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dgm_fast._core.implementation import cpp, triton
+from dgm_fast._core.implementation import cpp, requested, triton
 from dgm_fast._core.op import Direction, Op
+from dgm_fast.ops.masked_linear.crossover import reference_is_faster
 from dgm_fast.ops.masked_linear.structure import MaskStructure
-
-# Multiply-adds below which the reference measured faster on a CPU: a Python autograd.Function
-# costs 15 us more than torch's own in a forward and backward, the operator itself 3 us.
-_NOT_WORTH_A_FUNCTION = 1 << 22
-_NOT_WORTH_A_KERNEL = 1 << 17
-
-_NOTHING_TO_SKIP = 0.9
 
 # `mask` is None when the bounds say everything; the orders are None when already sorted.
 _TABLES = (
@@ -58,12 +52,11 @@ _op = Op(
 
 def choose(impl: str, x: Tensor, weight: Tensor, bias: Tensor | None, mask: MaskStructure) -> str:
     """Return the implementation to run; `auto` follows the crossovers in this op's README."""
-    # Masking the weight costs the reference about 32 rows' worth of products.
-    work = (x.numel() // max(1, mask.in_features) + 32) * weight.numel()
-    slow = _NOT_WORTH_A_FUNCTION if _needs_grad(x, weight, bias) else _NOT_WORTH_A_KERNEL
-    # Where nothing is skipped, a vendor's library multiplies a masked weight better than we do.
-    prefer_reference = work < slow if x.is_cpu else mask.density > _NOTHING_TO_SKIP
-    return _op.choose(impl, x.device, x.dtype, prefer_reference=prefer_reference)
+    wanted = requested(impl)
+    if wanted == "auto" and reference_is_faster(x, weight, mask, _needs_grad(x, weight, bias)):
+        return "reference"
+
+    return _op.choose(wanted, x.device, x.dtype)
 
 
 def apply(

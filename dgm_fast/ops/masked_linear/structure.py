@@ -11,6 +11,9 @@ from torch import Tensor, nn
 from dgm_fast._core import extension
 from dgm_fast._core.checks import check_tensor
 
+# Share of the weight inside the bounds above which skipping the rest does not pay.
+NOTHING_TO_SKIP = 0.9
+
 
 class MaskStructure(nn.Module):
     r"""A 0/1 mask of a linear map with its rows and columns sorted into a staircase.
@@ -35,6 +38,7 @@ class MaskStructure(nn.Module):
             order is already sorted.
         column_order: int32, (in,), likewise.
         is_staircase: whether the bounds alone say which entries are live.
+        bounded_share: share of the weight's entries inside the bounds, which kernels visit.
         shape: (out, in).
         tables: (row_bound, column_start, row_order, column_order, mask or None if `is_staircase`).
 
@@ -71,7 +75,8 @@ class MaskStructure(nn.Module):
         self._gather_tables()
         self.shape = mask.shape
         self.out_features, self.in_features = mask.shape
-        self.live_entries = int(row_bound.sum(dtype=np.int64))
+        inside = int(row_bound.sum(dtype=np.int64))
+        self.bounded_share = inside / max(1, self.out_features * self.in_features)
         self._dense: dict[torch.dtype, Tensor] = {}
 
     @classmethod
@@ -127,19 +132,21 @@ class MaskStructure(nn.Module):
 
         return cls(live)
 
-    @property
-    def density(self) -> float:
-        """Share of the weight's entries inside the staircase's bounds."""
-        return self.live_entries / max(1, self.out_features * self.in_features)
-
     def dense(self, dtype: torch.dtype) -> Tensor:
         """Return the mask as a 0/1 tensor of `dtype`, converted once."""
-        if dtype not in self._dense:
-            # An inference tensor could never be saved for a later backward.
-            with torch.inference_mode(False):
-                self._dense[dtype] = self.mask.to(dtype)
+        dense = self._dense.get(dtype)
+        if dense is not None:
+            return dense
 
-        return self._dense[dtype]
+        # An inference tensor could never be saved for a later backward.
+        with torch.inference_mode(False):
+            dense = self.mask.to(dtype)
+
+        # What a transform or a tracer makes is not to be kept beyond it.
+        traced = torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
+        if not traced and type(dense) is Tensor:
+            self._dense[dtype] = dense
+        return dense
 
     def _apply(self, fn, recurse: bool = True):  # noqa: ANN001, ANN202 (torch's own signature)
         self._dense = {}
@@ -155,7 +162,8 @@ class MaskStructure(nn.Module):
 
     def extra_repr(self) -> str:
         kind = "staircase" if self.is_staircase else "irregular"
-        return f"{self.out_features} x {self.in_features}, {kind}, density={self.density:.3f}"
+        share = f"bounded_share={self.bounded_share:.3f}"
+        return f"{self.out_features} x {self.in_features}, {kind}, {share}"
 
 
 def _degrees(name: str, degrees: Tensor | Sequence[int]) -> Tensor:
@@ -190,8 +198,13 @@ def _plan(mask: Tensor) -> tuple[np.ndarray, np.ndarray, np.ndarray, bool]:
         rank[column_order] = np.arange(live.shape[1], dtype=np.int32)
         reach = np.where(live, rank + 1, 0).max(axis=1)
 
-    row_order = np.argsort(reach, kind="stable")
     is_staircase = bool((reach == live_in_row).all())
+    if not is_staircase and reach.sum(dtype=np.int64) > NOTHING_TO_SKIP * live.size:
+        # Sorting gathers almost nothing here, and the given order is the cheaper one to read.
+        rows, columns = (np.arange(size, dtype=np.int32) for size in live.shape)
+        return rows, columns, np.full_like(reach, live.shape[1]), False
+
+    row_order = np.argsort(reach, kind="stable")
     return row_order, column_order, reach[row_order], is_staircase
 
 

@@ -140,7 +140,7 @@ def _check(shape: tuple[int, ...], where: tuple[int, int], dtype: torch.dtype) -
         raise ValueError(f"sample_offset must be in [0, 2^63); got {sample_offset}")
     if not 0 <= stream < 2**32:
         raise ValueError(f"stream must be in [0, 2^32); got {stream}")
-    if not dtype.is_floating_point:
+    if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
         raise TypeError(f"dtype must be floating-point; got {dtype}")
     if math.prod(shape[1:]) >= 2**34:
         raise ValueError(f"shape must have fewer than 2^34 elements a sample; got {shape}")

@@ -1,0 +1,47 @@
+"""Where plain PyTorch measured faster than the kernels; the table is in this op's README."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from dgm_fast.ops.masked_linear.structure import NOTHING_TO_SKIP, MaskStructure
+
+# oneDNN multiplies bfloat16 with these units, ten times faster than float32 is multiplied.
+_HAS_AMX = bool(getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)())
+
+
+def reference_is_faster(x: Tensor, weight: Tensor, mask: MaskStructure, needs_grad: bool) -> bool:
+    """Whether `auto` should take the reference for this call."""
+    if x.is_cuda:
+        # A vendor's library multiplies a masked weight better than we do.
+        return mask.bounded_share > NOTHING_TO_SKIP
+
+    batch = x.numel() // max(1, mask.in_features)
+    return (
+        _is_small(batch, weight.numel(), needs_grad)
+        or (mask.bounded_share > NOTHING_TO_SKIP and not _masking_dominates(batch, weight.numel()))
+        or (x.dtype is not torch.float32 and _suits_low_precision(x, batch, mask))
+    )
+
+
+def _is_small(batch: int, entries: int, needs_grad: bool) -> bool:
+    if batch < 16 and entries < 1 << 20:
+        return True
+
+    # Masking the weight costs the reference about 32 rows' worth of products. A Python
+    # autograd.Function costs 15 us more than torch's own, the operator alone 3 us.
+    return (batch + 32) * entries < (3 << 22 if needs_grad else 1 << 17)
+
+
+def _masking_dominates(batch: int, entries: int) -> bool:
+    # A weight beyond the caches is masked at the speed of memory: 17 ms for 4096 x 4096.
+    return entries >= 1 << 23 and batch <= 256
+
+
+def _suits_low_precision(x: Tensor, batch: int, mask: MaskStructure) -> bool:
+    # Kernels convert to float32 as they read, entry by entry where columns are reordered.
+    if mask.column_order is not None or mask.bounded_share > NOTHING_TO_SKIP:
+        return True
+
+    return x.dtype is torch.bfloat16 and _HAS_AMX and batch > 64
