@@ -12,8 +12,9 @@ from triton.runtime import driver
 from triton.runtime.autotuner import Autotuner
 from triton.runtime.jit import JITFunction
 
-from dgm_fast._core.triton_compile import TARGETS, aot_kernels, compile_for
+from dgm_fast._core.triton_compile import TARGETS, compile_for
 from dgm_fast.ops import MaskStructure
+from dgm_fast.ops.aot import aot_kernels
 
 pytestmark = pytest.mark.aot
 

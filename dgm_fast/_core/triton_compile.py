@@ -1,23 +1,16 @@
-"""Compile every Triton kernel ahead of time, for GPUs that need not be present.
-
-`python -m dgm_fast._core.triton_compile` prints what each kernel takes of each GPU.
-"""
+"""Compile a Triton kernel ahead of time, for GPUs that need not be present."""
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
 import re
 import subprocess
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import triton
-from rich.console import Console
-from rich.table import Table
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource, CompiledKernel
 
@@ -115,39 +108,3 @@ def _amd_usage(compiled: CompiledKernel) -> tuple[int, int]:
 
     spilled_bytes = 4 * read("vgpr_spill_count") + read("private_segment_fixed_size")
     return read("vgpr_count"), spilled_bytes
-
-
-def aot_kernels() -> Iterator[tuple[str, AotKernel]]:
-    """Yield the name of each op and the kernels it lists."""
-    ops = importlib.import_module("dgm_fast.ops")
-
-    for op in pkgutil.iter_modules(ops.__path__):
-        name = f"{ops.__name__}.{op.name}.kernels"
-        if op.ispkg and importlib.util.find_spec(name) is not None:
-            for kernel in importlib.import_module(name).AOT_KERNELS:
-                yield op.name, kernel
-
-
-def _table() -> Table:
-    table = Table("kernel", "config", "target", "registers", "spilled bytes", "shared KiB")
-
-    for op, kernel in aot_kernels():
-        for name, target in TARGETS.items():
-            for config in kernel.configs(target.gpu):
-                usage = compile_for(target, kernel, config)
-                shared = f"{usage.shared_bytes / 1024:.0f}"
-                row = (str(usage.registers), str(usage.spilled_bytes), shared)
-                table.add_row(f"{op} {kernel.name}", _label(config), name, *row)
-
-    return table
-
-
-def _label(config: triton.Config) -> str:
-    blocks = " x ".join(f"{value} {name[-1]}" for name, value in config.kwargs.items())
-    return ", ".join(
-        filter(None, (blocks, f"{config.num_warps} warps, {config.num_stages} stages"))
-    )
-
-
-if __name__ == "__main__":
-    Console(width=140).print(_table())

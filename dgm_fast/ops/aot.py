@@ -9,19 +9,19 @@ import importlib
 import importlib.util
 import pkgutil
 from collections.abc import Iterator
+from pathlib import Path
 
 import triton
 from rich.console import Console
 from rich.table import Table
 
-from dgm_fast import ops
 from dgm_fast._core.triton_compile import TARGETS, AotKernel, compile_for
 
 
 def aot_kernels() -> Iterator[tuple[str, AotKernel]]:
     """Yield the name of each op and the kernels it lists."""
-    for op in pkgutil.iter_modules(ops.__path__):
-        name = f"{ops.__name__}.{op.name}.kernels"
+    for op in pkgutil.iter_modules([str(Path(__file__).parent)]):
+        name = f"{__package__}.{op.name}.kernels"
         if op.ispkg and importlib.util.find_spec(name) is not None:
             for kernel in importlib.import_module(name).AOT_KERNELS:
                 yield op.name, kernel

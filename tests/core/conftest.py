@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+import dgm_fast.ops  # noqa: F401 (defines the library's ops)
 from dgm_fast._core import op
 
 
 @pytest.fixture(autouse=True)
 def _own_list_of_ops(monkeypatch):
-    op.all_ops()
     monkeypatch.setattr(op, "_ops", dict(op._ops))
