@@ -15,8 +15,10 @@ from typing import Any
 
 import torch
 
+import dgm_fast.ops  # noqa: F401 (defines the ops to report)
 from dgm_fast import __version__
 from dgm_fast._core import extension
+from dgm_fast._core.implementation import requested
 from dgm_fast._core.op import Op, all_ops
 
 # What decides which CPU kernel runs, out of the dozens of features a CPU reports.
@@ -32,7 +34,8 @@ def collect() -> dict[str, Any]:
     Returns:
         A JSON-serializable dict: `versions`, `cpu`, `gpus`, `extension` and `ops`. In
         `ops[op][device]`, `live` names the implementation that `impl="auto"` takes for large
-        float32 inputs, and `others` maps every other one to the reason why it is not live.
+        float32 inputs, DGM_FAST_IMPL among its reasons; it is None where DGM_FAST_IMPL names one
+        that cannot run. `others` maps every other one to the reason why it is not live.
     """
     return {
         "versions": _versions(),
@@ -129,14 +132,17 @@ def _gpus() -> list[dict[str, Any]]:
 
 
 def _implementations(op: Op, device: torch.device) -> dict[str, Any]:
-    live = op.automatic(device)
-    others = {} if live == "reference" else {"reference": f"impl='auto' takes {live}"}
-
+    reasons: dict[str, str | None] = {"reference": None}
     for name, implementation in op.implementations.items():
-        if name != live:
-            reason = implementation.unavailable_reason(device)
-            others[name] = reason or f"available; impl='auto' takes {live}"
+        reasons[name] = implementation.unavailable_reason(device)
 
+    wanted = requested("auto")
+    live: str | None = op.automatic(device) if wanted == "auto" else wanted
+    taken = f"impl='auto' takes {live}" if wanted == "auto" else f"DGM_FAST_IMPL={wanted} is set"
+    if live not in reasons or reasons[live] is not None:
+        live = None
+
+    others = {n: why or f"available; {taken}" for n, why in reasons.items() if n != live}
     return {"live": live, "others": others}
 
 
@@ -160,7 +166,7 @@ def _print(report: dict[str, Any]) -> None:
                 f"{name} ({notes.setdefault(reason, len(notes) + 1)})"
                 for name, reason in choice["others"].items()
             ]
-            ops.add_row(op, device, choice["live"], ", ".join(others))
+            ops.add_row(op, device, choice["live"] or "none: calls fail", ", ".join(others))
     console.print(ops)
 
     for reason, number in notes.items():

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from dgm_fast._core import extension
+
 ROOT = Path(__file__).parents[1]
 OPTIONAL = ("triton", "dgm_fast._C", "matplotlib", "sklearn", "tensorboard", "psutil", "zuko")
 HEAVY = ("triton", "matplotlib", "sklearn", "tensorboard", "rich", "tyro")
@@ -125,6 +127,42 @@ print(json.dumps([env.collect(), names]))
         cpu = devices["cpu"]
         assert sorted([cpu["live"], *cpu["others"]]) == sorted(names[name])
         assert all(cpu["others"].values())
+
+
+@pytest.mark.parametrize(
+    ("impl", "live", "others"),
+    [
+        ("reference", "reference", {"triton": "Triton is not installed"}),
+        ("triton", None, {"reference": "DGM_FAST_IMPL=triton is set", "triton": "not installed"}),
+        ("cuda", None, {"reference": "DGM_FAST_IMPL=cuda is set"}),
+    ],
+)
+def test_env_follows_the_environment_variable(impl, live, others) -> None:
+    code = f"""
+import json, os
+os.environ["DGM_FAST_IMPL"] = {impl!r}
+from dgm_fast import env
+print(json.dumps(env.collect()["ops"]["masked_linear"]["cpu"]))
+"""
+    choice = json.loads(output(code, ("triton",)))
+
+    assert choice["live"] == live
+    assert live not in choice["others"]
+    for name, reason in others.items():
+        assert reason in choice["others"][name]
+
+
+def test_env_gives_the_environment_variable_as_the_reason() -> None:
+    if extension.cpp_missing is not None:
+        pytest.skip(f"nothing is available but the reference: {extension.cpp_missing}")
+
+    code = """
+import os, runpy
+os.environ["DGM_FAST_IMPL"] = "reference"
+sys.argv = ["env"]
+runpy.run_module("dgm_fast.env", run_name="__main__")
+"""
+    assert "available; DGM_FAST_IMPL=reference is set" in output(code)
 
 
 def test_env_says_what_is_missing_and_how_to_get_it() -> None:
