@@ -38,7 +38,6 @@ def check_dependencies(model, places):
     assert all(bool((block != 0).all()) for block in d_context)
 
 
-@pytest.mark.parametrize("impl", ["reference", "auto"])
 @pytest.mark.parametrize("context_features", [0, C], ids=["", "context"])
 @pytest.mark.parametrize(
     "hidden", [(), (12,), (12, 18, 13)], ids=["no hidden", "one hidden", "three hidden"]
@@ -49,7 +48,6 @@ def test_jacobian_of_outputs_and_depths(make_model, output, hidden, context_feat
     check_dependencies(make_model(config, impl=impl), torch.arange(1, D + 1))
 
 
-@pytest.mark.parametrize("impl", ["reference", "auto"])
 @pytest.mark.parametrize("direct", [False, True], ids=["", "direct"])
 @pytest.mark.parametrize("context_features", [0, C], ids=["", "context"])
 @pytest.mark.parametrize("order", ["natural", "random", (3, 0, 5, 1, 4, 2)], ids=str)
