@@ -20,7 +20,7 @@ from dgm_fast.families import MADE, MADEConfig
 from dgm_fast.ops import MaskStructure, masked_linear
 from dgm_fast.training.compiler import compiler_missing
 
-__all__ = ["interleaved_medians_ms", "premasked_network", "print_speed"]
+__all__ = ["PremaskedMADE", "interleaved_medians_ms", "print_speed"]
 
 EAGER, PREMASKED, COMPILED, OURS = "eager", "masked once", "compiled", "dgm_fast"
 COLUMNS = (EAGER, PREMASKED, COMPILED, OURS)
@@ -153,37 +153,43 @@ def _step(model: nn.Module, loss: Callable[[Tensor], Tensor], x: Tensor) -> Call
 
 
 def _premasked_step(model: MADE, x: Tensor) -> Call:
-    network, mask_weights = premasked_network(model)
-
-    def loss(x: Tensor) -> Tensor:
-        return F.binary_cross_entropy_with_logits(network(x), x, reduction="sum") / len(x)
-
-    step = _step(network, loss, x)
+    premasked = PremaskedMADE(model)
+    step = _step(premasked, premasked.loss, x)
 
     def step_and_mask() -> None:
         step()
-        mask_weights()
+        premasked.mask_weights()
 
     return step_and_mask
 
 
-def premasked_network(model: MADE) -> tuple[nn.Sequential, Callable[[], None]]:
-    """Make the plain network that equals a Bernoulli MADE as long as its weights stay masked.
+class PremaskedMADE(nn.Module):
+    """The plain network that equals a MADE while its weights are masked, and trains like it.
 
-    Returns the network and what masks its weights again; to be called after each update.
+    Arguments:
+        model: with Bernoulli outputs, ReLU, one set of masks and nothing but hidden layers.
     """
-    layers: list[nn.Module] = []
-    masks: list[tuple[Tensor, Tensor]] = []
-    for layer in model.layers:
-        plain = nn.Linear(layer.in_features, layer.out_features)
-        plain.load_state_dict(layer.state_dict())
-        masks.append((plain.weight, layer.mask.mask.float()))
-        layers += [plain, nn.ReLU()]
+
+    def __init__(self, model: MADE) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        self._masks: list[tuple[Tensor, Tensor]] = []
+        for layer in model.layers:
+            device = layer.weight.device
+            plain = nn.Linear(layer.in_features, layer.out_features, device=device)
+            plain.load_state_dict(layer.state_dict())
+            self._masks.append((plain.weight, layer.mask.mask.float()))
+            layers += [plain, nn.ReLU()]
+
+        self.network = nn.Sequential(*layers[:-1])
+        self.mask_weights()
+
+    def loss(self, x: Tensor) -> Tensor:
+        """Return the mean negative log-likelihood of `x` in nats."""
+        return F.binary_cross_entropy_with_logits(self.network(x), x, reduction="sum") / len(x)
 
     @torch.no_grad()
-    def mask_weights() -> None:
-        for weight, mask in masks:
+    def mask_weights(self) -> None:
+        """Mask the weights again; to be called after each update."""
+        for weight, mask in self._masks:
             weight.mul_(mask)
-
-    mask_weights()
-    return nn.Sequential(*layers[:-1]), mask_weights

@@ -34,7 +34,7 @@ def test_both_sides_train_alike(small):
     batches = [torch.rand(5, 12).round() for _ in range(3)]
     losses, _ = made_training_step.first_losses(found, batches)
 
-    assert set(losses) == {"eager", "ours:auto"}
+    assert set(losses) == {"eager", "best_eager", "ours:auto"}
     assert len(losses["eager"]) == 3
     made_training_step.check_losses(losses)
 
