@@ -36,6 +36,7 @@ from dgm_fast.training.distributed import process_group
 from dgm_fast.training.images import save_image_grid
 from dgm_fast.training.metrics import likelihood_table
 from dgm_fast.training.recipes import find_recipe
+from dgm_fast.training.subnormals import flush_subnormals
 
 __all__ = ["main"]
 
@@ -151,9 +152,8 @@ def _train(arguments: list[str]) -> int:
             f"train needs a family, one of {', '.join(TRAIN_COMMANDS)}; got {family!r}"
         )
 
-    # Before torch starts its threads, which inherit it. AdamW's moments of a weight that no longer
-    # gets a gradient shrink into the subnormal numbers and stay there, at a hundred cycles each.
-    torch.set_flush_denormal(True)
+    # AdamW's stale moments become subnormal numbers, which cost a hundred cycles each.
+    flush_subnormals()
 
     kind = TRAIN_COMMANDS[family]
     recipe = find_recipe(family, _option(rest, "data") or "digits", _option(rest, "binarization"))

@@ -18,6 +18,7 @@ from dgm_fast.training import load_dataset, mean_nll_nats, train
 from dgm_fast.training.images import save_image_grid
 from dgm_fast.training.metrics import likelihood_table
 from dgm_fast.training.recipes import find_recipe
+from dgm_fast.training.subnormals import flush_subnormals
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,9 @@ class Demo:
 
 def main() -> None:
     """Run the demo."""
+    # AdamW's stale moments become subnormal numbers, which cost a hundred cycles each.
+    flush_subnormals()
+
     demo = tyro.cli(Demo, prog="python -m dgm_fast.demo")
     console = Console()
     if extension.cpp_missing is not None:
