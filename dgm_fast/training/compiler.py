@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
+import sysconfig
+from pathlib import Path
 
 import torch
 
@@ -12,7 +14,15 @@ __all__ = ["compiler_missing"]
 
 def compiler_missing(device: torch.device) -> str | None:
     """Say what torch.compile lacks on `device`, or None when it has all it needs."""
+    if device.type != "cpu":
+        return None
+
     command = os.environ.get("CXX", "g++").split()[0]
-    if device.type == "cpu" and shutil.which(command) is None:
+    if shutil.which(command) is None:
         return f"no C++ compiler ({command}): install g++ or name one in CXX"
+
+    header = Path(sysconfig.get_path("include"), "Python.h")
+    if not header.is_file():
+        return f"no Python headers ({header}): install python3-dev"
+
     return None
