@@ -70,16 +70,23 @@ class TrainConfig:
         """Choose the device of this process.
 
         Raises:
-            ValueError: torch does not know the name.
+            ValueError: torch does not know the name, or sees no such GPU.
         """
         if self.device == "auto" and torch.cuda.is_available():
             return torch.device("cuda", local_rank)
         if self.device == "auto":
             return torch.device("cpu")
         try:
-            return torch.device(self.device)
+            device = torch.device(self.device)
         except RuntimeError as error:
             raise ValueError(f"device must be a torch device; got {self.device!r}") from error
+
+        visible = torch.cuda.device_count()
+        if device.type == "cuda" and (device.index or 0) >= visible:
+            raise ValueError(
+                f"device must be there; got {self.device!r}, torch sees {visible} GPUs"
+            )
+        return device
 
 
 def learning_rate_at(step: int, total_steps: int, config: TrainConfig) -> float:

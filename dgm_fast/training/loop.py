@@ -11,10 +11,11 @@ interrupted run that is resumed ends with the same bits on a CPU as one that nev
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, is_dataclass
 from pathlib import Path
 
 import torch
@@ -308,7 +309,18 @@ def _resume(run: Run) -> None:
 def _identity(run: Run) -> dict[str, object]:
     """What must be equal for a resumed run to continue to the same numbers."""
     data = {"data": run.dataset.name, "binarization": run.dataset.binarization}
-    return run.config.numbers() | data | {"processes": run.processes.world_size}
+    processes = {"processes": run.processes.world_size}
+    return run.config.numbers() | _hyperparameters(run.model) | data | processes
+
+
+def _hyperparameters(model: nn.Module) -> dict[str, object]:
+    config = getattr(model, "config", None)
+    if not is_dataclass(config):
+        return {}
+
+    # Through JSON, as a saved run comes back: a tuple becomes a list.
+    fields = json.loads(json.dumps(asdict(config)))
+    return {f"model.{name}": value for name, value in fields.items()}
 
 
 class _Loss(nn.Module):

@@ -14,6 +14,7 @@ import torch
 from rich.console import Console
 from safetensors.torch import load_file
 
+from dgm_fast.families import MADE, MADEConfig
 from dgm_fast.training import mean_nll_nats, train
 from dgm_fast.training.config import TrainConfig, learning_rate_at
 from dgm_fast.training.data import train_batches
@@ -188,6 +189,19 @@ def test_resume_refuses_other_settings_and_an_empty_folder(make_model, dataset, 
         train(make_model(), dataset, other, tmp_path, resume=True, console=QUIET)
 
 
+def test_resume_refuses_another_model(dataset, config, tmp_path):
+    # Dropout changes no weight, so that the weights alone would load.
+    made = MADEConfig(features=6, hidden=(8, 8), dropout=0.2)
+    train(MADE(made, impl="reference"), dataset, config, tmp_path, console=QUIET)
+
+    other = MADE(replace(made, dropout=0.3), impl="reference")
+    with pytest.raises(ValueError, match=r"model\.dropout.*0\.2 -> 0\.3"):
+        train(other, dataset, config, tmp_path, resume=True, console=QUIET)
+
+    same = MADE(made, impl="reference")
+    assert train(same, dataset, config, tmp_path, resume=True, console=QUIET).steps == 18
+
+
 def test_a_loss_that_is_not_finite_stops_the_run(make_model, dataset, config, tmp_path):
     model = make_model()
     with torch.no_grad():
@@ -230,3 +244,15 @@ def test_learning_rate_warms_up_then_falls_to_zero():
 def test_config_names_the_field_it_refuses(field, value):
     with pytest.raises(ValueError, match=rf"{field} .*{value}"):
         TrainConfig(**{field: value})
+
+
+@pytest.mark.parametrize("name", ["cuda", "cuda:3"])
+def test_a_gpu_that_is_not_there_is_named(name, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    with pytest.raises(ValueError, match=f"device .*'{name}', torch sees 0 GPUs"):
+        TrainConfig(device=name).resolve_device()
+
+
+def test_a_gpu_that_is_there_is_taken(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert TrainConfig(device="cuda:1").resolve_device() == torch.device("cuda:1")
