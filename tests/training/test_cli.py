@@ -166,3 +166,12 @@ def test_every_recipe_has_an_output_for_every_view(family, data, binarization):
     output, categories = expected.get(binarization, ("bernoulli", None))
     assert recipe.model.output == output
     assert categories in (None, recipe.model.categories)
+
+
+def test_a_model_of_256_grey_levels_is_no_wider_than_the_rest():
+    models = [find_recipe("made", "mnist", view).model for view in ("static", "none")]
+    binary, grey = (MADE(model, device="meta") for model in models)
+
+    # The direct links of 784 x 256 logits alone would be 157 M.
+    assert sum(p.numel() for p in grey.parameters()) < 60e6
+    assert sum(p.numel() for p in binary.parameters()) < 60e6

@@ -3,7 +3,7 @@
     dgm-fast train made --data digits
 
 1,297 training images are few: strong dropout, weight decay and an average of the weights hold off
-overfitting. It takes well under 90 seconds on two cores.
+overfitting.
 """
 
 from __future__ import annotations
