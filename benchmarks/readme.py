@@ -32,11 +32,15 @@ HEADLINE = (
     ("training step of MADE 784-2048-2048-784", "made_training_step", None, "forward_backward"),
     ("4 million normals", "philox", "4M-normals", "forward"),
 )
-# Its columns: the best of those of a row that are named.
+# Its columns: the best of those of a row that are named. What is plain PyTorch for random numbers
+# is torch.randn: its generator, not ours written in PyTorch.
 HEADLINE_RIVALS = {
-    "PyTorch, eager": ("eager",),
+    "plain PyTorch": ("eager", "best_eager"),
     "torch.compile": ("compile_default", "compile_max_autotune"),
-    "no mask, or torch.randn": ("anchor:unmasked", "anchor:torch", "anchor:torch_in_place"),
+    "without the mask": ("anchor:unmasked",),
+}
+HEADLINE_RIVALS_OF = {
+    "philox": {"plain PyTorch": ("anchor:torch", "anchor:torch_in_place")},
 }
 LEADING = ("eager", "best_eager", "compile_default", "compile_max_autotune")
 Row = Mapping[str, Any]
@@ -86,19 +90,19 @@ def _headline_of(folder: Path) -> str:
         newest = record.newest(record.read(path)) if path.exists() else {}
         for place, rows in newest.items():
             if place[0] == (case or place[0]) and place[1:] == ("float32", direction):
-                found[title] = rows
+                found[title] = rows, HEADLINE_RIVALS_OF.get(name, HEADLINE_RIVALS)
     if not found:
         return ""
 
     head = ["float32", "ours", *HEADLINE_RIVALS]
-    lines = [_origin(next(iter(found.values()))[0]), "", _line(head)]
+    lines = [_origin([rows[0] for rows, _ in found.values()]), "", _line(head)]
     lines.append("|---" + "|---:" * (len(head) - 1) + "|")
-    for title, rows in found.items():
+    for title, (rows, rivals) in found.items():
         medians = {row["column"]: row["median_us"] for row in rows}
         ours_us = ours_of(medians)
         best = (
-            min((medians[name] for name in names if name in medians), default=None)
-            for names in HEADLINE_RIVALS.values()
+            min((medians[name] for name in rivals.get(rival, ()) if name in medians), default=None)
+            for rival in HEADLINE_RIVALS
         )
         cells = ["" if us is None else _against(us, ours_us) for us in best]
         lines.append(_line([title, "" if ours_us is None else time_text(ours_us), *cells]))
@@ -111,7 +115,7 @@ def _table(newest: Mapping[tuple[str, str, str], Sequence[Row]]) -> str:
     has_floor = any(row["floor_us"] is not None for rows in newest.values() for row in rows)
 
     head = ["case", "ours", *map(_title, rivals), *(["floor"] if has_floor else [])]
-    lines = [_origin(next(iter(newest.values()))[0]), "", _line(head)]
+    lines = [_origin([rows[0] for rows in newest.values()]), "", _line(head)]
     lines.append("|---" + "|---:" * (len(head) - 1) + "|")
 
     for place, block in blocks.items():
@@ -171,12 +175,16 @@ def _title(column: str) -> str:
     return f"*{plain}*" if column.startswith(ANCHOR) else plain
 
 
-def _origin(row: Row) -> str:
-    dirty = " with local changes" if row["dirty"] == "True" else ""
+def _origin(rows: Sequence[Row]) -> str:
+    first = rows[0]
+    commits = dict.fromkeys(
+        f"{row['commit']}{' with local changes' if row['dirty'] == 'True' else ''}" for row in rows
+    )
+    days = sorted({row["timestamp"][:10] for row in rows})
     return (
-        f"{row['device']}, {row['threads']} threads, torch {row['torch']}, "
-        f"commit {row['commit']}{dirty}, {row['timestamp'][:10]}; in brackets, how many times "
-        f"longer than ours; columns in italics do other work"
+        f"{first['device']}, {first['threads']} threads, torch {first['torch']}, "
+        f"commit {', '.join(commits)}, {' to '.join(dict.fromkeys((days[0], days[-1])))}; in "
+        f"brackets, how many times longer than ours; columns in italics do other work"
     )
 
 
