@@ -5,11 +5,11 @@ A sum of n products in float32, in whatever order, with or without fused multipl
 .. math:: \gamma_n \sum_i |a_i b_i|, \qquad \gamma_n = \frac{n u}{1 - n u}, \quad u = 2^{-24}
 
 of the exact one (Higham, "Accuracy and Stability of Numerical Algorithms", 2002, equation 3.4 and
-the remark under it). A kernel may count partial sums below the smallest normal number as zero, which
-adds as much for each term. Storing it in the output's dtype adds half of its ulp. That is the
-rounding floor, per element, and no kernel that accumulates in float32 can be above it. It is tight enough to
-see a single missing term: one of n equal terms is 1/n of the sum, and n u is below that for every
-n < 4096.
+the remark under it). A kernel may count partial sums below the smallest normal number as zero,
+which adds as much for each term. Storing it in the output's dtype adds half of its ulp. That is
+the rounding floor, per element, and no kernel that accumulates in float32 can be above it. It is
+tight enough to see a single missing term: one of n equal terms is 1/n of the sum, and n u is below
+that for every n < 4096.
 
 A kernel gets twice the error of the same-dtype reference on top, because an op may amplify the
 rounding of its own intermediate results, and plain PyTorch shows by how much.
