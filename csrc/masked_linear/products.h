@@ -27,7 +27,7 @@ DGM_INLINE void write_transposed(
 
     for (int64_t j0 = 0; j0 < samples; j0 += kLanes) {
       Vec square[kLanes];
-      for (int m = 0; m < kLanes; ++m) square[m] = load(c + (m0 + m) * kSpan + j0);
+      for (int m = 0; m < kLanes; ++m) square[m] = load(c + (m0 + m) * kSumPitch + j0);
       transpose(square);
 
       T* line = out + (sample0 + j0) * out_pitch;
@@ -51,6 +51,12 @@ DGM_INLINE void write_transposed(
   }
 }
 
+// Sets the columns of a task's sums that its samples use to zero.
+DGM_INLINE void clear_sums(float* c, int64_t samples) {
+  const int64_t columns = tiles(samples, kWidth) * kWidth;
+  for (int row = 0; row < kGroup * kRows; ++row) std::fill_n(c + row * kSumPitch, columns, 0.0f);
+}
+
 // y = x W^T + bias. A task owns kGroup tiles of the weight's rows for kSpan samples.
 template <typename T>
 static void forward_product(const Forward<T>& p) {
@@ -68,7 +74,8 @@ static void forward_product(const Forward<T>& p) {
     const int64_t rows = std::min<int64_t>(kGroupRows, s.out - group0);
     const int64_t bound = s.row_bound[group0 + rows - 1];
 
-    alignas(64) float a[kGroupRows * kRowPitch], c[kGroupRows * kSpan] = {};
+    alignas(64) float a[kGroupRows * kRowPitch], c[kGroupRows * kSumPitch];
+    clear_sums(c, samples);
     for (int64_t k0 = 0; k0 < bound; k0 += kDepth) {
       const int64_t depth = std::min<int64_t>(kDepth, bound - k0);
       int64_t first = rows;  // the first row whose tile reaches this block
@@ -87,7 +94,7 @@ static void forward_product(const Forward<T>& p) {
         const int vectors = vectors_of_panel(j, samples);
         for (int64_t row = first; row < rows; row += kRows) {
           multiply<kRowPitch, 1>(
-              vectors, a + row * kRowPitch, b, depth, c + row * kSpan + j * kWidth, kSpan);
+              vectors, a + row * kRowPitch, b, depth, c + row * kSumPitch + j * kWidth, kSumPitch);
         }
       }
     }
@@ -110,7 +117,8 @@ static void grad_x_product(const Backward<T>& p) {
     const int64_t samples = std::min<int64_t>(kSpan, p.samples - sample0);
     const int64_t columns = std::min<int64_t>(kColumns, s.in - group0);
 
-    alignas(64) float a[kColumns * kDepth + kCopied], c[kColumns * kSpan] = {};
+    alignas(64) float a[kColumns * kDepth + kCopied], c[kColumns * kSumPitch];
+    clear_sums(c, samples);
     for (int64_t k0 = s.column_start[group0]; k0 < s.out; k0 += kDepth) {
       const int64_t depth = std::min<int64_t>(kDepth, s.out - k0);
       int64_t end = 0;  // past the last tile that this block reaches
@@ -128,7 +136,8 @@ static void grad_x_product(const Backward<T>& p) {
         const int vectors = vectors_of_panel(j, samples);
         for (int64_t column = 0; column < end; column += kRows) {
           multiply<1, kRows>(
-              vectors, a + column * kDepth, b, depth, c + column * kSpan + j * kWidth, kSpan);
+              vectors, a + column * kDepth, b, depth, c + column * kSumPitch + j * kWidth,
+              kSumPitch);
         }
       }
     }

@@ -15,9 +15,10 @@ constexpr int kRows = DGM_VECTOR_BYTES == 64 ? 12 : 6;
 constexpr int kCopied = kRows < kLanes ? kLanes : kRows;
 constexpr int kWidth = 2 * kLanes;
 constexpr int kDepth = 128;              // a panel of it and its kGroup tiles stay in the L1 cache
-constexpr int kPanels = 4;               // panels a task keeps accumulators for
+constexpr int kPanels = 8;               // panels a task keeps accumulators for
 constexpr int kSpan = kPanels * kWidth;  // their columns
-constexpr int kGroup = 4;                // tiles of rows a task runs over each panel
+constexpr int kSumPitch = kSpan + kLanes;   // of a task's sums: off a power of two, as kRowPitch is
+constexpr int kGroup = 4;                   // tiles of rows a task runs over each panel
 constexpr int kRowPitch = kDepth + kLanes;  // off a power of two: rows fall in different cache sets
 
 DGM_INLINE int64_t tiles(int64_t size, int64_t tile) { return (size + tile - 1) / tile; }

@@ -80,7 +80,7 @@ def test_every_implementation_gives_the_same_training_curve(changes, impl):
     config = MADEConfig(256, (512, 512), **changes)
     for layer, mask in layers_and_masks(MADE(config)):
         x = torch.empty(BATCH, layer.in_features)
-        assert choose(impl, x, layer.weight, layer.bias, mask) == "cpp"
+        assert choose(impl, x, layer.weight, mask) == "cpp"
 
     exact = curve(config, "reference", torch.float64)
     reference = curve(config, "reference", torch.float32)

@@ -69,20 +69,41 @@ def masked_linear(
         >>> ops.masked_linear(torch.ones(5, 3), torch.ones(2, 3), None, m)[0].tolist()
         [0.0, 1.0]
     """
+    try:
+        chosen = op.choose(impl, x, weight, mask)
+        if chosen == "reference":
+            return _on_reference(x, weight, bias, mask)
+    except (AttributeError, RuntimeError, TypeError):
+        # What is wrong with the arguments says more than what it led to.
+        _check(x, weight, bias, mask)
+        raise
+
     if not _obviously_fits(x, weight, bias, mask):
         _check(x, weight, bias, mask)
+
     if torch.is_autocast_enabled(x.device.type):
         x, weight, bias = _as_autocast(x, weight, bias)
-
-    chosen = op.choose(impl, x, weight, bias, mask)
-    if chosen == "reference":
-        return reference.masked_linear(x, weight, bias, mask)
+        chosen = op.choose(impl, x, weight, mask)
+        if chosen == "reference":
+            return reference.masked_linear(x, weight, bias, mask)
 
     return op.apply(chosen, x, weight, bias, mask)
 
 
+def _on_reference(x: Tensor, weight: Tensor, bias: Tensor | None, mask: MaskStructure) -> Tensor:
+    # Small layers feel every microsecond, so only what torch would let pass is checked first.
+    if (
+        weight.shape != mask.shape
+        or not x.is_floating_point()
+        or (bias is not None and bias.shape != weight.shape[:1])
+    ):
+        _check(x, weight, bias, mask)
+
+    return reference.masked_linear(x, weight, bias, mask)
+
+
 def _obviously_fits(x: Tensor, weight: Tensor, bias: Tensor | None, mask: MaskStructure) -> bool:
-    """Whether the usual call needs no further look: small layers feel every microsecond."""
+    """Whether the usual call needs no further look."""
     try:
         like = mask.tables[0].device, x.dtype
         return (

@@ -11,27 +11,25 @@ from dgm_fast.ops.masked_linear.structure import NOTHING_TO_SKIP, MaskStructure
 _HAS_AMX = bool(getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)())
 
 
-def reference_is_faster(x: Tensor, weight: Tensor, mask: MaskStructure, needs_grad: bool) -> bool:
+def reference_is_faster(x: Tensor, weight: Tensor, mask: MaskStructure) -> bool:
     """Whether `auto` should take the reference for this call."""
     if x.is_cuda:
         # A vendor's library multiplies a masked weight better than we do.
         return mask.bounded_share > NOTHING_TO_SKIP
 
-    batch = x.numel() // max(1, mask.in_features)
+    # Small calls, which feel what it takes to decide, are decided first.
+    batch, entries = x.numel() // max(1, mask.in_features), weight.numel()
     return (
-        _is_small(batch, weight.numel(), needs_grad)
-        or (mask.bounded_share > NOTHING_TO_SKIP and not _masking_dominates(batch, weight.numel()))
+        _is_small(batch, entries)
+        or (mask.bounded_share > NOTHING_TO_SKIP and not _masking_dominates(batch, entries))
         or (x.dtype is not torch.float32 and _suits_low_precision(x, batch, mask))
     )
 
 
-def _is_small(batch: int, entries: int, needs_grad: bool) -> bool:
-    if batch < 16 and entries < 1 << 20:
-        return True
-
-    # Masking the weight costs the reference about 32 rows' worth of products. A Python
-    # autograd.Function costs 15 us more than torch's own, the operator alone 3 us.
-    return (batch + 32) * entries < (3 << 22 if needs_grad else 1 << 17)
+def _is_small(batch: int, entries: int) -> bool:
+    # Masking the weight costs the reference about 32 rows' worth of products; our call costs some
+    # 15 us more than torch's own, in Python and in caches it has to fill.
+    return (batch + 32) * entries < 3 << 22 or (batch < 16 and entries < 1 << 20)
 
 
 def _masking_dominates(batch: int, entries: int) -> bool:

@@ -50,10 +50,10 @@ _op = Op(
 )
 
 
-def choose(impl: str, x: Tensor, weight: Tensor, bias: Tensor | None, mask: MaskStructure) -> str:
+def choose(impl: str, x: Tensor, weight: Tensor, mask: MaskStructure) -> str:
     """Return the implementation to run; `auto` follows the crossovers in this op's README."""
     wanted = requested(impl)
-    if wanted == "auto" and reference_is_faster(x, weight, mask, _needs_grad(x, weight, bias)):
+    if wanted == "auto" and reference_is_faster(x, weight, mask):
         return "reference"
 
     return _op.choose(wanted, x.device, x.dtype)
