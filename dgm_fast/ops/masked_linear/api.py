@@ -78,9 +78,7 @@ def masked_linear(
         _check(x, weight, bias, mask)
         raise
 
-    if not _obviously_fits(x, weight, bias, mask):
-        _check(x, weight, bias, mask)
-
+    _check(x, weight, bias, mask)
     if torch.is_autocast_enabled(x.device.type):
         x, weight, bias = _as_autocast(x, weight, bias)
         chosen = op.choose(impl, x, weight, mask)
@@ -100,23 +98,6 @@ def _on_reference(x: Tensor, weight: Tensor, bias: Tensor | None, mask: MaskStru
         _check(x, weight, bias, mask)
 
     return reference.masked_linear(x, weight, bias, mask)
-
-
-def _obviously_fits(x: Tensor, weight: Tensor, bias: Tensor | None, mask: MaskStructure) -> bool:
-    """Whether the usual call needs no further look."""
-    try:
-        like = mask.tables[0].device, x.dtype
-        return (
-            x.dtype.is_floating_point
-            and weight.shape == mask.shape
-            and x.shape[-1] == mask.in_features
-            and (x.device, weight.dtype) == like
-            and (weight.device, x.dtype) == like
-            and (bias is None or bias.shape == weight.shape[:1])
-            and (bias is None or (bias.device, bias.dtype) == like)
-        )
-    except (AttributeError, IndexError):
-        return False
 
 
 def _as_autocast(
