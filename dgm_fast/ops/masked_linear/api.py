@@ -71,8 +71,14 @@ def masked_linear(
     """
     try:
         chosen = op.choose(impl, x, weight, mask)
-        if chosen == "reference":
-            return _on_reference(x, weight, bias, mask)
+        if (
+            chosen == "reference"
+            and weight.shape == mask.shape
+            and x.is_floating_point()
+            and (bias is None or bias.shape == weight.shape[:1])
+        ):
+            # Small layers feel every microsecond: what is left to check, torch checks.
+            return reference.masked_linear(x, weight, bias, mask)
     except (AttributeError, RuntimeError, TypeError):
         # What is wrong with the arguments says more than what it led to.
         _check(x, weight, bias, mask)
@@ -86,18 +92,6 @@ def masked_linear(
             return reference.masked_linear(x, weight, bias, mask)
 
     return op.apply(chosen, x, weight, bias, mask)
-
-
-def _on_reference(x: Tensor, weight: Tensor, bias: Tensor | None, mask: MaskStructure) -> Tensor:
-    # Small layers feel every microsecond, so only what torch would let pass is checked first.
-    if (
-        weight.shape != mask.shape
-        or not x.is_floating_point()
-        or (bias is not None and bias.shape != weight.shape[:1])
-    ):
-        _check(x, weight, bias, mask)
-
-    return reference.masked_linear(x, weight, bias, mask)
 
 
 def _as_autocast(
