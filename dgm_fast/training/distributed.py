@@ -58,6 +58,8 @@ def process_group() -> Iterator[Processes]:
     dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
     try:
         yield Processes.current()
+        # No process may leave while another still talks to it; one that failed leaves at once.
+        dist.barrier()
     finally:
         dist.destroy_process_group()
 

@@ -55,6 +55,10 @@ def main(folder, rank):
 
     parallel = DistributedDataParallel(Loss(model))
     train(model, parallel, folder / f"{rank}.safetensors", slice(rank, None, WORLD_SIZE))
+    # A process that tears its group down while the other still talks to it, or while the wrapper
+    # holds the group, may find gloo's threads alive at exit, which aborts.
+    del parallel
+    dist.barrier()
     dist.destroy_process_group()
 
 
