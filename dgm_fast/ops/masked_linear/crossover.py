@@ -25,7 +25,7 @@ def reference_is_faster(x: Tensor, weight: Tensor, mask: MaskStructure) -> bool:
         return True
 
     return (mask.bounded_share > NOTHING_TO_SKIP and not _masking_dominates(batch, entries)) or (
-        x.dtype is not torch.float32 and _suits_low_precision(x, batch, mask)
+        x.dtype is not torch.float32 and _suits_low_precision(x.dtype, batch, entries, mask)
     )
 
 
@@ -34,9 +34,10 @@ def _masking_dominates(batch: int, entries: int) -> bool:
     return entries >= 1 << 23 and batch <= 256
 
 
-def _suits_low_precision(x: Tensor, batch: int, mask: MaskStructure) -> bool:
+def _suits_low_precision(dtype: torch.dtype, batch: int, entries: int, mask: MaskStructure) -> bool:
     # Kernels convert to float32 as they read, entry by entry where columns are reordered.
     if mask.column_order is not None or mask.bounded_share > NOTHING_TO_SKIP:
         return True
 
-    return x.dtype is torch.bfloat16 and _HAS_AMX and batch > 64
+    fast = dtype is torch.bfloat16 and _HAS_AMX
+    return fast and batch > 64 and not _masking_dominates(batch, entries)
