@@ -25,7 +25,8 @@ def reference_is_faster(x: Tensor, weight: Tensor, mask: MaskStructure) -> bool:
         return True
 
     return (mask.bounded_share > NOTHING_TO_SKIP and not _masking_dominates(batch, entries)) or (
-        x.dtype is not torch.float32 and _suits_low_precision(x.dtype, batch, entries, mask)
+        x.dtype is not torch.float32
+        and _low_precision_suits_reference(x.dtype, batch, entries, mask)
     )
 
 
@@ -34,7 +35,9 @@ def _masking_dominates(batch: int, entries: int) -> bool:
     return entries >= 1 << 23 and batch <= 256
 
 
-def _suits_low_precision(dtype: torch.dtype, batch: int, entries: int, mask: MaskStructure) -> bool:
+def _low_precision_suits_reference(
+    dtype: torch.dtype, batch: int, entries: int, mask: MaskStructure
+) -> bool:
     # Kernels convert to float32 as they read, entry by entry where columns are reordered.
     if mask.column_order is not None or mask.bounded_share > NOTHING_TO_SKIP:
         return True
