@@ -1,4 +1,4 @@
-"""What is timed of one op: its reference, every rival, `torch.compile` of it, and ours."""
+"""What is timed of one op: plain PyTorch, every rival, `torch.compile`, and ours."""
 
 from __future__ import annotations
 
@@ -92,13 +92,14 @@ def columns_of(
     def direct(function: Callable[..., Any]) -> Callable[[Inputs], Prepared]:
         return lambda inputs: Prepared(partial(function, **inputs), case.leaves(inputs))
 
-    columns = [Column("eager", direct(cases.reference))]
+    baseline = cases.baseline or cases.reference
+    columns = [Column("eager", direct(baseline))]
     columns += [Column(name, prepare) for name, prepare in cases.rivals.items()]
 
     # A process keeps at most eight compilations of one function.
     torch._dynamo.reset()
     for name, mode in COMPILE_MODES.items():
-        compiled = torch.compile(cases.reference, dynamic=False, mode=mode)
+        compiled = torch.compile(baseline, dynamic=False, mode=mode)
         columns.append(Column(name, direct(compiled)))
 
     names, skipped = _implementations(op, device, dtype)

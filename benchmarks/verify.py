@@ -48,6 +48,7 @@ class Expected:
 
     def __init__(self, cases: OpCases, case: OpCase, into: InputSet, backward: bool) -> None:
         exact_inputs = {name: _in_float64(value) for name, value in into.inputs.items()}
+        self.noise = {} if cases.noise is None else cases.noise(into.inputs)
         call, exact_call = (
             partial(cases.reference, **each) for each in (into.inputs, exact_inputs)
         )
@@ -69,7 +70,8 @@ class Expected:
         Raises:
             RedContract: they differ by more than rounding explains.
         """
-        prepared = column.prepare(into.inputs)
+        # What draws from another generator is given the noise that ours draws.
+        prepared = column.prepare(into.inputs | ({} if column.is_ours else self.noise))
         got, _ = _run(prepared.call, prepared.leaves, into, backward)
 
         if any(each is None for each in got):

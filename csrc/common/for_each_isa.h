@@ -6,6 +6,15 @@
 //
 // DGM_ISA: the namespace.  DGM_VECTOR_BYTES: the width of a vector register.
 
+#include <cstdint>
+
+#include "common/isa.h"
+#include "common/scalar.h"
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
 #define DGM_ISA generic
 #define DGM_VECTOR_BYTES 16
 #include DGM_ISA_SOURCE
@@ -15,10 +24,10 @@
 #if defined(__x86_64__)
 
 #if defined(__clang__)
-#pragma clang attribute push(__attribute__((target("avx2,fma"))), apply_to = function)
+#pragma clang attribute push(__attribute__((target("avx2,fma,f16c"))), apply_to = function)
 #else
 #pragma GCC push_options
-#pragma GCC target("avx2,fma")
+#pragma GCC target("avx2,fma,f16c")
 #endif
 #define DGM_ISA avx2
 #define DGM_VECTOR_BYTES 32
@@ -32,11 +41,12 @@
 #endif
 
 #if defined(__clang__)
-#pragma clang attribute push( \
-    __attribute__((target("avx2,fma,avx512f,avx512bw,avx512dq,avx512vl"))), apply_to = function)
+#pragma clang attribute push(                                                    \
+    __attribute__((target("avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl"))), \
+    apply_to = function)
 #else
 #pragma GCC push_options
-#pragma GCC target("avx2,fma,avx512f,avx512bw,avx512dq,avx512vl,prefer-vector-width=512")
+#pragma GCC target("avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,prefer-vector-width=512")
 #endif
 #define DGM_ISA avx512
 #define DGM_VECTOR_BYTES 64

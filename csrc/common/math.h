@@ -48,4 +48,119 @@ DGM_INLINE void cos_sin_of_turns(float t, float& cosine, float& sine) {
   sine = (quarter & 2) != 0 ? -b : b;
 }
 
+// The functions below take any float and give NaN for NaN; u = 2^-24 is half an ulp of 1.
+
+// 2^n for integers -252 <= n <= 254, as the product of two powers that are normal numbers.
+DGM_INLINE Vec times_power_of_two(Vec x, VecInt n) {
+  const VecInt half = n >> 1;
+  return x * (Vec)((half + 127) << 23) * (Vec)((n - half + 127) << 23);
+}
+
+// r = x - n ln 2 with |r| <= ln 2 / 2, ln 2 in two parts so that n's product with the first is
+// exact; n is x log2 e rounded by adding 1.5 2^23, which leaves the integer in the low bits.
+DGM_INLINE Vec reduce_by_ln2(Vec x, VecInt& n) {
+  const Vec shifted = x * 0x1.715476p+0f + 0x1.8p23f;
+  n = (VecInt)shifted - 0x4B400000;
+  const Vec whole = shifted - 0x1.8p23f;
+  return (x - whole * 0x1.62e4p-1f) - whole * 0x1.7f7d1cp-20f;
+}
+
+// e^r - 1 for |r| <= ln 2 / 2: Taylor's series to r^8 / 8!, whose rest is below 2^-31 r.
+DGM_INLINE Vec expm1_reduced(Vec r) {
+  Vec p = r * 0x1.a01a02p-16f + 0x1.a01a02p-13f;
+  p = r * p + 0x1.6c16c2p-10f;
+  p = r * p + 0x1.111112p-7f;
+  p = r * p + 0x1.555556p-5f;
+  p = r * p + 0x1.555556p-3f;
+  p = r * p + 0.5f;
+  return r + r * r * p;
+}
+
+// e^x, within 3 u of it; infinity above 88.73, and where subnormals are zero, zero below -87.33.
+DGM_INLINE Vec exp(Vec x) {
+  VecInt n;
+  const Vec r = reduce_by_ln2(at_most(at_least(x, broadcast(-104.0f)), broadcast(89.0f)), n);
+  return times_power_of_two(1.0f + expm1_reduced(r), n);
+}
+
+// e^x - 1, within 4 u of it however small x is.
+DGM_INLINE Vec expm1(Vec x) {
+  VecInt n;
+  const Vec r = reduce_by_ln2(at_most(at_least(x, broadcast(-104.0f)), broadcast(89.0f)), n);
+  const Vec one = times_power_of_two(broadcast(1.0f), n);
+  return times_power_of_two(expm1_reduced(r), n) + (one - 1.0f);
+}
+
+// ln x, within 3 u of it (log_of_unit derives it): -infinity at 0, NaN below.
+DGM_INLINE Vec log(Vec x) {
+  // Subnormals, where they are not zero, become normal.
+  const Vec scaled = x < 0x1p-126f ? x * 0x1p23f : x;
+  const VecInt lift = x < 0x1p-126f ? VecInt{} + 23 : VecInt{};
+
+  const VecInt exponent = ((VecInt)scaled - 0x3f3504f3) >> 23;
+  const Vec m = (Vec)((VecInt)scaled - (exponent << 23));
+  const Vec f = m - 1.0f, s = f / (2.0f + f), z = s * s;
+  const Vec series = z * (0x1.555556p-1f + z * (0.4f + z * (0x1.24924ap-2f + z * 0x1.c71c72p-3f)));
+  const Vec e = __builtin_convertvector(exponent - lift, Vec);
+  Vec y = e * 0x1.62e4p-1f + (f - (s * (f - series) - e * 0x1.7f7d1cp-20f));
+
+  y = x == 0.0f ? broadcast(-__builtin_inff()) : y;
+  y = x < 0.0f ? broadcast(__builtin_nanf("")) : y;
+  return x <= 0x1.fffffep+127f ? y : x + x;  // infinity and NaN stay
+}
+
+// ln(1 + x) for 0 <= x <= 1, within 3 u of it. With s = x / (2 + x) <= 1/3 it is 2 atanh s =
+// 2 (s + s^3/3 + ...); the first term left out, 2 s^17 / 17, is below u/40 of it.
+DGM_INLINE Vec log1p_of_unit(Vec x) {
+  const Vec s = x / (2.0f + x), z = s * s;
+  Vec p = z * 0x1.111112p-4f + 0x1.3b13b2p-4f;
+  p = z * p + 0x1.745d18p-4f;
+  p = z * p + 0x1.c71c72p-4f;
+  p = z * p + 0x1.24924ap-3f;
+  p = z * p + 0.2f;
+  p = z * p + 0x1.555556p-2f;
+  return 2.0f * (s + s * z * p);
+}
+
+// ln(1 + e^x), within 5 u of it, also far below 0.
+DGM_INLINE Vec softplus(Vec x) {
+  const Vec tail = log1p_of_unit(exp(-absolute(x)));
+  return at_least(x, Vec{}) + tail;
+}
+
+// ln sigmoid(x) = -softplus(-x).
+DGM_INLINE Vec log_sigmoid(Vec x) { return -softplus(-x); }
+
+// 1 / (1 + e^-x), within 5 u of it on both sides of 0.
+DGM_INLINE Vec sigmoid(Vec x) { return 1.0f / (1.0f + exp(-x)); }
+
+// tanh x = (e^2x - 1) / (e^2x + 1), within 8 u of it however small x is.
+DGM_INLINE Vec tanh(Vec x) {
+  const Vec t = expm1(at_most(2.0f * absolute(x), broadcast(40.0f)));
+  return with_sign_of(t / (t + 2.0f), x);
+}
+
+// atan x, within 4 u of it. With t the smaller of |x| and 1/|x|, and above tan(pi/8) from there
+// atan t = pi/4 + atan((t - 1) / (t + 1)), the series' argument is at most 0.4143, and the first
+// term left out, 0.4143^18 / 19, is below u/8.
+DGM_INLINE Vec atan(Vec x) {
+  const Vec a = absolute(x);
+  const VecInt inverted = a > 1.0f;
+  const Vec t = inverted ? 1.0f / a : a;
+  const VecInt far = t > 0x1.a8279ap-2f;
+  const Vec w = far ? (t - 1.0f) / (t + 1.0f) : t, z = w * w;
+
+  Vec p = z * 0x1.e1e1e2p-5f - 0x1.111112p-4f;
+  p = z * p + 0x1.3b13b2p-4f;
+  p = z * p - 0x1.745d18p-4f;
+  p = z * p + 0x1.c71c72p-4f;
+  p = z * p - 0x1.24924ap-3f;
+  p = z * p + 0.2f;
+  p = z * p - 0x1.555556p-2f;
+  const Vec near = w + w * z * p;
+
+  const Vec unit = far ? 0x1.921fb6p-1f + near : near;
+  return with_sign_of(inverted ? 0x1.921fb6p+0f - unit : unit, x);
+}
+
 }  // namespace dgm::DGM_ISA

@@ -1,4 +1,5 @@
-// Vectors of floats as wide as the instruction set; compiled once per set, so without a guard.
+// Vectors of floats as wide as the instruction set; compiled once per set, so without a guard: of
+// vec.h, math.h and normals.h, each of which includes the one before, a file includes one.
 
 namespace dgm::DGM_ISA {
 
@@ -6,9 +7,12 @@ constexpr int kLanes = DGM_VECTOR_BYTES / 4;
 
 typedef float Vec __attribute__((vector_size(DGM_VECTOR_BYTES)));
 typedef int VecInt __attribute__((vector_size(DGM_VECTOR_BYTES)));
+typedef unsigned VecWord __attribute__((vector_size(DGM_VECTOR_BYTES)));
 
 #define DGM_INLINE static inline __attribute__((always_inline))
 #define DGM_INLINE_MEMBER inline __attribute__((always_inline))
+
+DGM_INLINE Vec broadcast(float x) { return x - Vec{}; }
 
 DGM_INLINE Vec load(const float* p) {
   Vec v;
@@ -19,6 +23,106 @@ DGM_INLINE Vec load(const float* p) {
 DGM_INLINE void store(float* p, Vec v) { __builtin_memcpy(p, &v, sizeof(v)); }
 
 typedef unsigned char VecByte __attribute__((vector_size(kLanes)));
+typedef unsigned short VecShort __attribute__((vector_size(2 * kLanes)));
+
+DGM_INLINE Vec load(const BFloat16* p) {
+  VecShort bits;
+  __builtin_memcpy(&bits, p, sizeof(bits));
+  return (Vec)(__builtin_convertvector(bits, VecWord) << 16);
+}
+
+DGM_INLINE void store(BFloat16* p, Vec v) {
+  const VecWord word = (VecWord)v;
+  // Adding half an ulp, less one where the last kept bit is even, rounds half to even.
+  const VecWord rounded = (word + 0x7FFFu + ((word >> 16) & 1u)) >> 16;
+  const VecShort bits = __builtin_convertvector(v == v ? rounded : VecWord{} + 0x7FC0u, VecShort);
+  __builtin_memcpy(p, &bits, sizeof(bits));
+}
+
+DGM_INLINE Vec load(const Half* p) {
+#if DGM_VECTOR_BYTES == 64
+  return (Vec)_mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+#elif DGM_VECTOR_BYTES == 32
+  return (Vec)_mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+#else
+  Vec v;
+  for (int i = 0; i < kLanes; ++i) v[i] = static_cast<float>(p[i]);
+  return v;
+#endif
+}
+
+DGM_INLINE void store(Half* p, Vec v) {
+#if DGM_VECTOR_BYTES == 64
+  _mm256_storeu_si256(
+      reinterpret_cast<__m256i*>(p), _mm512_cvtps_ph((__m512)v, _MM_FROUND_TO_NEAREST_INT));
+#elif DGM_VECTOR_BYTES == 32
+  _mm_storeu_si128(
+      reinterpret_cast<__m128i*>(p), _mm256_cvtps_ph((__m256)v, _MM_FROUND_TO_NEAREST_INT));
+#else
+  for (int i = 0; i < kLanes; ++i) p[i] = static_cast<Half>(v[i]);
+#endif
+}
+
+// Eight-bit images, as 0 ... 255.
+DGM_INLINE Vec load(const uint8_t* p) {
+  VecByte bytes;
+  __builtin_memcpy(&bytes, p, sizeof(bytes));
+  return __builtin_convertvector(__builtin_convertvector(bytes, VecInt), Vec);
+}
+
+// The first `count` lanes, 1 <= count <= kLanes; the others repeat the last one, so that they take
+// no path of their own.
+template <typename T>
+DGM_INLINE Vec load(const T* p, int64_t count) {
+  if (count >= kLanes) return load(p);
+  T lanes[kLanes];
+  for (int64_t i = 0; i < kLanes; ++i) lanes[i] = p[i < count ? i : count - 1];
+  return load(lanes);
+}
+
+template <typename T>
+DGM_INLINE void store(T* p, Vec v, int64_t count) {
+  if (count >= kLanes) return store(p, v);
+  T lanes[kLanes];
+  store(lanes, v);
+  for (int64_t i = 0; i < count; ++i) p[i] = lanes[i];
+}
+
+// The first `count` lanes, zero in the others: for sums.
+DGM_INLINE Vec first(Vec v, int64_t count) {
+  if (count >= kLanes) return v;
+  for (int64_t i = 0; i < kLanes; ++i) v[i] = i < count ? v[i] : 0.0f;
+  return v;
+}
+
+// The sum of all lanes, by halves.
+DGM_INLINE float sum(Vec v) {
+  float lanes[kLanes];
+  store(lanes, v);
+  for (int size = kLanes / 2; size > 0; size /= 2) {
+    for (int i = 0; i < size; ++i) lanes[i] += lanes[i + size];
+  }
+  return lanes[0];
+}
+
+// NaN where either is: a comparison with NaN is false, and then x, the one that may be NaN, stays.
+DGM_INLINE Vec at_most(Vec x, Vec limit) { return x > limit ? limit : x; }
+DGM_INLINE Vec at_least(Vec x, Vec limit) { return x < limit ? limit : x; }
+DGM_INLINE Vec absolute(Vec x) { return (Vec)((VecWord)x & 0x7FFFFFFFu); }
+DGM_INLINE Vec with_sign_of(Vec magnitude, Vec sign) {
+  return (Vec)((VecWord)magnitude | ((VecWord)sign & 0x80000000u));
+}
+
+DGM_INLINE Vec sqrt(Vec x) {
+#if DGM_VECTOR_BYTES == 64
+  return (Vec)_mm512_sqrt_ps((__m512)x);
+#elif DGM_VECTOR_BYTES == 32
+  return (Vec)_mm256_sqrt_ps((__m256)x);
+#else
+  for (int i = 0; i < kLanes; ++i) x[i] = __builtin_sqrtf(x[i]);
+  return x;
+#endif
+}
 
 // The lanes whose byte of `live` is 1, zero in the lanes whose byte is 0.
 DGM_INLINE Vec where_live(const bool* live, Vec v) {

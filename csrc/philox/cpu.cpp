@@ -7,10 +7,6 @@
 #include <algorithm>
 #include <cstdint>
 
-#if defined(__x86_64__)
-#include <immintrin.h>
-#endif
-
 #include "common/isa.h"
 #include "common/parallel.h"
 #include "common/scalar.h"

@@ -103,9 +103,14 @@ class OpCases:
         rivals: other ways to the same result, `name -> prepare`, where `prepare(inputs)` does what
             may be done once outside the timed region. `best_eager` is the cheapest plain PyTorch,
             `anchor:*` a bound that does other work, `outside:*` another library.
+        baseline: what one would write in plain PyTorch, with the reference's keyword arguments;
+            timed as it is and compiled. Default: the reference, where that is it; the baseline of
+            an op that draws noise draws it from torch's own generator.
+        noise: `inputs -> {argument: noise}` that the op draws for these inputs, with which its
+            rivals must give the same result.
         reached: `(inputs, name, index) -> bool outputs` that a NaN or an infinity at that index
-            of argument `name` must reach; None means wherever the reference is not finite for it.
-            No other output may become a wrong number either, though it may become NaN.
+            of argument `name` must reach and alone can change. None: those that are not finite in
+            the reference; the others must be the reference's. Any output may be NaN instead.
     """
 
     function: Callable[..., Any]
@@ -117,4 +122,6 @@ class OpCases:
     workloads: tuple[OpCase, ...] = ()
     bad_inputs: tuple[BadInput, ...] = ()
     rivals: Mapping[str, Callable[[Inputs], Prepared]] = field(default_factory=dict)
+    baseline: Callable[..., Any] | None = None
+    noise: Callable[[Inputs], Inputs] | None = None
     reached: Callable[[Inputs, str, tuple[int, ...]], Tensor] | None = None

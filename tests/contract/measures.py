@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from dgm_fast._core.cases import Inputs, OpCase, OpCases
+from dgm_fast._core.cases import Inputs, OpCase
 from tests.contract.budget import Budget, budget
 from tests.contract.inputs import absolute, in_float64, outputs
 from tests.contract.subjects import Subject
@@ -70,16 +70,30 @@ def budgets(
     ]
 
 
-def reached_outputs(
-    cases: OpCases, inputs: Inputs, name: str, poisoned: Tensor, index: tuple[int, ...]
-) -> tuple[Tensor, ...]:
-    """Mark the outputs that must not be finite when `poisoned`, at `index`, is argument `name`."""
-    if cases.reached is not None:
-        return outputs(cases.reached(inputs, name, index))
+def poisoned_budgets(
+    subject: Subject, case: OpCase, inputs: Inputs, name: str, value: Tensor, index: tuple[int, ...]
+) -> list[tuple[Budget, Tensor]]:
+    """Return, for argument `name` = `value`, not finite at `index`, each output's budget.
 
-    return tuple(
-        ~each.isfinite() for each in outputs(cases.reference(**{**inputs, name: poisoned}))
-    )
+    Beside it the outputs that must not be finite; of the others the budget tells what they may be.
+    """
+    terms, _ = subject.cases.terms(inputs)
+    clean = budgets(subject, case, inputs, forward, terms)
+    if subject.cases.reached is not None:
+        return list(zip(clean, outputs(subject.cases.reached(inputs, name, index)), strict=True))
+
+    poisoned = budgets(subject, case, {**inputs, name: value}, forward, terms)
+    return [
+        (_finite_part(with_poison, without), ~with_poison.expected.isfinite())
+        for with_poison, without in zip(poisoned, clean, strict=True)
+    ]
+
+
+def _finite_part(poisoned: Budget, clean: Budget) -> Budget:
+    """Return the budget under poison, with a clean one's numbers where it has none."""
+    expected = torch.where(poisoned.expected.isfinite(), poisoned.expected, clean.expected)
+    allowed = torch.where(poisoned.allowed.isfinite(), poisoned.allowed, clean.allowed)
+    return Budget(expected, allowed, poisoned.overflows)
 
 
 def assert_within_budget(

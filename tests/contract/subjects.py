@@ -25,7 +25,7 @@ CASES: dict[str, OpCases] = {
 # Interpreted and GPU kernels are looked for where the process has not got them too, so that the
 # report says that they did not run, and why.
 _TRITON_DEVICES = ("cuda", "cpu")
-_REFERENCE = Implementation("reference", ("cpu", "cuda"), (torch.float32,), None)
+REFERENCE = Implementation("reference", ("cpu", "cuda"), (torch.float32,), None)
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ def subjects(reference: bool) -> list[Subject]:
     for name in CASES:
         # An op whose kernels are still to come is its reference alone.
         kernels = OPS[name].implementations.values() if name in OPS else ()
-        for implementation in (_REFERENCE, *kernels) if reference else kernels:
+        for implementation in (REFERENCE, *kernels) if reference else kernels:
             is_triton = implementation.name == "triton"
             devices = _TRITON_DEVICES if is_triton else implementation.device_types
             found += [Subject(name, implementation, device) for device in devices]

@@ -1,0 +1,104 @@
+// Philox words, uniforms and normals by the vector: what a kernel that makes noise starts from.
+//
+// Compiled once per instruction set, so without a guard.
+
+#include "common/math.h"
+#include "common/philox.h"
+
+namespace dgm::DGM_ISA {
+
+constexpr int kBatch = 4 * kLanes;  // groups drawn at a time
+constexpr int kPairs = kLanes / 2;  // words of one register, each in 64 bits
+constexpr int kSets = 4;            // registers in flight, to hide the multiplier's latency
+
+typedef uint64_t Words __attribute__((vector_size(DGM_VECTOR_BYTES)));
+
+// Words keep to the low half of 64-bit lanes, so that a product needs no rearranging: the
+// multiplier reads low halves and ignores what is above them.
+struct MultiplyVectors {
+  DGM_INLINE_MEMBER void operator()(uint32_t constant, Words word, Words& high, Words& low) const {
+#if DGM_VECTOR_BYTES == 64
+    low = (Words)_mm512_mul_epu32((__m512i)word, _mm512_set1_epi64(constant));
+    high = (Words)_mm512_shuffle_epi32((__m512i)low, _MM_PERM_CDAB);
+#elif DGM_VECTOR_BYTES == 32
+    low = (Words)_mm256_mul_epu32((__m256i)word, _mm256_set1_epi64x(constant));
+    high = (Words)_mm256_shuffle_epi32((__m256i)low, 0xB1);
+#else
+    low = (word & 0xFFFFFFFFu) * static_cast<uint64_t>(constant);
+    high = low >> 32;
+#endif
+  }
+};
+
+// Draws the words of kBatch groups from `group` on: words[j][i] is word j of group + i.
+DGM_INLINE void draw_words(
+    const PhiloxKey& key, uint64_t sample, uint32_t group, uint32_t (&words)[4][kBatch]) {
+  for (int i0 = 0; i0 < kBatch; i0 += kSets * kPairs) {
+    Words c[4][kSets];
+    for (int set = 0; set < kSets; ++set) {
+      uint64_t groups[kPairs];
+      for (int i = 0; i < kPairs; ++i) groups[i] = group + i0 + set * kPairs + i;
+      __builtin_memcpy(&c[0][set], groups, sizeof(groups));
+      c[1][set] = Words{} + static_cast<uint32_t>(sample);
+      c[2][set] = Words{} + static_cast<uint32_t>(sample >> 32);
+      c[3][set] = Words{} + key.stream;
+    }
+
+    uint32_t k0 = key.seed_low, k1 = key.seed_high;
+#pragma GCC unroll 10
+    for (int round = 0; round < 10; ++round) {
+#pragma GCC unroll 4
+      for (int set = 0; set < kSets; ++set) {
+        philox_round(c[0][set], c[1][set], c[2][set], c[3][set], k0, k1, MultiplyVectors{});
+      }
+      philox_next_key(k0, k1);
+    }
+
+    for (int j = 0; j < 4; ++j) {
+      for (int set = 0; set < kSets; ++set) {
+        for (int i = 0; i < kPairs; ++i) {
+          words[j][i0 + set * kPairs + i] = static_cast<uint32_t>(c[j][set][i]);
+        }
+      }
+    }
+  }
+}
+
+// Draws kBatch groups from `group` on: out[j][i] is element 4 (group + i) + j.
+template <bool normal>
+DGM_INLINE void draw_batch(
+    const PhiloxKey& key, uint64_t sample, uint32_t group, float (&out)[4][kBatch]) {
+  alignas(64) uint32_t words[4][kBatch];
+  draw_words(key, sample, group, words);
+
+  for (int j = 0; j < 4; j += 2) {
+    for (int i = 0; i < kBatch; ++i) {
+      if constexpr (normal) {
+        const float uniform = open_uniform_of_word(words[j][i]);
+        const float radius = __builtin_sqrtf(-2.0f * log_of_unit(uniform));
+        float cosine, sine;
+        cos_sin_of_turns(turns_of_word(words[j + 1][i]), cosine, sine);
+        out[j][i] = radius * cosine;
+        out[j + 1][i] = radius * sine;
+      } else {
+        out[j][i] = uniform_of_word(words[j][i]);
+        out[j + 1][i] = uniform_of_word(words[j + 1][i]);
+      }
+    }
+  }
+}
+
+constexpr int kLine = 4 * kBatch;  // elements drawn at a time
+
+// Draws elements [element, element + kLine) of a sample; `element` is a multiple of 4.
+template <bool normal>
+DGM_INLINE void draw_line(
+    const PhiloxKey& key, uint64_t sample, int64_t element, float (&line)[kLine]) {
+  alignas(64) float drawn[4][kBatch];
+  draw_batch<normal>(key, sample, static_cast<uint32_t>(element / 4), drawn);
+  for (int i = 0; i < kBatch; ++i) {
+    for (int j = 0; j < 4; ++j) line[4 * i + j] = drawn[j][i];
+  }
+}
+
+}  // namespace dgm::DGM_ISA
