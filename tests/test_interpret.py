@@ -1,4 +1,4 @@
-"""What every Triton kernel stands on: the interpreter's bfloat16, and the noise at its corners."""
+"""What every Triton kernel stands on: the interpreter's bfloat16, noise, elementary functions."""
 
 import math
 
@@ -12,7 +12,10 @@ pytest.importorskip(
 import triton
 import triton.language as tl
 
-from dgm_fast._core import triton_compile  # noqa: F401 (repairs the interpreter)
+from dgm_fast._core import (
+    triton_compile,  # noqa: F401 (repairs the interpreter)
+    triton_math,
+)
 from dgm_fast._core.triton_random import interleave, word_to_uniform, words_to_normals
 
 pytestmark = pytest.mark.interpret
@@ -76,3 +79,91 @@ def test_noise_is_exact_at_the_corners_of_every_octant(even):
     # Four half ulps of the radius each for the series, the logarithm and the root.
     assert (normal[:, :2] - expected).abs().max() <= 12 * 2**-24 * radius.max()
     assert torch.equal(normal[:, :2], normal[:, 2:])
+
+
+@triton.jit
+def _function_kernel(x_ptr, out_ptr, NAME: tl.constexpr, SIZE: tl.constexpr):
+    place = tl.arange(0, SIZE)
+    x = tl.load(x_ptr + place)
+
+    if NAME == "exp":
+        y = triton_math.exp(x)
+    elif NAME == "expm1":
+        y = triton_math.expm1(x)
+    elif NAME == "log":
+        y = triton_math.log(x)
+    elif NAME == "log1p_of_unit":
+        y = triton_math.log1p_of_unit(x)
+    elif NAME == "softplus":
+        y = triton_math.softplus(x)
+    elif NAME == "log_sigmoid":
+        y = triton_math.log_sigmoid(x)
+    elif NAME == "sigmoid":
+        y = triton_math.sigmoid(x)
+    elif NAME == "tanh":
+        y = triton_math.tanh(x)
+    else:
+        y = triton_math.atan(x)
+
+    tl.store(out_ptr + place, y)
+
+
+# Units of 2^-24 that triton_math promises, and the function in float64.
+FUNCTIONS = {
+    "exp": (3, torch.exp),
+    "expm1": (4, torch.expm1),
+    "log": (3, torch.log),
+    "log1p_of_unit": (3, torch.log1p),
+    "softplus": (5, lambda x: x.clamp(min=0) + (-x.abs()).exp().log1p()),
+    "log_sigmoid": (5, lambda x: x.clamp(max=0) - (-x.abs()).exp().log1p()),
+    "sigmoid": (6, torch.sigmoid),
+    "tanh": (8, torch.tanh),
+    "atan": (5, torch.atan),
+}
+
+
+def _evaluate(name, x):
+    y = torch.full_like(x, torch.nan)
+    _function_kernel[(1,)](x, y, name, x.numel())
+    return y
+
+
+def _spread(name, count=2**16):
+    """Return arguments dense around 0 and 1 and spread over all magnitudes."""
+    generator = torch.Generator().manual_seed(0)
+    uniform, exponent = torch.rand(2, count // 2, generator=generator)
+    if name == "log1p_of_unit":
+        return torch.cat((uniform, 2 ** (-30 * exponent)))
+
+    scaled = (2 * uniform - 1) * 2 ** (250 * exponent - 125)
+    near = 4 * torch.randn(count // 2, generator=generator)
+    x = torch.cat((scaled, near))
+    return x.abs() if name == "log" else x
+
+
+@pytest.mark.filterwarnings("ignore:.*encountered in:RuntimeWarning")
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_elementary_functions_keep_their_bounds(name):
+    units, exactly = FUNCTIONS[name]
+    x = _spread(name)
+
+    y, exact = _evaluate(name, x), exactly(x.double())
+    stored = exact.float()
+    tiny = stored.abs() < 2.0**-126
+    error = (y.double() - exact).abs() / exact.abs().clamp(min=2.0**-126)
+
+    # Subnormal results may be zero.
+    assert error[stored.isfinite() & ~tiny].max() <= units * 2.0**-24
+    assert (y[tiny].abs() <= 2.0**-126).all()
+    assert torch.equal(y[stored.isinf()], stored[stored.isinf()])
+
+
+@pytest.mark.filterwarnings("ignore:.*encountered in:RuntimeWarning")
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_elementary_functions_at_nan_zero_and_infinity(name):
+    x = torch.tensor([torch.nan, 0.0, torch.inf, -torch.inf])
+    if name == "log1p_of_unit":
+        x = x[:2].repeat(2)
+
+    y, exact = _evaluate(name, x), FUNCTIONS[name][1](x.double()).float()
+    torch.testing.assert_close(y, exact, rtol=2.0**-22, atol=1e-30, equal_nan=True)
