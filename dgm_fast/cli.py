@@ -6,22 +6,25 @@ saved with 130.
 
 from __future__ import annotations
 
+import inspect
 import json
 import runpy
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Generic, Literal, TypeVar
 
 import torch
 import tyro
 from rich.console import Console
-from torch import nn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from torch import Tensor, nn
 
 from dgm_fast import ImplementationUnavailable, use_impl
-from dgm_fast.families import FAMILIES, MADE, MADEConfig, family_of
+from dgm_fast.families import FAMILIES, family_of
 from dgm_fast.training import (
     DataConfig,
     Dataset,
@@ -35,6 +38,7 @@ from dgm_fast.training.data import Binarization
 from dgm_fast.training.distributed import process_group
 from dgm_fast.training.images import save_image_grid
 from dgm_fast.training.metrics import likelihood_table
+from dgm_fast.training.protocol import check_fit, context_of, shape_rows
 from dgm_fast.training.recipes import find_recipe
 from dgm_fast.training.subnormals import flush_subnormals
 
@@ -53,12 +57,15 @@ USAGE = """dgm-fast: fast deep generative models
 CKPT is the folder that `train` wrote. Add --help to a command for its options."""
 
 
+Config = TypeVar("Config")
+
+
 @dataclass(frozen=True)
-class TrainMADE:
-    """Train MADE; the defaults are the recipe of the data chosen with --data."""
+class Train(Generic[Config]):
+    """Train a model; the defaults are the recipe of the data chosen with --data."""
 
     data: tyro.conf.OmitArgPrefixes[DataConfig]
-    model: MADEConfig
+    model: Config
     train: tyro.conf.OmitArgPrefixes[TrainConfig]
     out: Path | None = None
     """Folder of the run; without it runs/FAMILY-DATA."""
@@ -66,11 +73,6 @@ class TrainMADE:
     """Continue the run in the folder, given the same options as before."""
     impl: Impl = "auto"
     """Implementation of every op."""
-
-    def build(self) -> MADE:
-        """Make the untrained model; its weights follow from the seed."""
-        torch.manual_seed(self.train.seed)
-        return MADE(self.model)
 
 
 @dataclass(frozen=True)
@@ -85,6 +87,12 @@ class Evaluate:
     """View of the data; without it the one of the training run."""
     split: Literal["validation", "test"] = "test"
     """Rows to evaluate; the baselines are always those of the test rows."""
+    rows: int | None = None
+    """Evaluate only the first so many rows."""
+    samples: int | None = None
+    """Importance samples of a latent variable model's bound; without it the model's own choice."""
+    quick: bool = False
+    """Evaluate what training compares epochs by, where that is cheaper than the likelihood."""
     batch_size: int = 500
     """Rows evaluated at once."""
     device: str = "auto"
@@ -103,15 +111,22 @@ class Sample:
     """PNG file to write."""
     count: int = 64
     """Number of samples."""
+    label: int | None = None
+    """Class of all samples of a class-conditional model; without it each class in turn."""
+    temperature: float | None = None
+    """Scale of a flow's base noise."""
+    sampler: Literal["ddpm", "ddim"] | None = None
+    """Sampler of a diffusion model."""
+    steps: int | None = None
+    """Steps of a diffusion model's sampler."""
+    guidance: float | None = None
+    """Strength of a diffusion model's classifier-free guidance."""
     seed: int = 0
     """Seed of the samples."""
     device: str = "auto"
     """auto: a CUDA device where there is one, else the CPU."""
     impl: Impl = "auto"
     """Implementation of every op."""
-
-
-TRAIN_COMMANDS: dict[str, type[TrainMADE]] = {"made": TrainMADE}
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -125,7 +140,7 @@ def main(arguments: list[str] | None = None) -> int:
         "bench": _bench,
     }
     if not arguments or arguments[0] in ("-h", "--help"):
-        print(USAGE.format(families=", ".join(TRAIN_COMMANDS)))
+        print(USAGE.format(families=", ".join(FAMILIES)))
         return 0 if arguments else 2
 
     name, *rest = arguments
@@ -145,31 +160,33 @@ def main(arguments: list[str] | None = None) -> int:
 def _train(arguments: list[str]) -> int:
     family, *rest = arguments or [""]
     if family in ("-h", "--help"):
-        print(USAGE.format(families=", ".join(TRAIN_COMMANDS)))
+        print(USAGE.format(families=", ".join(FAMILIES)))
         return 0
-    if family not in TRAIN_COMMANDS:
-        raise ValueError(
-            f"train needs a family, one of {', '.join(TRAIN_COMMANDS)}; got {family!r}"
-        )
+    if family not in FAMILIES:
+        raise ValueError(f"train needs a family, one of {', '.join(FAMILIES)}; got {family!r}")
 
     # AdamW's stale moments become subnormal numbers, which cost a hundred cycles each.
     flush_subnormals()
 
-    kind = TRAIN_COMMANDS[family]
+    kind = FAMILIES[family]
     recipe = find_recipe(family, _option(rest, "data") or "digits", _option(rest, "binarization"))
-    default = kind(recipe.data, recipe.model, recipe.train)
-    command = tyro.cli(kind, prog=f"dgm-fast train {family}", args=rest, default=default)
+    default = Train(recipe.data, recipe.model, recipe.train)
+    command = tyro.cli(
+        Train[kind.config_class], prog=f"dgm-fast train {family}", args=rest, default=default
+    )
     folder = command.out or Path("runs") / f"{family}-{command.data.data}"
 
     dataset = load_dataset(command.data)
-    _check_fit(command.model, dataset)
+    torch.manual_seed(command.train.seed)
+    model = kind(command.model)
+    check_fit(model, dataset)
     with process_group() as processes, use_impl(command.impl):
         console = Console(quiet=not processes.is_first)
         # Before the run, so that one that is killed can be evaluated; never over another run's.
         if processes.is_first and not (folder / TRAINING_FILE).exists():
             _write_run(folder, family, command, dataset)
         result = train(
-            command.build(), dataset, command.train, folder, resume=command.resume, console=console
+            model, dataset, command.train, folder, resume=command.resume, console=console
         )
         if not processes.is_first:
             return 130 if result.interrupted else 0
@@ -177,8 +194,9 @@ def _train(arguments: list[str]) -> int:
         if result.interrupted:
             return 130
         device = command.train.resolve_device()
-        nats = mean_nll_nats(_load(folder, device), dataset.test, device=device)
-        console.print(likelihood_table({family: nats}, dataset))
+        best = _load(folder, device)
+        nats = mean_nll_nats(best, *dataset.split("test"), device=device, quick=True)
+        console.print(likelihood_table({_title(best): nats}, dataset))
         console.print(
             f"best at step {result.best_step} of {result.steps}, {result.seconds:.0f} s of "
             f"training; weights and log in {folder}"
@@ -198,11 +216,65 @@ def _evaluate(arguments: list[str]) -> int:
 
     with use_impl(command.impl):
         model = _load(command.checkpoint, device)
-        _check_fit(model.config, dataset)
-        rows = getattr(dataset, command.split)
-        nats = mean_nll_nats(model, rows, batch_size=command.batch_size, device=device)
-    Console().print(likelihood_table({f"{model.family} ({command.split})": nats}, dataset))
+        check_fit(model, dataset)
+        rows, labels = dataset.split(command.split, command.rows)
+        options = _options_of(model.log_prob, command, ("samples",))
+        with _row_bar(len(rows)) as done:
+            nats = mean_nll_nats(
+                model,
+                rows,
+                labels,
+                batch_size=command.batch_size,
+                device=device,
+                quick=command.quick,
+                progress=done,
+                **options,
+            )
+        further = _diagnostics(model, rows, labels, device)
+
+    console = Console()
+    name = f"{_title(model, command.quick)}, {command.split}, {len(rows)} rows"
+    console.print(likelihood_table({name: nats}, dataset))
+    for figure, value in further.items():
+        console.print(f"{figure}: {value:.4g}")
     return 0
+
+
+def _title(model: nn.Module, quick: bool = True) -> str:
+    estimated = quick and hasattr(model, "validation_nats")
+    return f"{model.family} (estimate)" if estimated else model.family
+
+
+def _diagnostics(
+    model: nn.Module, rows: Tensor, labels: Tensor | None, device: torch.device
+) -> dict[str, float]:
+    """Return the model's figures beside the likelihood, of a thousand rows at most."""
+    if not hasattr(model, "diagnostics"):
+        return {}
+
+    x = shape_rows(rows[:1000].to(device), model)
+    context = context_of(model, None if labels is None else labels[:1000].to(device))
+    return model.diagnostics(x, context)
+
+
+def _options_of(
+    method: Callable[..., Any], command: Evaluate | Sample, names: Sequence[str]
+) -> dict[str, Any]:
+    """Return those of a command's options that were given, which the method must know."""
+    given = {name: value for name in names if (value := getattr(command, name)) is not None}
+    unknown = set(given) - set(inspect.signature(method).parameters)
+    if unknown:
+        family = method.__self__.family
+        raise ValueError(f"{', '.join(sorted(unknown))} must not be given: {family} has no such")
+    return given
+
+
+@contextmanager
+def _row_bar(rows: int) -> Iterator[Callable[[int], None]]:
+    shown = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()
+    with Progress(*shown, TimeRemainingColumn(), console=Console(stderr=True)) as bar:
+        task = bar.add_task("evaluating", total=rows)
+        yield lambda count: bar.advance(task, count)
 
 
 def _sample(arguments: list[str]) -> int:
@@ -214,13 +286,26 @@ def _sample(arguments: list[str]) -> int:
     with use_impl(command.impl):
         model = _load(command.checkpoint, device)
         generator = torch.Generator(device).manual_seed(command.seed)
-        x = model.sample(command.count, generator=generator)
+        options = _options_of(
+            model.sample, command, ("temperature", "sampler", "steps", "guidance")
+        )
+        context = _labels(model, command).to(device) if getattr(model, "classes", 0) else None
+        x = model.sample(command.count, context, generator, **options)
 
     images = x.reshape(command.count, *run["event_shape"])
     levels = run["levels"]
     save_image_grid(images * levels if run["continuous"] else images, command.out, levels)
     print(f"{command.count} samples in {command.out}")
     return 0
+
+
+def _labels(model: nn.Module, command: Sample) -> Tensor:
+    """Return a label for each sample: the one given, or each class in turn."""
+    if command.label is None:
+        return torch.arange(command.count) % model.classes
+    if not 0 <= command.label < model.classes:
+        raise ValueError(f"label must lie in 0 .. {model.classes - 1}; got {command.label}")
+    return torch.full((command.count,), command.label)
 
 
 def _bench(arguments: list[str]) -> int:
@@ -249,21 +334,6 @@ def _option(arguments: list[str], name: str) -> str | None:
     return None
 
 
-def _check_fit(model: Any, dataset: Dataset) -> None:
-    """Refuse a model whose event or support is not that of the data."""
-    if model.features != dataset.features:
-        raise ValueError(f"model.features is {model.features}, the data have {dataset.features}")
-
-    discrete = {"bernoulli": 2, "categorical": getattr(model, "categories", 0)}
-    if dataset.continuous and model.output in discrete:
-        raise ValueError(f"model.output {model.output!r} is discrete, the data are dequantized")
-    if not dataset.continuous and discrete.get(model.output) != dataset.levels:
-        raise ValueError(
-            f"the data have {dataset.levels} levels; model.output {model.output!r}"
-            + (f" has {discrete[model.output]}" if model.output in discrete else " is continuous")
-        )
-
-
 def _load(folder: Path, device: torch.device) -> nn.Module:
     family = family_of(folder)
     if family not in FAMILIES:
@@ -271,7 +341,7 @@ def _load(folder: Path, device: torch.device) -> nn.Module:
     return FAMILIES[family].from_pretrained(folder, device=device)
 
 
-def _write_run(folder: Path, family: str, command: TrainMADE, dataset: Dataset) -> None:
+def _write_run(folder: Path, family: str, command: Train[Any], dataset: Dataset) -> None:
     """Write run.json, what `evaluate` and `sample` must know of the data."""
     root = command.data.data_root
     run = {

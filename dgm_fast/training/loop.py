@@ -39,7 +39,7 @@ from dgm_fast.training.data import Dataset, steps_per_epoch, train_batches
 from dgm_fast.training.distributed import Processes, StopRequest, stop_request
 from dgm_fast.training.logs import RunLog
 from dgm_fast.training.metrics import mean_nll_nats
-from dgm_fast.training.protocol import shape_rows, training_step_begin
+from dgm_fast.training.protocol import check_fit, context_of, shape_rows, training_step_begin
 
 __all__ = ["TrainResult", "train"]
 
@@ -134,8 +134,9 @@ def train(
     never does. Likelihoods are summed in float64.
 
     Raises:
-        ValueError: `folder` holds a run and `resume` is false, or the run to resume had other
-            hyperparameters, weights or data. FileNotFoundError: there is no run to resume.
+        ValueError: the model does not fit the data; `folder` holds a run and `resume` is false, or
+            the run to resume had other hyperparameters, weights or data.
+        FileNotFoundError: there is no run to resume.
         FloatingPointError: the loss is no longer finite; the last good checkpoint stays.
     """
     run = _begin(model, dataset, config, Path(folder), resume, console)
@@ -161,6 +162,7 @@ def _begin(
     console: Console | None,
 ) -> Run:
     """Make a new run in `folder`, or take up the one that lies there."""
+    check_fit(model, dataset)
     processes = Processes.current()
     device = config.resolve_device(int(os.environ.get("LOCAL_RANK", "0")))
     console = console or Console(stderr=True, quiet=not processes.is_first)
@@ -214,7 +216,7 @@ def _train_epoch(run: Run, stop: StopRequest, bar: Progress) -> dict[str, float]
     # The sum stays on the device: reading it at every step would stall a GPU.
     loss_sum = torch.tensor(counters.loss_sum, dtype=torch.float64, device=run.device)
     for batch in batches:
-        loss_sum += _train_step(run, batch)
+        loss_sum += _train_step(run, *batch)
         counters.step += 1
         bar.update(bar.task_ids[0], completed=counters.step)
         # After the last batch the epoch is whole: it is validated before a stop.
@@ -246,7 +248,7 @@ def _epoch_row(run: Run, loss_sum: float) -> dict[str, float]:
     }
 
 
-def _train_step(run: Run, batch: Tensor) -> Tensor:
+def _train_step(run: Run, rows: Tensor, labels: Tensor | None) -> Tensor:
     """Do one step and return its loss, detached."""
     config, step = run.config, run.counters.step
     training_step_begin(run.model, step)
@@ -255,7 +257,7 @@ def _train_step(run: Run, batch: Tensor) -> Tensor:
         group["lr"] = learning_rate
 
     with torch.autocast(run.device.type, torch.bfloat16, enabled=config.bf16):
-        loss = run.objective(shape_rows(batch, run.model))
+        loss = run.objective(shape_rows(rows, run.model), context_of(run.model, labels))
     run.optimizer.zero_grad(set_to_none=True)
     loss.backward()
     if config.gradient_clip:
@@ -271,11 +273,13 @@ def _validate(run: Run) -> float:
     counters = run.counters
     validation_nats = mean_nll_nats(
         run.evaluated,
-        run.dataset.validation,
+        *run.dataset.split("validation"),
         batch_size=run.config.evaluation_batch_size,
         device=run.device,
         rank=run.processes.rank,
         world_size=run.processes.world_size,
+        quick=True,
+        seed=run.config.seed,
     )
     counters.stale_epochs += 1
     if validation_nats < counters.best_nats:
@@ -330,8 +334,8 @@ class _Loss(nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.model.loss(x)
+    def forward(self, x: Tensor, context: Tensor | None) -> Tensor:
+        return self.model.loss(x, context)
 
 
 def _make_objective(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -11,7 +12,7 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from dgm_fast.training.data import Dataset
-from dgm_fast.training.protocol import shape_rows
+from dgm_fast.training.protocol import context_of, shape_rows
 
 __all__ = [
     "baselines_nats",
@@ -49,22 +50,54 @@ def bits_per_dim(nll_nats: float, dataset: Dataset) -> float:
 def mean_nll_nats(
     model: nn.Module,
     rows: Tensor,
+    labels: Tensor | None = None,
     *,
     batch_size: int = 500,
     device: torch.device | str = "cpu",
     rank: int = 0,
     world_size: int = 1,
+    quick: bool = False,
+    seed: int = 0,
+    progress: Callable[[int], object] = lambda rows: None,
+    **options: Any,
 ) -> float:
     """Compute the mean negative log-likelihood of (N, D) rows in evaluation mode, in nats.
 
     Sums in float64. With `world_size` > 1 every process takes its share and all get the same mean.
+
+    Arguments:
+        model: its `log_prob` may draw noise, as the bounds of latent variable models do.
+        rows: (N, D).
+        labels: (N,), read by class-conditional models.
+        batch_size: rows at once.
+        device: of the model.
+        rank: of this process.
+        world_size: processes.
+        quick: ask for `validation_nats` where the model has it.
+        seed: of the noise, the same at every call; torch's generators end as they began.
+        progress: told the number of rows done, after each batch.
+        options: of `log_prob`.
     """
+    score = getattr(model, "validation_nats", None) if quick else None
+    if score is None:
+
+        def score(x: Tensor, context: Tensor | None) -> Tensor:
+            return -model.log_prob(x, context, **options)
+
+    device = torch.device(device)
+    total = torch.zeros((), dtype=torch.float64, device=device)
+    mine = rows[rank::world_size]
+    theirs = None if labels is None else labels[rank::world_size]
     was_training = model.training
     model.eval()
-    total = torch.zeros((), dtype=torch.float64, device=device)
-    for batch in rows[rank::world_size].split(batch_size):
-        x = shape_rows(batch.to(device), model)
-        total -= model.log_prob(x).double().sum()
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        torch.manual_seed(seed + rank)
+        for start in range(0, len(mine), batch_size):
+            batch = slice(start, start + batch_size)
+            x = shape_rows(mine[batch].to(device), model)
+            context = context_of(model, None if theirs is None else theirs[batch].to(device))
+            total += score(x, context).double().sum()
+            progress(len(x))
     model.train(was_training)
 
     if world_size > 1:

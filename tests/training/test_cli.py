@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from dgm_fast import cli
-from dgm_fast.families import MADE
+from dgm_fast.families import FAMILIES, MADE
 from dgm_fast.training import DataConfig, load_dataset
 from dgm_fast.training.recipes import RECIPES, find_recipe
 
@@ -91,20 +91,24 @@ def test_interrupt_then_resume_through_the_command(tmp_path, monkeypatch, capsys
     [
         (["fly"], "no command 'fly'; there are env, train"),
         (["train"], "train needs a family, one of made"),
-        (["train", "vae"], "got 'vae'"),
+        (["train", "alchemy"], "got 'alchemy'"),
         (["train", "made", "--data", "cifar"], "no recipe for made on cifar"),
         (["train", "made", "--data", "mnist"], "data_root"),
         (["train", "made", "--data=mnist", "--data-root", "/nowhere"], "/nowhere is not a folder"),
         (["train", "made", "--binarization", "otsu"], "otsu"),
-        (["train", "made", "--model.features", "63"], "model.features is 63, the data have 64"),
+        (["train", "made", "--model.features", "63"], "events of 64 values, as the data have"),
         (["train", "made", "--model.output", "bernoulli"], "17 levels"),
-        (["train", "made", "--model.output", "gaussian"], "is continuous"),
+        (["train", "made", "--model.output", "gaussian"], "got real values"),
         (["train", "made", "--epochs", "0"], "epochs must be positive"),
         (["train", "made", "--epochs", "many"], "many"),
         (["train", "made", "--warp-speed", "9"], "warp-speed"),
         (["train", "made", "--device", "abacus"], "abacus"),
         (["evaluate", "/nowhere"], "/nowhere/run.json is missing"),
         (["sample", "/nowhere", "--count", "0"], "count must be positive"),
+        (
+            ["train", "made", "--binarization=dequantized", "--model.output=categorical"],
+            "dequantized to real values; got 256 levels",
+        ),
     ],
 )
 def test_bad_input_is_one_message_and_exit_code_2(arguments, message, tmp_path, capfd, monkeypatch):
@@ -126,6 +130,18 @@ def test_unavailable_implementation_says_why(trained, capsys):
         pytest.skip("every implementation may be available here")
     assert cli.main(["sample", str(trained), "--impl", "cuda", "--device", "cpu"]) == 2
     assert "impl='cuda'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["sample", "evaluate"])
+def test_an_option_of_another_family_is_refused(trained, command, capsys):
+    option = {"sample": "temperature", "evaluate": "samples"}[command]
+    assert cli.main([command, str(trained), f"--{option}", "2", "--device", "cpu"]) == 2
+    assert f"{option} must not be given: made" in capsys.readouterr().err
+
+
+def test_evaluate_takes_the_first_rows_only_when_asked(trained, capsys):
+    assert cli.main(["evaluate", str(trained), "--rows", "7", "--device", "cpu"]) == 0
+    assert "test, 7 rows" in capsys.readouterr().out
 
 
 def test_damaged_run_file_is_named(trained, tmp_path, capsys):
@@ -157,9 +173,16 @@ def test_env_runs_as_a_process():
 
 
 @pytest.mark.parametrize(("family", "data"), list(RECIPES))
+def test_every_recipe_is_of_its_family_and_data(family, data):
+    recipe = find_recipe(family, data)
+    assert recipe.data.data == data
+    assert type(recipe.model) is FAMILIES[family].config_class
+
+
+@pytest.mark.parametrize("data", ["digits", "mnist"])
 @pytest.mark.parametrize("binarization", ["static", "dynamic", "none", "dequantized"])
-def test_every_recipe_has_an_output_for_every_view(family, data, binarization):
-    recipe = find_recipe(family, data, binarization)
+def test_every_recipe_of_made_has_an_output_for_every_view(data, binarization):
+    recipe = find_recipe("made", data, binarization)
     assert recipe.data == DataConfig(data=data, binarization=binarization)
     levels = {"digits": 17, "mnist": 256}[data]
     expected = {"none": ("categorical", levels), "dequantized": ("gaussian_mixture", None)}

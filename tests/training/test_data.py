@@ -134,12 +134,12 @@ def test_dynamic_binarization_is_fresh_for_training_and_fixed_for_evaluation():
     assert torch.equal(digits.test, static.test)
     assert torch.equal(digits.validation, static.validation)
 
-    first, second = (next(train_batches(digits, 1297, seed=0, epoch=e)) for e in (0, 1))
+    first, second = (next(train_batches(digits, 1297, seed=0, epoch=e)).x for e in (0, 1))
     assert set(first.unique().tolist()) == {0.0, 1.0}
     assert first.mean().item() == pytest.approx(second.mean().item(), abs=0.01)
     # The same rows in another order would have the same ink in every column.
     assert not torch.equal(first.sum(0), second.sum(0))
-    again = next(train_batches(digits, 1297, seed=0, epoch=0))
+    again = next(train_batches(digits, 1297, seed=0, epoch=0)).x
     assert torch.equal(first, again)
 
 
@@ -150,7 +150,7 @@ def test_dequantized_values_fill_the_unit_interval():
     assert torch.equal((digits.test * 17).floor(), grey.test)
     assert 0 <= digits.test.min() < 0.001
     assert 0.999 < digits.test.max() < 1
-    batch = next(train_batches(digits, 1297, seed=0, epoch=0))
+    batch = next(train_batches(digits, 1297, seed=0, epoch=0)).x
     assert (batch * 17).frac().mean().item() == pytest.approx(0.5, abs=0.01)
 
 
@@ -170,7 +170,9 @@ def test_an_epoch_holds_every_row_once_and_orders_differ():
     rows = torch.arange(60, dtype=torch.uint8).reshape(60, 1, 1)
     data = make_dataset("rows", (rows, rows, rows), 61)
     epochs = {
-        (seed, epoch): torch.cat(list(train_batches(data, 20, seed=seed, epoch=epoch))).flatten()
+        (seed, epoch): torch.cat(
+            [batch.x for batch in train_batches(data, 20, seed=seed, epoch=epoch)]
+        ).flatten()
         for seed in (0, 1)
         for epoch in (0, 1)
     }
@@ -183,16 +185,38 @@ def test_batches_continue_in_the_middle_of_an_epoch(dataset):
     whole = list(train_batches(dataset, 20, seed=4, epoch=2))
     rest = list(train_batches(dataset, 20, seed=4, epoch=2, start=4))
     assert len(whole) == 6
-    assert [torch.equal(a, b) for a, b in zip(whole[4:], rest, strict=True)] == [True, True]
+    assert [torch.equal(a.x, b.x) for a, b in zip(whole[4:], rest, strict=True)] == [True, True]
 
 
 def test_shards_of_all_processes_make_the_batch_of_one(dataset):
     (whole, *_) = train_batches(dataset, 20, seed=0, epoch=0)
     shards = [
-        next(train_batches(dataset, 20, seed=0, epoch=0, rank=rank, world_size=4))
+        next(train_batches(dataset, 20, seed=0, epoch=0, rank=rank, world_size=4)).x
         for rank in range(4)
     ]
-    assert torch.equal(torch.stack(shards, 1).flatten(0, 1), whole)
+    assert torch.equal(torch.stack(shards, 1).flatten(0, 1), whole.x)
+
+
+def test_labels_keep_to_their_rows_on_every_process():
+    rows = torch.arange(60, dtype=torch.uint8).reshape(60, 1, 1)
+    labels = torch.arange(60) % 7
+    data = make_dataset("rows", (rows,) * 3, 61, "none", (labels,) * 3, classes=7)
+
+    for rank in range(2):
+        for batch in train_batches(data, 20, seed=3, epoch=1, rank=rank, world_size=2):
+            assert torch.equal(batch.labels, batch.x.long().flatten() % 7)
+
+    x, some = data.split("test", 5)
+    assert torch.equal(some, x.long().flatten() % 7)
+
+
+def test_labels_of_digits_name_the_digit_that_is_drawn():
+    from sklearn.datasets import load_digits as load_bundled
+
+    digits, bundled = load_digits("none"), load_bundled()
+    known = {row.tobytes(): label for row, label in zip(bundled.data, bundled.target, strict=True)}
+    for x, label in zip(*digits.split("validation"), strict=True):
+        assert known[x.double().numpy().tobytes()] == label
 
 
 def test_bad_batch_sizes_and_binarizations_are_refused(dataset):

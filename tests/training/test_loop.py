@@ -153,7 +153,7 @@ def test_one_step_is_adamw_on_the_clipped_gradient(make_model, dataset, config, 
 
     expected = make_model(0.0)
     (batch,) = train_batches(dataset, 120, seed=0, epoch=0)
-    expected.loss(batch).backward()
+    expected.loss(batch.x).backward()
     optimizer = torch.optim.AdamW(expected.parameters(), lr=0.02, weight_decay=0.01)
     torch.nn.utils.clip_grad_norm_(expected.parameters(), 0.01)
     optimizer.step()

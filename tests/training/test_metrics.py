@@ -14,6 +14,7 @@ from dgm_fast.training.metrics import (
     independent_pixels_nats,
     mean_nll_nats,
 )
+from dgm_fast.training.protocol import check_fit
 
 
 def rows(*values):
@@ -85,6 +86,52 @@ def test_rows_take_the_event_shape_of_the_model(make_model, dataset):
     model.event_shape = (1, 2, 3)
     mean_nll_nats(model, dataset.test, batch_size=40)
     assert seen == [(40, 1, 2, 3)]
+
+
+def test_quick_asks_for_the_stand_in_and_noise_is_the_same_at_every_call(make_model, dataset):
+    model = make_model()
+    model.validation_nats = lambda x, context: torch.rand(len(x))
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+
+    quick = [mean_nll_nats(model, dataset.test, quick=True, seed=seed) for seed in (3, 3, 4)]
+    assert quick[0] == quick[1] != quick[2]
+    assert 0 < quick[0] < 1 < mean_nll_nats(model, dataset.test)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_labels_reach_a_class_conditional_model_alone(make_model, dataset):
+    labels, seen = torch.arange(len(dataset.test)) % 3, []
+    model = make_model()
+
+    def log_prob(x, context=None):
+        seen.append(context)
+        return x.sum(1)
+
+    model.log_prob = log_prob
+    mean_nll_nats(model, dataset.test, labels, batch_size=30)
+    model.classes = 3
+    mean_nll_nats(model, dataset.test, labels, batch_size=30)
+    assert seen[:2] == [None, None]
+    assert torch.equal(torch.cat(seen[2:]), labels)
+
+
+@pytest.mark.parametrize(
+    ("attributes", "message"),
+    [
+        ({"event_shape": (7,)}, r"events of 6 values.*\(7,\)"),
+        ({"levels": 256}, "of 2 levels; got 256 levels"),
+        ({"levels": None}, "of 2 levels; got real values"),
+        ({"classes": 3}, "labels for a model of 3 classes; got none"),
+    ],
+)
+def test_a_model_that_does_not_fit_the_data_is_refused(make_model, dataset, attributes, message):
+    model = make_model()
+    check_fit(model, dataset)
+    for name, value in attributes.items():
+        setattr(model, name, value)
+    with pytest.raises(ValueError, match=message):
+        check_fit(model, dataset)
 
 
 def test_image_grid_holds_the_images(tmp_path):

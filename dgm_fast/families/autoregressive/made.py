@@ -221,6 +221,7 @@ class MADE(Pretrained, nn.Module):
 
     family: ClassVar[str] = "made"
     config_class: ClassVar[type] = MADEConfig
+    classes: ClassVar[int] = 0
 
     def __init__(
         self,
@@ -232,6 +233,8 @@ class MADE(Pretrained, nn.Module):
     ) -> None:
         super().__init__()
         self.config = config
+        self.event_shape = (config.features,)
+        self.levels = {"bernoulli": 2, "categorical": config.categories}.get(config.output)
         self.conditional: Conditional = _CONDITIONALS[config.output](config)
 
         device = torch.get_default_device() if device is None else torch.device(device)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from dgm_fast.training.data.dataset import (
     BINARIZATIONS,
+    Batch,
     Binarization,
     Dataset,
+    Split,
     make_dataset,
     make_generator,
     steps_per_epoch,
@@ -16,9 +18,11 @@ from dgm_fast.training.data.sources import DataConfig, load_dataset, load_digits
 
 __all__ = [
     "BINARIZATIONS",
+    "Batch",
     "Binarization",
     "DataConfig",
     "Dataset",
+    "Split",
     "find_idx",
     "load_dataset",
     "load_digits",

@@ -4,18 +4,28 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
-from typing import Literal, get_args
+from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["Binarization", "Dataset", "make_dataset", "make_generator", "train_batches"]
+__all__ = [
+    "Batch",
+    "Binarization",
+    "Dataset",
+    "Split",
+    "make_dataset",
+    "make_generator",
+    "train_batches",
+]
 
 Binarization = Literal["static", "dynamic", "none", "dequantized"]
 BINARIZATIONS: tuple[str, ...] = get_args(Binarization)
+
+Split = Literal["train", "validation", "test"]
 
 STATIC_SEED = 20150601
 """Seed of every draw that must be the same for all users: binarization, dequantization, splits."""
@@ -30,6 +40,8 @@ class Dataset:
         are float32 and final. `train` is what `draw` takes: grey levels (uint8) where every epoch
         has fresh noise, final float32 rows otherwise.
 
+        `labels`: (N,) int64 in 0 .. `classes` - 1 for every split, or empty where there are none.
+
     Values are the integers 0 .. `levels` - 1; with `continuous`, they are dequantized to [0, 1).
     """
 
@@ -42,15 +54,29 @@ class Dataset:
     event_shape: tuple[int, ...]
     draw: Callable[[Tensor, torch.Generator], Tensor]
     continuous: bool = False
+    labels: dict[Split, Tensor] = field(default_factory=dict)
+    classes: int = 0
 
     @property
     def features(self) -> int:
         """Number of values in one row, D."""
         return math.prod(self.event_shape)
 
+    def split(self, name: Split, limit: int | None = None) -> tuple[Tensor, Tensor | None]:
+        """Return the rows of a split, or the first `limit` of them, and their labels if any."""
+        labels = self.labels.get(name)
+        return getattr(self, name)[:limit], None if labels is None else labels[:limit]
+
     def fixed_train(self) -> Tensor:
         """Draw the training rows once, with the seed that all users share: (N, D), float32."""
         return self.draw(self.train, make_generator(STATIC_SEED, 0))
+
+
+class Batch(NamedTuple):
+    """Hold the rows of one training step, (B, D), and their labels, (B,), where there are any."""
+
+    x: Tensor
+    labels: Tensor | None
 
 
 def make_generator(*key: int) -> torch.Generator:
@@ -66,6 +92,8 @@ def make_dataset(
     splits: tuple[Tensor, Tensor, Tensor],
     levels: int,
     binarization: Binarization = "none",
+    labels: tuple[Tensor, Tensor, Tensor] | None = None,
+    classes: int = 0,
 ) -> Dataset:
     r"""Make a data set from grey levels (train, validation, test).
 
@@ -78,7 +106,8 @@ def make_dataset(
       continuous densities; validation and test are drawn once.
 
     Shapes:
-        `splits`: three uint8 tensors (N, *E); rows come out flat, (N, prod(E)).
+        `splits`: three uint8 tensors (N, *E); rows come out flat, (N, prod(E)). `labels`: three
+        tensors (N,) of integers 0 .. `classes` - 1.
 
     Raises:
         ValueError: `binarization` is none of the four.
@@ -102,6 +131,8 @@ def make_dataset(
         event_shape=event_shape,
         draw=draw if fresh else _as_float,
         continuous=binarization == "dequantized",
+        labels=dict(zip(get_args(Split), (each.long() for each in labels or ()), strict=False)),
+        classes=classes,
     )
 
 
@@ -115,7 +146,7 @@ def train_batches(
     rank: int = 0,
     world_size: int = 1,
     device: torch.device | str = "cpu",
-) -> Iterator[Tensor]:
+) -> Iterator[Batch]:
     """Yield the batches of one epoch from number `start` on: (batch_size / world_size, D), float32.
 
     Order and noise are functions of (seed, epoch, batch number) alone, so a resumed run sees what
@@ -130,10 +161,15 @@ def train_batches(
         raise ValueError(f"batch_size must be a multiple of {world_size} processes: {batch_size}")
 
     order = torch.randperm(len(dataset.train), generator=make_generator(seed, epoch))
+    labels = dataset.labels.get("train")
     for batch in range(start, batches):
-        rows = dataset.train[order[batch * batch_size : (batch + 1) * batch_size]]
-        x = dataset.draw(rows, make_generator(seed, epoch, 1 + batch))
-        yield x[rank::world_size].to(device, non_blocking=True)
+        place = order[batch * batch_size : (batch + 1) * batch_size]
+        x = dataset.draw(dataset.train[place], make_generator(seed, epoch, 1 + batch))
+        mine = place[rank::world_size]
+        yield Batch(
+            x[rank::world_size].to(device, non_blocking=True),
+            None if labels is None else labels[mine].to(device, non_blocking=True),
+        )
 
 
 def steps_per_epoch(dataset: Dataset, batch_size: int) -> int:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 import torch
+from torch import Tensor
 
 from dgm_fast.training.data.dataset import (
     BINARIZATIONS,
@@ -80,18 +81,21 @@ def load_digits(binarization: str = "none") -> Dataset:
         message = "the digits come with scikit-learn, not installed: pip install 'dgm_fast[train]'"
         raise ModuleNotFoundError(message, name=error.name) from error
 
-    images = torch.from_numpy(load_bundled_digits().images).to(torch.uint8)
+    bundle = load_bundled_digits()
+    images = torch.from_numpy(bundle.images).to(torch.uint8)
+    labels = torch.from_numpy(bundle.target)
     noise = torch.rand(len(images), generator=make_generator(STATIC_SEED, 3), dtype=torch.float64)
-    images = images[noise.argsort(stable=True)]
-    splits = (images[:1297], images[1297:1547], images[1547:])
-    return make_dataset("digits", splits, levels=17, binarization=binarization)
+    order = noise.argsort(stable=True)
+    images, labels = (each[order].split((1297, 250, 250)) for each in (images, labels))
+    return make_dataset("digits", images, 17, binarization, labels, classes=10)
 
 
 def load_mnist(root: Path | str, binarization: str = "static") -> Dataset:
     """Load MNIST from `train-images-idx3-ubyte` and `t10k-images-idx3-ubyte`, plain or `.gz`.
 
     The official split: the first 50,000 training images train, the last 10,000 validate, the
-    10,000 of the second file test.
+    10,000 of the second file test. Labels come along where `train-labels-idx1-ubyte` and
+    `t10k-labels-idx1-ubyte` lie beside the images.
 
     Raises:
         FileNotFoundError: a file is missing. ValueError: a file is truncated or corrupt.
@@ -103,4 +107,15 @@ def load_mnist(root: Path | str, binarization: str = "static") -> Dataset:
     root = Path(root)
     train = read_idx(find_idx(root, "train-images-idx3-ubyte"), (60_000, 28, 28))
     test = read_idx(find_idx(root, "t10k-images-idx3-ubyte"), (10_000, 28, 28))
-    return make_dataset("mnist", (train[:50_000], train[50_000:], test), 256, binarization)
+    images = *train.split((50_000, 10_000)), test
+    return make_dataset("mnist", images, 256, binarization, _mnist_labels(root), classes=10)
+
+
+def _mnist_labels(root: Path) -> tuple[Tensor, Tensor, Tensor] | None:
+    try:
+        paths = [find_idx(root, f"{split}-labels-idx1-ubyte") for split in ("train", "t10k")]
+    except FileNotFoundError:
+        return None
+
+    train, test = read_idx(paths[0], (60_000,)), read_idx(paths[1], (10_000,))
+    return *train.split((50_000, 10_000)), test
