@@ -42,3 +42,11 @@ def as_seed(seed: int | Tensor, device: torch.device) -> Tensor:
         )
 
     return seed.reshape(())
+
+
+def check_stream(sample_offset: int, stream: int) -> None:
+    """Raise ValueError unless a Philox counter holds both."""
+    if not 0 <= sample_offset < 2**63:
+        raise ValueError(f"sample_offset must be in [0, 2^63); got {sample_offset}")
+    if not 0 <= stream < 2**32:
+        raise ValueError(f"stream must be in [0, 2^32); got {stream}")

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from dgm_fast._core.random import as_seed, draw_seed
+from dgm_fast._core.random import as_seed, check_stream, draw_seed
 from dgm_fast.ops.philox import op
 
 
@@ -135,11 +135,7 @@ def _check(shape: tuple[int, ...], where: tuple[int, int], dtype: torch.dtype) -
     if len(shape) == 0 or any(size < 0 for size in shape):
         raise ValueError(f"shape must have at least one dim and none negative; got {shape}")
 
-    sample_offset, stream = where
-    if not 0 <= sample_offset < 2**63:
-        raise ValueError(f"sample_offset must be in [0, 2^63); got {sample_offset}")
-    if not 0 <= stream < 2**32:
-        raise ValueError(f"stream must be in [0, 2^32); got {stream}")
+    check_stream(*where)
     if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
         raise TypeError(f"dtype must be floating-point; got {dtype}")
     if math.prod(shape[1:]) >= 2**34:

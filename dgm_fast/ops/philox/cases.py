@@ -11,14 +11,9 @@ import torch
 from torch import Tensor
 
 from dgm_fast._core.cases import BadInput, Cost, Inputs, OpCase, OpCases, Prepared
+from dgm_fast._core.philox import NORMAL_ROUNDINGS, normals_magnitude
 from dgm_fast._core.random import as_seed
-from dgm_fast.ops.philox import reference
 from dgm_fast.ops.philox.api import philox_normal, philox_uniform
-
-# In half ulps of float32, relative to the radius: the angle's conversion, constant and product, at
-# most pi of each, 9.4; sine or cosine to 2 ulps, 4; log to 2 ulps, halved by the root, 2; the root
-# and the last product, 2.
-_ROUNDINGS = 18
 
 _DRAW = {"normal": philox_normal, "uniform": philox_uniform}
 
@@ -37,20 +32,11 @@ def _magnitude(
     sample_offset: int = 0,
     stream: int = 0,
 ) -> Tensor:
-    """Return what each normal's roundings are relative to; a uniform is exact and rounds nothing.
-
-    The angle's move a normal by a share of its radius r, however small its cosine is. The two of u
-    in r = sqrt(-2 ln u) move it by at most 4 of them over r, which counts near u = 1.
-    """
+    """Return what the roundings of each are relative to; a uniform is exact and has none."""
     if distribution == "uniform":
         return torch.zeros(tuple(shape), dtype=dtype, device=device)
 
-    elements = math.prod(shape[1:])
-    key = as_seed(seed, device)
-    words = reference.philox_words(key, shape[0], elements, sample_offset, stream)
-    radius = (-2 * ((words[..., 0::2].to(dtype) + 0.5) * 2.0**-32).log()).sqrt()
-    magnitude = (radius + 4 / _ROUNDINGS / radius).repeat_interleave(2, dim=-1)
-    return magnitude.flatten(1)[:, :elements].reshape(tuple(shape))
+    return normals_magnitude(as_seed(seed, device), torch.Size(shape), sample_offset, stream, dtype)
 
 
 def _case(
@@ -116,7 +102,7 @@ CASES = OpCases(
         _case("uniform-many", "uniform", (66, 1027)),
         _case("uniform-far-offset", "uniform", (5, 18), sample_offset=2**33 - 2, stream=3),
     ),
-    terms=lambda inputs: (_ROUNDINGS, 0),
+    terms=lambda inputs: (NORMAL_ROUNDINGS, 0),
     with_batch=lambda inputs, size: {**inputs, "shape": (size, *inputs["shape"][1:])},
     magnitude=_magnitude,
     workloads=(

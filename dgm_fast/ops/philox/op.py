@@ -7,6 +7,7 @@ from torch import Tensor
 
 from dgm_fast._core.implementation import cpp, cuda, triton
 from dgm_fast._core.op import Direction, Op
+from dgm_fast._core.philox import opaque_philox
 from dgm_fast.ops.philox import reference
 
 
@@ -52,24 +53,6 @@ def run(
     if chosen != "reference":
         fill = _op.kernels["forward", chosen]
     else:
-        fill = _opaque if torch.compiler.is_compiling() else reference.philox
+        fill = opaque_philox if torch.compiler.is_compiling() else reference.philox
 
     return fill(seed, samples, elements, sample_offset, stream, normal, dtype)
-
-
-# Inductor inlines the ten rounds into each other, which doubles the expression at every one: a
-# compiled graph calls the reference as one operator instead.
-@torch.library.custom_op("dgm_fast::philox_forward_reference", mutates_args=())
-def _opaque(
-    seed: Tensor,
-    samples: int,
-    elements: int,
-    sample_offset: int,
-    stream: int,
-    normal: bool,
-    dtype: torch.dtype,
-) -> Tensor:
-    return reference.philox(seed, samples, elements, sample_offset, stream, normal, dtype)
-
-
-_opaque.register_fake(_fake_forward)
