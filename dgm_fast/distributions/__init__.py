@@ -4,14 +4,18 @@ from dgm_fast.distributions.conditional import (
     BernoulliConditional,
     CategoricalConditional,
     Conditional,
+    DiscretizedLogisticConditional,
     GaussianConditional,
     GaussianMixtureConditional,
 )
+from dgm_fast.distributions.discretized_logistic import DiscretizedLogistic
 
 __all__ = [
     "BernoulliConditional",
     "CategoricalConditional",
     "Conditional",
+    "DiscretizedLogistic",
+    "DiscretizedLogisticConditional",
     "GaussianConditional",
     "GaussianMixtureConditional",
 ]

@@ -17,12 +17,14 @@ from torch.distributions import (
     Normal,
 )
 
+from dgm_fast.distributions.discretized_logistic import DiscretizedLogistic
 from dgm_fast.ops import philox_normal, philox_uniform
 
 __all__ = [
     "BernoulliConditional",
     "CategoricalConditional",
     "Conditional",
+    "DiscretizedLogisticConditional",
     "GaussianConditional",
     "GaussianMixtureConditional",
 ]
@@ -68,6 +70,10 @@ class Conditional(ABC):
         """Return the log-density of x (*, D) under parameters (*, D, P), in nats, (*)."""
         parameters = _at_least_float32(parameters)
         return self.distribution(parameters).log_prob(x.to(parameters.dtype))
+
+    def mean(self, parameters: Tensor) -> Tensor:
+        """Return the expected values (*, D) under parameters (*, D, P)."""
+        return self.distribution(_at_least_float32(parameters)).mean
 
     def draw_noise(self, samples: int, features: int, seed: Tensor, dtype: torch.dtype) -> Tensor:
         """Draw the (samples, features, N) noise that `seed`, an int64 scalar tensor, stands for."""
@@ -138,11 +144,53 @@ class CategoricalConditional(Conditional):
         """Return the category whose stretch of the cumulative distribution holds the uniform."""
         return _category(parameters, noise[..., 0]).to(parameters.dtype)
 
+    def mean(self, parameters: Tensor) -> Tensor:
+        """Return the expected category, taken as a number."""
+        probability = _at_least_float32(parameters).softmax(-1)
+        numbers = torch.arange(
+            self.categories, dtype=probability.dtype, device=probability.device
+        )
+        return probability @ numbers
+
     def check_values(self, x: Tensor) -> None:
         """Raise ValueError unless x holds integers in [0, K-1]."""
-        _check_range(x, 0, self.categories - 1)
-        if _may_look_at(x) and x.is_floating_point() and bool((x != x.round()).any()):
-            raise ValueError("x must hold integers (as any dtype); got fractions")
+        _check_integers(x, self.categories)
+
+
+@dataclass(frozen=True)
+class DiscretizedLogisticConditional(Conditional):
+    """Integers 0..L-1: P = 2, mean and log_scale of a logistic on levels scaled to [-1, 1].
+
+    The network sees the levels at that scale too.
+    """
+
+    levels: int
+    noise_kinds: ClassVar[tuple[str, ...]] = ("uniform",)
+
+    @property
+    def parameters_per_feature(self) -> int:
+        """Two."""
+        return 2
+
+    def distribution(self, parameters: Tensor) -> Distribution:
+        """Return independent discretized logistics."""
+        mean, log_scale = parameters.unbind(-1)
+        logistic = DiscretizedLogistic(mean, log_scale, self.levels, validate_args=False)
+        return Independent(logistic, 1, validate_args=False)
+
+    def encode(self, x: Tensor) -> Tensor:
+        """Scale 0..L-1 to [-1, 1]."""
+        return x * (2 / (self.levels - 1)) - 1
+
+    def pick(self, parameters: Tensor, noise: Tensor) -> Tensor:
+        """Return the level whose stretch of the cumulative distribution holds the uniform."""
+        mean, log_scale = _at_least_float32(parameters).unbind(-1)
+        logistic = DiscretizedLogistic(mean, log_scale, self.levels, validate_args=False)
+        return logistic.icdf(noise[..., 0]).to(parameters.dtype)
+
+    def check_values(self, x: Tensor) -> None:
+        """Raise ValueError unless x holds integers in [0, L-1]."""
+        _check_integers(x, self.levels)
 
 
 @dataclass(frozen=True)
@@ -222,3 +270,9 @@ def _check_range(x: Tensor, low: int, high: int) -> None:
         raise ValueError(
             f"x must hold values in [{low}, {high}]; got {x.min().item()} to {x.max().item()}"
         )
+
+
+def _check_integers(x: Tensor, count: int) -> None:
+    _check_range(x, 0, count - 1)
+    if _may_look_at(x) and x.is_floating_point() and bool((x != x.round()).any()):
+        raise ValueError("x must hold integers (as any dtype); got fractions")
