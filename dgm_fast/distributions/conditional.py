@@ -147,9 +147,7 @@ class CategoricalConditional(Conditional):
     def mean(self, parameters: Tensor) -> Tensor:
         """Return the expected category, taken as a number."""
         probability = _at_least_float32(parameters).softmax(-1)
-        numbers = torch.arange(
-            self.categories, dtype=probability.dtype, device=probability.device
-        )
+        numbers = torch.arange(self.categories, dtype=probability.dtype, device=probability.device)
         return probability @ numbers
 
     def check_values(self, x: Tensor) -> None:

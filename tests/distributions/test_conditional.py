@@ -8,6 +8,7 @@ import torch
 from dgm_fast.distributions import (
     BernoulliConditional,
     CategoricalConditional,
+    DiscretizedLogisticConditional,
     GaussianConditional,
     GaussianMixtureConditional,
 )
@@ -17,9 +18,11 @@ D = 3
 CONDITIONALS = [
     BernoulliConditional(),
     CategoricalConditional(K),
+    DiscretizedLogisticConditional(K),
     GaussianConditional(),
     GaussianMixtureConditional(K),
 ]
+INTEGERS = CategoricalConditional | DiscretizedLogisticConditional
 every = pytest.mark.parametrize("conditional", CONDITIONALS, ids=lambda c: type(c).__name__)
 
 
@@ -30,7 +33,7 @@ def parameters_of(conditional, *shape, dtype=torch.float64):
 
 def values_of(conditional, *shape):
     x = torch.rand(*shape, D, dtype=torch.float64)
-    if isinstance(conditional, CategoricalConditional):
+    if isinstance(conditional, INTEGERS):
         return (x * K).floor()
 
     return x.round() if isinstance(conditional, BernoulliConditional) else 4 * x - 2
@@ -40,12 +43,21 @@ def gaussian(x, mean, log_scale):
     return -0.5 * ((x - mean) / log_scale.exp()) ** 2 - log_scale - 0.5 * math.log(2 * math.pi)
 
 
+def logistic_mass(x, mean, log_scale):
+    """The difference of two values of the cumulative distribution, 0 and 1 at the ends."""
+    value, half = 2 * x / (K - 1) - 1, 1 / (K - 1)
+    upper = torch.sigmoid((value + half - mean) / log_scale.exp())
+    lower = torch.sigmoid((value - half - mean) / log_scale.exp())
+    return torch.where(x == K - 1, 1, upper) - torch.where(x == 0, 0, lower)
+
+
 def test_log_probs_against_their_formulas():
     by_hand = {
         BernoulliConditional: lambda x, p: torch.sigmoid((2 * x - 1) * p[..., 0]).log(),
         CategoricalConditional: lambda x, p: (
             p.softmax(-1).gather(-1, x.long()[..., None])[..., 0].log()
         ),
+        DiscretizedLogisticConditional: lambda x, p: logistic_mass(x, p[..., 0], p[..., 1]).log(),
         GaussianConditional: lambda x, p: gaussian(x, p[..., 0], p[..., 1]),
         GaussianMixtureConditional: lambda x, p: (
             p[..., :K].softmax(-1)
@@ -90,7 +102,7 @@ def test_picks_follow_the_distribution(conditional):
 
     assert noise.shape == (n, D, len(conditional.noise_kinds))
     distribution = conditional.distribution(p[0]).base_dist
-    if isinstance(conditional, BernoulliConditional | CategoricalConditional):
+    if isinstance(conditional, BernoulliConditional | INTEGERS):
         for value in range(2 if isinstance(conditional, BernoulliConditional) else K):
             probability = distribution.log_prob(torch.full((D,), value).double()).exp()
             share = (x == value).double().mean(0)
@@ -101,6 +113,18 @@ def test_picks_follow_the_distribution(conditional):
         uniform = torch.arange(n, dtype=torch.float64)[:, None] / n
         # Kolmogorov's distance exceeds 2.7 / sqrt(n) once in a million.
         assert float((ranks - uniform).abs().max()) < 2.7 / math.sqrt(n)
+
+
+@every
+def test_means_are_those_of_the_picks(conditional):
+    n = 4000
+    p = parameters_of(conditional).expand(n, D, -1)
+    noise = conditional.draw_noise(n, D, torch.tensor(1), torch.float64)
+    x = conditional.pick(p, noise)
+
+    # Five standard errors.
+    bound = 5 * x.std(0) / math.sqrt(n)
+    assert bool(((x.mean(0) - conditional.mean(p)[0]).abs() < bound).all())
 
 
 def test_extreme_uniforms_pick_valid_categories():
@@ -126,9 +150,10 @@ def test_noise_is_that_of_the_seed_and_the_sample():
     assert bool((noise[..., 1] < 0).any())
 
 
-def test_encoding_of_categories():
-    encoded = CategoricalConditional(K).encode(torch.arange(4.0))
-    torch.testing.assert_close(encoded, torch.tensor([-1, -1 / 3, 1 / 3, 1]))
+def test_encoding_of_integers():
+    for conditional in (CategoricalConditional(K), DiscretizedLogisticConditional(K)):
+        encoded = conditional.encode(torch.arange(4.0))
+        torch.testing.assert_close(encoded, torch.tensor([-1, -1 / 3, 1 / 3, 1]))
 
 
 @pytest.mark.parametrize(
@@ -138,6 +163,8 @@ def test_encoding_of_categories():
         (BernoulliConditional(), torch.tensor([-1, 0]), r"\[0, 1\]; got -1 to 0"),
         (CategoricalConditional(K), torch.tensor([0, 4]), r"\[0, 3\]; got 0 to 4"),
         (CategoricalConditional(K), torch.tensor([0.0, 1.5]), "integers"),
+        (DiscretizedLogisticConditional(K), torch.tensor([0, 4]), r"\[0, 3\]; got 0 to 4"),
+        (DiscretizedLogisticConditional(K), torch.tensor([0.0, 1.5]), "integers"),
     ],
 )
 def test_values_outside_the_support(conditional, x, match):

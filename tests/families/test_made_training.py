@@ -24,7 +24,7 @@ from dgm_fast.ops.masked_linear.op import choose
 
 HERE = Path(__file__).parent
 BATCH = 192
-OUTPUTS = ["bernoulli", "categorical", "gaussian", "gaussian_mixture"]
+OUTPUTS = ["bernoulli", "categorical", "logistic", "gaussian", "gaussian_mixture"]
 SMALL = MADEConfig(9, (16, 16), categories=4, components=3)
 CYCLED = replace(SMALL, order="random", num_masks=3, random_connectivity=True, direct=True)
 
@@ -32,7 +32,8 @@ CYCLED = replace(SMALL, order="random", num_masks=3, random_connectivity=True, d
 def example(config, batch=12):
     torch.manual_seed(1)
     x = torch.rand(batch, config.features)
-    x = {"bernoulli": x.round(), "categorical": (x * config.categories).floor()}.get(
+    integers = (x * config.categories).floor()
+    x = {"bernoulli": x.round(), "categorical": integers, "logistic": integers}.get(
         config.output, x
     )
     return (x, torch.randn(batch, config.context_features)) if config.context_features else (x,)

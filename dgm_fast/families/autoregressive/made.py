@@ -33,6 +33,7 @@ from dgm_fast.distributions import (
     BernoulliConditional,
     CategoricalConditional,
     Conditional,
+    DiscretizedLogisticConditional,
     GaussianConditional,
     GaussianMixtureConditional,
 )
@@ -68,9 +69,9 @@ class MADEConfig:
         features: D.
         hidden: width of each hidden layer; `()` makes a logistic autoregression.
         output: distribution of a feature. The network puts out P = 1 logit (bernoulli), K logits
-            (categorical), mean and log_scale (gaussian), or K logits, K means and K log_scales
-            (gaussian_mixture) for each.
-        categories: K of `categorical`.
+            (categorical), mean and log_scale (logistic, gaussian), or K logits, K means and K
+            log_scales (gaussian_mixture) for each.
+        categories: K of `categorical`, and the number of levels of `logistic`.
         components: K of `gaussian_mixture`.
         context_features: width of the context, 0 for none.
         order: `natural`, `random`, or the place of every feature: `order=(2, 0, 1)` draws
@@ -85,7 +86,9 @@ class MADEConfig:
 
     features: int
     hidden: tuple[int, ...] = (500,)
-    output: Literal["bernoulli", "categorical", "gaussian", "gaussian_mixture"] = "bernoulli"
+    output: Literal["bernoulli", "categorical", "logistic", "gaussian", "gaussian_mixture"] = (
+        "bernoulli"
+    )
     categories: int = 256
     components: int = 10
     context_features: int = 0
@@ -141,6 +144,7 @@ _LOWEST = {"features": 1, "categories": 2, "components": 1, "context_features": 
 _CONDITIONALS = {
     "bernoulli": lambda config: BernoulliConditional(),
     "categorical": lambda config: CategoricalConditional(config.categories),
+    "logistic": lambda config: DiscretizedLogisticConditional(config.categories),
     "gaussian": lambda config: GaussianConditional(),
     "gaussian_mixture": lambda config: GaussianMixtureConditional(config.components),
 }
@@ -234,7 +238,8 @@ class MADE(Pretrained, nn.Module):
         super().__init__()
         self.config = config
         self.event_shape = (config.features,)
-        self.levels = {"bernoulli": 2, "categorical": config.categories}.get(config.output)
+        levels = {"bernoulli": 2, "categorical": config.categories, "logistic": config.categories}
+        self.levels = levels.get(config.output)
         self.conditional: Conditional = _CONDITIONALS[config.output](config)
 
         device = torch.get_default_device() if device is None else torch.device(device)
