@@ -97,6 +97,8 @@ class OpCases:
         magnitude: bounds what each of them rounds. Called as the reference is, in float64 with
             the absolute values of its tensors; for a sum it is the sum of absolute terms, and
             its gradients are the same of the gradients' sums. Default: the reference.
+        signed_magnitude: call it with the values themselves instead, for an op that rounds
+            differences, or exponentials of what may be negative; signs of its results are ignored.
         with_batch: `(inputs, size) -> inputs` of the same call with another, smaller batch.
         workloads: paper-sized cases for benchmarks.
         bad_inputs: calls that must be refused.
@@ -119,6 +121,7 @@ class OpCases:
     terms: Callable[[Inputs], tuple[int, int]]
     with_batch: Callable[[Inputs, int], Inputs]
     magnitude: Callable[..., Any] | None = None
+    signed_magnitude: bool = False
     workloads: tuple[OpCase, ...] = ()
     bad_inputs: tuple[BadInput, ...] = ()
     rivals: Mapping[str, Callable[[Inputs], Prepared]] = field(default_factory=dict)

@@ -59,7 +59,8 @@ def budgets(
     reference = subject.cases.reference
     magnitude = subject.cases.magnitude or reference
 
-    exact, positive = in_float64(inputs), absolute(inputs)
+    exact = in_float64(inputs)
+    positive = in_float64(inputs) if subject.cases.signed_magnitude else absolute(inputs)
     expected = measure(reference(**exact), exact, case)
     magnitudes = measure(magnitude(**positive), positive, case, absolute_noise)
     plain = measure(reference(**inputs), inputs, case)
