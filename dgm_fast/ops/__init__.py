@@ -1,7 +1,8 @@
 """The hot paths of deep generative models, one fused function each."""
 
+from dgm_fast.ops.affine_coupling.api import affine_coupling
 from dgm_fast.ops.masked_linear.api import masked_linear
 from dgm_fast.ops.masked_linear.structure import MaskStructure
 from dgm_fast.ops.philox.api import philox_normal, philox_uniform
 
-__all__ = ["MaskStructure", "masked_linear", "philox_normal", "philox_uniform"]
+__all__ = ["MaskStructure", "affine_coupling", "masked_linear", "philox_normal", "philox_uniform"]

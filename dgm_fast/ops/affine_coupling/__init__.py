@@ -1,0 +1,1 @@
+"""Affine and additive coupling, forward and inverse, with log-determinants per sample."""
