@@ -1,5 +1,8 @@
 """nn.Modules over the ops; each has the state_dict of the torch layer it replaces."""
 
+from dgm_fast.layers.actnorm import ActNorm
+from dgm_fast.layers.affine_coupling import AffineCoupling
+from dgm_fast.layers.coupling import Coupling
 from dgm_fast.layers.masked_linear import MaskedLinear
 
-__all__ = ["MaskedLinear"]
+__all__ = ["ActNorm", "AffineCoupling", "Coupling", "MaskedLinear"]
