@@ -1,8 +1,21 @@
 """The hot paths of deep generative models, one fused function each."""
 
 from dgm_fast.ops.affine_coupling.api import affine_coupling
+from dgm_fast.ops.gaussian_mixture_log_prob.api import gaussian_mixture_log_prob
+from dgm_fast.ops.invertible_1x1.api import invertible_1x1
+from dgm_fast.ops.invertible_1x1.factors import PLU, batched_log_abs_det
 from dgm_fast.ops.masked_linear.api import masked_linear
 from dgm_fast.ops.masked_linear.structure import MaskStructure
 from dgm_fast.ops.philox.api import philox_normal, philox_uniform
 
 __all__ = ["MaskStructure", "affine_coupling", "masked_linear", "philox_normal", "philox_uniform"]
+__all__ = [
+    "PLU",
+    "MaskStructure",
+    "batched_log_abs_det",
+    "gaussian_mixture_log_prob",
+    "invertible_1x1",
+    "masked_linear",
+    "philox_normal",
+    "philox_uniform",
+]

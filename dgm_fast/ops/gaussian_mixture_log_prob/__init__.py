@@ -1,0 +1,1 @@
+"""Log-density of a mixture of diagonal Gaussians, a component at a time."""
