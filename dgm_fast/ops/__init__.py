@@ -8,10 +8,10 @@ from dgm_fast.ops.masked_linear.api import masked_linear
 from dgm_fast.ops.masked_linear.structure import MaskStructure
 from dgm_fast.ops.philox.api import philox_normal, philox_uniform
 
-__all__ = ["MaskStructure", "affine_coupling", "masked_linear", "philox_normal", "philox_uniform"]
 __all__ = [
     "PLU",
     "MaskStructure",
+    "affine_coupling",
     "batched_log_abs_det",
     "gaussian_mixture_log_prob",
     "invertible_1x1",
