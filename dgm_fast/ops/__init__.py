@@ -7,6 +7,7 @@ from dgm_fast.ops.invertible_1x1.factors import PLU, batched_log_abs_det
 from dgm_fast.ops.masked_linear.api import masked_linear
 from dgm_fast.ops.masked_linear.structure import MaskStructure
 from dgm_fast.ops.philox.api import philox_normal, philox_uniform
+from dgm_fast.ops.rational_quadratic_spline.api import rational_quadratic_spline
 
 __all__ = [
     "PLU",
@@ -18,4 +19,5 @@ __all__ = [
     "masked_linear",
     "philox_normal",
     "philox_uniform",
+    "rational_quadratic_spline",
 ]

@@ -1,0 +1,1 @@
+"""Monotonic rational-quadratic splines and the log-determinant of their Jacobian."""
