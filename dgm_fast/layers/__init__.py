@@ -3,6 +3,7 @@
 from dgm_fast.layers.actnorm import ActNorm
 from dgm_fast.layers.affine_coupling import AffineCoupling
 from dgm_fast.layers.coupling import Coupling
+from dgm_fast.layers.invertible_1x1 import Invertible1x1Conv
 from dgm_fast.layers.masked_linear import MaskedLinear
 
-__all__ = ["ActNorm", "AffineCoupling", "Coupling", "MaskedLinear"]
+__all__ = ["ActNorm", "AffineCoupling", "Coupling", "Invertible1x1Conv", "MaskedLinear"]
