@@ -20,10 +20,10 @@ from torch import Tensor, nn
 
 from benchmarks import memory, record, report
 from benchmarks.columns import COMPILE_MODES, OURS
+from benchmarks.premasked_made import PremaskedMADE
 from benchmarks.run import Options, prepare_process, write
 from benchmarks.timing import Timed, fresh_sets, interleave, rotation_mib
 from benchmarks.verify import RedContract
-from dgm_fast.demo.speed import PremaskedMADE
 from dgm_fast.families import MADE, MADEConfig
 
 NAME = "made_training_step"

@@ -1,4 +1,4 @@
-"""Train MADE on handwritten digits, then time the fast path: `python -m dgm_fast.demo`."""
+"""Train a model of every kind on digits, then time every op: `python -m dgm_fast.demo`."""
 
 from __future__ import annotations
 
@@ -6,31 +6,46 @@ import shutil
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import torch
 import tyro
 from rich.console import Console
+from torch import Tensor, nn
 
 from dgm_fast._core import extension
 from dgm_fast.demo.speed import print_speed
-from dgm_fast.families import MADE
+from dgm_fast.families import FAMILIES
 from dgm_fast.training import load_dataset, mean_nll_nats, train
-from dgm_fast.training.images import save_image_grid
+from dgm_fast.training.data import Dataset
+from dgm_fast.training.images import save_image_grids
 from dgm_fast.training.metrics import likelihood_table
 from dgm_fast.training.recipes import find_recipe
 from dgm_fast.training.subnormals import flush_subnormals
 
+SHOWN = {
+    "made": "MADE, autoregressive",
+    "realnvp": "RealNVP, a flow",
+    "vae": "VAE, latent variables",
+    "ddpm": "DDPM, diffusion",
+}
+COUNT = 64
+
 
 @dataclass(frozen=True)
 class Demo:
-    """Train MADE on handwritten digits, draw samples, and time the fast path."""
+    """Train a model of every kind on handwritten digits, draw samples, and time the ops."""
 
     out: Path = Path("demo_output")
-    """Folder for the weights, the log and the samples."""
+    """Folder for the weights, the logs and the samples."""
+    families: tuple[Literal["made", "realnvp", "vae", "ddpm"], ...] = tuple(SHOWN)
+    """The models to train."""
     epochs: int | None = None
-    """Epochs of training; without it the recipe's."""
+    """Epochs of training; without it each recipe's."""
     speed: bool = True
     """End with the table of speeds."""
+    compiled: bool = False
+    """Time torch.compile as well; it takes a minute or two to compile."""
 
 
 def main() -> None:
@@ -49,34 +64,56 @@ def main() -> None:
     except (ImportError, OSError, ValueError) as error:
         sys.exit(f"dgm_fast.demo: {error}")
     if demo.speed:
-        print_speed(console)
+        print_speed(console, compiled=demo.compiled)
 
 
 def train_digits(demo: Demo, console: Console) -> None:
-    """Train by the recipe, print the likelihood beside the baselines, draw samples."""
-    recipe = find_recipe("made", "digits")
+    """Train by the recipes, print the likelihoods beside the baselines, draw samples."""
+    nats: dict[str, float] = {}
+    grids: dict[str, Tensor] = {}
+    for family in demo.families:
+        model, dataset = _train(family, demo, console)
+        title = SHOWN[family]
+        nats[title], grids[title] = _look_at(model, dataset)
+
+    console.print(likelihood_table(nats, dataset))
+    console.print(
+        "The likelihoods of the VAE, the flow and the diffusion model are bounds: the truth is at "
+        "most as many nats."
+    )
+    grids = {"digits": dataset.test[:COUNT].unflatten(1, dataset.event_shape), **grids}
+    path = demo.out / "samples.png"
+    save_image_grids(grids, path, dataset.levels)
+    console.print(f"{COUNT} samples of each in {path}, weights and logs in {demo.out}\n")
+
+
+def _train(family: str, demo: Demo, console: Console) -> tuple[nn.Module, Dataset]:
+    recipe = find_recipe(family, "digits", "none")
     config = replace(recipe.train, tensorboard=False, epochs=demo.epochs or recipe.train.epochs)
     dataset = load_dataset(recipe.data)
-    device = config.resolve_device()
 
     # The demo starts afresh every time; the folder of its run is its own.
-    folder = demo.out / "made_digits"
+    folder = demo.out / f"{family}_digits"
     shutil.rmtree(folder, ignore_errors=True)
     torch.manual_seed(config.seed)
-    result = train(MADE(recipe.model), dataset, config, folder, console=console)
+    result = train(FAMILIES[family](recipe.model), dataset, config, folder, console=console)
     if result.interrupted:
         sys.exit(130)
 
-    model = MADE.from_pretrained(folder, device=device)
-    nats = mean_nll_nats(model, dataset.test, device=device)
-    console.print(likelihood_table({"MADE": nats}, dataset))
-    console.print(f"{result.seconds:.0f} s of training, {result.steps} steps")
+    console.print(f"{SHOWN[family]}: {result.seconds:.0f} s of training, {result.steps} steps")
+    device = config.resolve_device()
+    return FAMILIES[family].from_pretrained(folder, device=device), dataset
+
+
+def _look_at(model: nn.Module, dataset: Dataset) -> tuple[float, Tensor]:
+    """Return the mean test NLL in nats and samples, (N, H, W)."""
+    device = next(model.parameters()).device
+    nats = mean_nll_nats(model, *dataset.split("test"), device=device)
 
     generator = torch.Generator(device).manual_seed(0)
-    samples = model.sample(100, generator=generator).reshape(100, *dataset.event_shape)
-    path = demo.out / "samples.png"
-    save_image_grid(samples, path, dataset.levels)
-    console.print(f"100 samples in {path}, weights and log in {folder}\n")
+    context = torch.arange(COUNT, device=device) % model.classes if model.classes else None
+    samples = model.sample(COUNT, context, generator)
+    return nats, samples.reshape(COUNT, *dataset.event_shape).cpu()
 
 
 if __name__ == "__main__":

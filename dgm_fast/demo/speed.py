@@ -1,57 +1,79 @@
-"""The speed of this machine: the fast path beside three ways of plain PyTorch.
+"""The speed of this machine: every op beside plain PyTorch.
 
-A short look, not a benchmark: interleaved medians of a few seconds. The folder `benchmarks` of the
-source measures with fresh inputs, floors, spread and outside libraries.
+A short look, not a benchmark: interleaved medians of a few seconds on inputs that may lie in the
+cache. The folder `benchmarks` of the source measures with fresh inputs, floors, spread and outside
+libraries.
 """
 
 from __future__ import annotations
 
+import importlib
+import pkgutil
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 
 import torch
-import torch.nn.functional as F
 from rich.console import Console
 from rich.table import Table
-from torch import Tensor, nn
+from torch import Tensor
 
-from dgm_fast.families import MADE, MADEConfig
-from dgm_fast.ops import MaskStructure, masked_linear
+import dgm_fast.ops
+from dgm_fast._core.cases import Inputs, OpCase, OpCases, Prepared
 from dgm_fast.training.compiler import compiler_missing
 
-__all__ = ["PremaskedMADE", "interleaved_medians_ms", "print_speed"]
+__all__ = ["interleaved_medians_ms", "print_speed"]
 
-EAGER, PREMASKED, COMPILED, OURS = "eager", "masked once", "compiled", "dgm_fast"
-COLUMNS = (EAGER, PREMASKED, COMPILED, OURS)
-SIZES = ((256, 784, 2048), (128, 4096, 4096))
-HIDDEN, BATCH = (2048, 2048), 100
+EAGER, CHEAP, COMPILED, OURS = "eager", "cheapest eager", "compiled", "dgm_fast"
 
 Call = Callable[[], object]
 
 
-def print_speed(console: Console, seconds: float = 3.0) -> None:
-    """Time every case for about `seconds` and print the table."""
-    missing = compiler_missing(torch.device("cpu"))
+def print_speed(console: Console, seconds: float = 1.5, compiled: bool = False) -> None:
+    """Time the first workload of every op for about `seconds` a pass and print the table.
+
+    Arguments:
+        console: where to print.
+        seconds: of a pass, forward or forward and backward.
+        compiled: also time `torch.compile` of the plain version, which takes its time to compile.
+    """
+    missing = compiler_missing(torch.device("cpu")) if compiled else None
+    columns = [EAGER, CHEAP, *([COMPILED] if compiled and missing is None else []), OURS]
     threads = torch.get_num_threads()
-    table = Table("what", "pass", title=f"Milliseconds on the CPU, {threads} threads, float32")
-    for column in (*COLUMNS, "speed-up"):
+    table = Table("op", "pass", title=f"Milliseconds on the CPU, {threads} threads, float32")
+    for column in (*columns, "speed-up"):
         table.add_column(column, justify="right", no_wrap=True)
 
-    with console.status("timing the fast path against plain PyTorch"):
-        for (what, direction), make_calls in _cases().items():
-            calls = make_calls(missing is None)
-            medians = interleaved_medians_ms(calls, seconds)
-            cells = [f"{medians[c]:.2f}" if c in medians else "-" for c in COLUMNS]
-            table.add_row(what, direction, *cells, f"{medians[EAGER] / medians[OURS]:.2f}x")
+    with console.status("timing every op against plain PyTorch") as status:
+        for op, cases in op_cases().items():
+            status.update(f"timing {op} against plain PyTorch")
+            for direction, medians in _time_op(cases, columns, seconds).items():
+                cells = [f"{medians[c]:.2f}" if c in medians else "-" for c in columns]
+                speed_up = medians[EAGER] / medians[OURS]
+                table.add_row(
+                    f"{op} {cases.workloads[0].name}", direction, *cells, f"{speed_up:.2f}x"
+                )
+
     console.print(table)
     console.print(
-        "eager: F.linear(x, weight * mask). masked once: the weight masked beforehand, in a "
-        "training step again after each update. compiled: torch.compile of eager. dgm_fast: "
-        "impl='auto'; the speed-up is its own, against eager."
+        "eager: what one would write in PyTorch. cheapest eager: the cheapest that gives the same, "
+        "where that is something else. dgm_fast: impl='auto'; the speed-up is its own, against "
+        "eager."
     )
     if missing is not None:
         console.print(f"torch.compile was left out: {missing}.", style="yellow")
+
+
+def op_cases() -> dict[str, OpCases]:
+    """Return the cases of every op that has a workload."""
+    found = {}
+    for package in pkgutil.iter_modules(dgm_fast.ops.__path__):
+        if package.ispkg:
+            cases = importlib.import_module(f"dgm_fast.ops.{package.name}.cases").CASES
+            if cases.workloads:
+                found[package.name] = cases
+    return found
 
 
 def interleaved_medians_ms(calls: dict[str, Call], seconds: float) -> dict[str, float]:
@@ -69,127 +91,49 @@ def interleaved_medians_ms(calls: dict[str, Call], seconds: float) -> dict[str, 
     return {name: statistics.median(times[2:]) for name, times in samples.items()}
 
 
-def _cases() -> dict[tuple[str, str], Callable[[bool], dict[str, Call]]]:
-    cases: dict[tuple[str, str], Callable[[bool], dict[str, Call]]] = {}
-    for batch, features, hidden in SIZES:
-        op = _MaskedLinearCalls(batch, features, hidden)
-        cases[f"{batch} x {features} -> {hidden}", "fwd"] = op.forward
-        cases[f"{batch} x {features} -> {hidden}", "fwd+bwd"] = op.forward_backward
-    widths = " ".join(map(str, HIDDEN))
-    cases[f"MADE, hidden {widths}", "step"] = _training_step_calls
-    return cases
+def _time_op(cases: OpCases, columns: list[str], seconds: float) -> dict[str, dict[str, float]]:
+    """Return, for each pass, the milliseconds of each column."""
+    case = cases.workloads[0]
+    generator = torch.Generator().manual_seed(0)
+    inputs = case.make(torch.device("cpu"), torch.float32, generator)
+    medians = {"fwd": interleaved_medians_ms(_calls(cases, case, inputs, columns), seconds)}
+
+    leaves = case.leaves(inputs)
+    if leaves:
+        for leaf in leaves:
+            leaf.requires_grad_()
+        calls = _calls(cases, case, inputs, columns)
+        medians["fwd+bwd"] = interleaved_medians_ms(calls, seconds)
+    return medians
 
 
-class _MaskedLinearCalls:
-    """The calls of one size; tensors are made when first asked for, to time one case at a time."""
+def _calls(cases: OpCases, case: OpCase, inputs: Inputs, columns: list[str]) -> dict[str, Call]:
+    baseline = cases.baseline or cases.reference
+    functions = {EAGER: baseline, OURS: cases.function}
+    if COMPILED in columns:
+        functions[COMPILED] = torch.compile(baseline, dynamic=False)
 
-    def __init__(self, batch: int, features: int, hidden: int) -> None:
-        self.shape = batch, features, hidden
-
-    def forward(self, compiler: bool) -> dict[str, Call]:
-        functions, x, weight, bias = self._functions(compiler)
-
-        def run(function: Callable[..., Tensor]) -> None:
-            with torch.no_grad():
-                function(x, weight, bias)
-
-        return {name: (lambda f=function: run(f)) for name, function in functions.items()}
-
-    def forward_backward(self, compiler: bool) -> dict[str, Call]:
-        functions, *inputs = self._functions(compiler)
-        inputs = [tensor.requires_grad_() for tensor in inputs]
-        upstream = torch.randn(self.shape[0], self.shape[2])
-
-        def run(function: Callable[..., Tensor]) -> None:
-            torch.autograd.grad(function(*inputs), inputs, upstream)
-
-        return {name: (lambda f=function: run(f)) for name, function in functions.items()}
-
-    def _functions(self, compiler: bool) -> tuple[dict[str, Callable], Tensor, Tensor, Tensor]:
-        batch, features, hidden = self.shape
-        # A hidden layer of MADE: degrees in order, a staircase that keeps half of the weights.
-        degrees = torch.linspace(0, 1000, features).long(), torch.linspace(0, 1000, hidden).long()
-        mask = MaskStructure.from_degrees(*degrees)
-        dense = mask.mask.float()
-
-        def eager(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-            return F.linear(x, weight * dense, bias)
-
-        functions = {
-            EAGER: eager,
-            PREMASKED: F.linear,
-            OURS: lambda x, weight, bias: masked_linear(x, weight, bias, mask),
-        }
-        if compiler:
-            functions[COMPILED] = torch.compile(eager, dynamic=False)
-        weight = torch.randn(hidden, features) / features**0.5
-        return functions, torch.randn(batch, features), weight, torch.randn(hidden)
-
-
-def _training_step_calls(compiler: bool) -> dict[str, Call]:
-    x = torch.randint(0, 2, (BATCH, 784)).float()
-    config = MADEConfig(features=784, hidden=HIDDEN)
-    reference = MADE(config, impl="reference")
-    calls = {
-        EAGER: _step(reference, reference.loss, x),
-        PREMASKED: _premasked_step(MADE(config, impl="reference"), x),
-        OURS: _step(ours := MADE(config), ours.loss, x),
+    prepared = {
+        name: Prepared(partial(function, **inputs), case.leaves(inputs))
+        for name, function in functions.items()
     }
-    if compiler:
-        compiled = MADE(config, impl="reference")
-        calls[COMPILED] = _step(compiled, torch.compile(compiled.loss, dynamic=False), x)
-    return calls
+    if "best_eager" in cases.rivals:
+        prepared[CHEAP] = cases.rivals["best_eager"](inputs)
+    return {name: _with_backward(each) for name, each in prepared.items()}
 
 
-def _step(model: nn.Module, loss: Callable[[Tensor], Tensor], x: Tensor) -> Call:
-    optimizer = torch.optim.AdamW(model.parameters(), fused=True)
+def _with_backward(prepared: Prepared) -> Call:
+    """Return the call, followed by its backward where a leaf asks for one."""
+    if not any(leaf.requires_grad for leaf in prepared.leaves):
+        return prepared.call
 
-    def step() -> None:
-        optimizer.zero_grad(set_to_none=True)
-        loss(x).backward()
-        optimizer.step()
-
-    return step
-
-
-def _premasked_step(model: MADE, x: Tensor) -> Call:
-    premasked = PremaskedMADE(model)
-    step = _step(premasked, premasked.loss, x)
-
-    def step_and_mask() -> None:
-        step()
-        premasked.mask_weights()
-
-    return step_and_mask
+    outputs = _differentiable(prepared.call())
+    upstream = [torch.randn_like(each, requires_grad=False) for each in outputs]
+    return lambda: torch.autograd.grad(
+        _differentiable(prepared.call()), prepared.leaves, upstream, allow_unused=True
+    )
 
 
-class PremaskedMADE(nn.Module):
-    """The plain network that equals a MADE while its weights are masked, and trains like it.
-
-    Arguments:
-        model: with Bernoulli outputs, ReLU, one set of masks and nothing but hidden layers.
-    """
-
-    def __init__(self, model: MADE) -> None:
-        super().__init__()
-        layers: list[nn.Module] = []
-        self._masks: list[tuple[Tensor, Tensor]] = []
-        for layer in model.layers:
-            device = layer.weight.device
-            plain = nn.Linear(layer.in_features, layer.out_features, device=device)
-            plain.load_state_dict(layer.state_dict())
-            self._masks.append((plain.weight, layer.mask.mask.float()))
-            layers += [plain, nn.ReLU()]
-
-        self.network = nn.Sequential(*layers[:-1])
-        self.mask_weights()
-
-    def loss(self, x: Tensor) -> Tensor:
-        """Return the mean negative log-likelihood of `x` in nats."""
-        return F.binary_cross_entropy_with_logits(self.network(x), x, reduction="sum") / len(x)
-
-    @torch.no_grad()
-    def mask_weights(self) -> None:
-        """Mask the weights again; to be called after each update."""
-        for weight, mask in self._masks:
-            weight.mul_(mask)
+def _differentiable(result: Tensor | tuple[Tensor, ...]) -> list[Tensor]:
+    outputs = result if isinstance(result, tuple) else (result,)
+    return [each for each in outputs if each.requires_grad]

@@ -4,7 +4,9 @@ import pytest
 import torch
 
 from benchmarks import dispatch_overhead, made_training_step
+from benchmarks.premasked_made import PremaskedMADE
 from benchmarks.verify import RedContract
+from dgm_fast.families import MADE, MADEConfig
 
 
 def test_every_registration_is_the_same_op_and_differentiable():
@@ -43,3 +45,19 @@ def test_a_side_that_trains_otherwise_is_not_timed():
     losses = {"eager": [3.0, 2.0, 1.0], "ours:auto": [3.0, 2.0, 1.01]}
     with pytest.raises(RedContract, match="ours:auto trains otherwise"):
         made_training_step.check_losses(losses)
+
+
+def test_the_plain_rival_trains_to_the_same_weights():
+    torch.manual_seed(0)
+    model = MADE(MADEConfig(features=6, hidden=(16, 16)), impl="reference")
+    premasked = PremaskedMADE(model)
+    x = torch.randint(0, 2, (32, 6)).float()
+    optimizers = [torch.optim.AdamW(m.parameters(), lr=0.01) for m in (model, premasked)]
+    for _ in range(5):
+        loss = premasked.loss(x)
+        torch.testing.assert_close(loss, model.loss(x))
+        for optimizer, value in zip(optimizers, (model.loss(x), loss), strict=True):
+            optimizer.zero_grad()
+            value.backward()
+            optimizer.step()
+        premasked.mask_weights()

@@ -2,15 +2,15 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
+from typing import get_args, get_type_hints
 
 import pytest
-import torch
 from rich.console import Console
 
 from dgm_fast import use_impl
 from dgm_fast.demo import __main__ as demo
 from dgm_fast.demo import speed
-from dgm_fast.families import MADE, MADEConfig
+from dgm_fast.families import FAMILIES, MADE
 from dgm_fast.training.recipes import find_recipe
 
 
@@ -18,13 +18,22 @@ def test_demo_trains_and_draws(tmp_path, capsys, monkeypatch):
     image = pytest.importorskip("PIL.Image", reason="Pillow is not installed")
     recipe = find_recipe("made", "digits")
     small = replace(recipe, model=replace(recipe.model, hidden=(16,)))
-    monkeypatch.setattr(demo, "find_recipe", lambda family, data: small)
+    monkeypatch.setattr(demo, "find_recipe", lambda *names: small)
     with use_impl("reference"):
-        demo.train_digits(demo.Demo(out=tmp_path, epochs=1), Console(width=120))
+        options = demo.Demo(out=tmp_path, families=("made",), epochs=1)
+        demo.train_digits(options, Console(width=120))
     out = capsys.readouterr().out
     assert all(word in out for word in ("MADE", "independent pixels", "histogram per pixel"))
-    assert image.open(tmp_path / "samples.png").size == (630, 630)
+    # The digits themselves, and the samples.
+    assert image.open(tmp_path / "samples.png").size == (16 * 3 + 2 * 72 * 5, 28 + 72 * 5 + 16)
     assert MADE.from_pretrained(tmp_path / "made_digits").config.features == 64
+
+
+def test_demo_shows_a_model_of_every_kind_that_has_a_recipe():
+    assert set(demo.SHOWN) <= set(FAMILIES)
+    assert all(find_recipe(family, "digits", "none") for family in demo.SHOWN)
+    offered = get_args(get_args(get_type_hints(demo.Demo)["families"])[0])
+    assert set(offered) == set(demo.SHOWN)
 
 
 def test_medians_are_taken_after_the_warm_up_and_tell_fast_from_slow():
@@ -41,29 +50,17 @@ def test_medians_are_taken_after_the_warm_up_and_tell_fast_from_slow():
     assert 1 <= medians["quick"] < 20 <= medians["slow"] < 200
 
 
-def test_the_plain_rival_trains_to_the_same_weights():
-    torch.manual_seed(0)
-    model = MADE(MADEConfig(features=6, hidden=(16, 16)), impl="reference")
-    premasked = speed.PremaskedMADE(model)
-    x = torch.randint(0, 2, (32, 6)).float()
-    optimizers = [torch.optim.AdamW(m.parameters(), lr=0.01) for m in (model, premasked)]
-    for _ in range(5):
-        loss = premasked.loss(x)
-        torch.testing.assert_close(loss, model.loss(x))
-        for optimizer, value in zip(optimizers, (model.loss(x), loss), strict=True):
-            optimizer.zero_grad()
-            value.backward()
-            optimizer.step()
-        premasked.mask_weights()
-
-
-def test_speed_table_has_every_column_and_says_why_one_is_missing(monkeypatch, capsys):
-    monkeypatch.setattr(speed, "SIZES", ((4, 16, 32),))
-    monkeypatch.setattr(speed, "HIDDEN", (8,))
+def test_speed_table_has_every_op_and_column(monkeypatch, capsys):
+    cases = speed.op_cases()
+    assert {"masked_linear", "philox"} <= set(cases)
+    small = {
+        name: replace(each, workloads=each.cases[:1], rivals={}) for name, each in cases.items()
+    }
+    monkeypatch.setattr(speed, "op_cases", lambda: small)
     monkeypatch.setenv("CXX", "no-such-compiler")
     with use_impl("reference"):
-        speed.print_speed(Console(width=120), seconds=0.0)
+        speed.print_speed(Console(width=160), seconds=0.0, compiled=True)
     out = capsys.readouterr().out
-    assert "4 x 16 -> 32" in out
-    assert "MADE, hidden 8" in out
+    assert all(name in out for name in cases)
+    assert "fwd+bwd" in out
     assert "torch.compile was left out: no C++ compiler (no-such-compiler)" in out
