@@ -20,12 +20,14 @@ from rich.table import Table
 from torch import Tensor
 
 import dgm_fast.ops
-from dgm_fast._core.cases import Inputs, OpCase, OpCases, Prepared
+from dgm_fast._core.cases import Inputs, OpCases, Prepared
 from dgm_fast.training.compiler import compiler_missing
 
 __all__ = ["interleaved_medians_ms", "print_speed"]
 
 EAGER, CHEAP, COMPILED, OURS = "eager", "cheapest eager", "compiled", "dgm_fast"
+# What is plain PyTorch for random numbers is its own generator.
+PLAIN = {"philox": "anchor:torch"}
 
 Call = Callable[[], object]
 
@@ -48,7 +50,7 @@ def print_speed(console: Console, seconds: float = 1.5, compiled: bool = False) 
     with console.status("timing every op against plain PyTorch") as status:
         for op, cases in op_cases().items():
             status.update(f"timing {op} against plain PyTorch")
-            for direction, medians in _time_op(cases, columns, seconds).items():
+            for direction, medians in _time_op(op, cases, columns, seconds).items():
                 cells = [f"{medians[c]:.2f}" if c in medians else "-" for c in columns]
                 speed_up = medians[EAGER] / medians[OURS]
                 table.add_row(
@@ -91,32 +93,37 @@ def interleaved_medians_ms(calls: dict[str, Call], seconds: float) -> dict[str, 
     return {name: statistics.median(times[2:]) for name, times in samples.items()}
 
 
-def _time_op(cases: OpCases, columns: list[str], seconds: float) -> dict[str, dict[str, float]]:
+def _time_op(
+    op: str, cases: OpCases, columns: list[str], seconds: float
+) -> dict[str, dict[str, float]]:
     """Return, for each pass, the milliseconds of each column."""
     case = cases.workloads[0]
     generator = torch.Generator().manual_seed(0)
     inputs = case.make(torch.device("cpu"), torch.float32, generator)
-    medians = {"fwd": interleaved_medians_ms(_calls(cases, case, inputs, columns), seconds)}
+    medians = {"fwd": interleaved_medians_ms(_calls(op, cases, inputs, columns), seconds)}
 
     leaves = case.leaves(inputs)
     if leaves:
         for leaf in leaves:
             leaf.requires_grad_()
-        calls = _calls(cases, case, inputs, columns)
+        calls = _calls(op, cases, inputs, columns)
         medians["fwd+bwd"] = interleaved_medians_ms(calls, seconds)
     return medians
 
 
-def _calls(cases: OpCases, case: OpCase, inputs: Inputs, columns: list[str]) -> dict[str, Call]:
+def _calls(op: str, cases: OpCases, inputs: Inputs, columns: list[str]) -> dict[str, Call]:
+    leaves = cases.workloads[0].leaves(inputs)
     baseline = cases.baseline or cases.reference
-    functions = {EAGER: baseline, OURS: cases.function}
-    if COMPILED in columns:
-        functions[COMPILED] = torch.compile(baseline, dynamic=False)
-
     prepared = {
-        name: Prepared(partial(function, **inputs), case.leaves(inputs))
-        for name, function in functions.items()
+        EAGER: Prepared(partial(baseline, **inputs), leaves),
+        OURS: Prepared(partial(cases.function, **inputs), leaves),
     }
+    if op in PLAIN:
+        prepared[EAGER] = cases.rivals[PLAIN[op]](inputs)
+    elif COMPILED in columns:
+        compiled = torch.compile(baseline, dynamic=False)
+        prepared[COMPILED] = Prepared(partial(compiled, **inputs), leaves)
+
     if "best_eager" in cases.rivals:
         prepared[CHEAP] = cases.rivals["best_eager"](inputs)
     return {name: _with_backward(each) for name, each in prepared.items()}

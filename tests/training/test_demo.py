@@ -57,6 +57,7 @@ def test_speed_table_has_every_op_and_column(monkeypatch, capsys):
         name: replace(each, workloads=each.cases[:1], rivals={}) for name, each in cases.items()
     }
     monkeypatch.setattr(speed, "op_cases", lambda: small)
+    monkeypatch.setattr(speed, "PLAIN", {})
     monkeypatch.setenv("CXX", "no-such-compiler")
     with use_impl("reference"):
         speed.print_speed(Console(width=160), seconds=0.0, compiled=True)
