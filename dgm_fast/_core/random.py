@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from dgm_fast._core.checks import is_on
+from dgm_fast._core.checks import check_floating, is_on
 
 
 def draw_seed(device: torch.device, generator: torch.Generator | None = None) -> Tensor:
@@ -50,3 +50,32 @@ def check_stream(sample_offset: int, stream: int) -> None:
         raise ValueError(f"sample_offset must be in [0, 2^63); got {sample_offset}")
     if not 0 <= stream < 2**32:
         raise ValueError(f"stream must be in [0, 2^32); got {stream}")
+
+
+def noise_or_seed(
+    noise: Tensor | None,
+    seed: int | Tensor | None,
+    sample_offset: int,
+    stream: int,
+    generator: torch.Generator | None,
+    like: Tensor,
+) -> tuple[Tensor | None, Tensor | None]:
+    """Return the noise given, as a constant, or the seed to draw it from; the other is None.
+
+    Raises:
+        TypeError: `noise` is not a floating-point tensor, or `seed` is of the wrong kind.
+        ValueError: `noise` has not the shape and device of `like`, or an index is out of range.
+    """
+    check_stream(sample_offset, stream)
+    if noise is None:
+        device = like.device
+        return None, draw_seed(device, generator) if seed is None else as_seed(seed, device)
+
+    check_floating("noise", noise)
+    if noise.shape != like.shape or noise.device != like.device:
+        raise ValueError(
+            f"noise must have shape {tuple(like.shape)} on {like.device}; "
+            f"got {tuple(noise.shape)} on {noise.device}"
+        )
+
+    return noise.detach(), None

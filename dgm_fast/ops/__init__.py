@@ -2,6 +2,7 @@
 
 from dgm_fast.ops.affine_coupling.api import affine_coupling
 from dgm_fast.ops.gaussian_mixture_log_prob.api import gaussian_mixture_log_prob
+from dgm_fast.ops.gaussian_rsample_kl.api import gaussian_rsample_kl
 from dgm_fast.ops.invertible_1x1.api import invertible_1x1
 from dgm_fast.ops.invertible_1x1.factors import PLU, batched_log_abs_det
 from dgm_fast.ops.masked_linear.api import masked_linear
@@ -15,6 +16,7 @@ __all__ = [
     "affine_coupling",
     "batched_log_abs_det",
     "gaussian_mixture_log_prob",
+    "gaussian_rsample_kl",
     "invertible_1x1",
     "masked_linear",
     "philox_normal",
