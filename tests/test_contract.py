@@ -257,14 +257,16 @@ def test_autocast_computes_in_bfloat16_and_keeps_gradients_in_float32(subject):
     assert [each.dtype for each in got] == [each.dtype for each in plain]
     assert all(leaf.dtype is torch.float32 for leaf in backward(got, inputs, case))
 
-    # Casting the inputs is an error both make; the result's own rounding is one ulp of bfloat16.
+    # Casting the inputs is an error both make; the result's own rounding is one ulp of bfloat16, or
+    # all of its budget where the op stays in float32.
+    terms, _ = subject.cases.terms(inputs)
     for each, plainly, limit in zip(
-        got, plain, budgets(subject, case, inputs, forward, 1), strict=True
+        got, plain, budgets(subject, case, inputs, forward, terms), strict=True
     ):
         exact = limit.expected
         stored = torch.finfo(each.dtype).eps * exact.abs()
         error, reference_error = (each - exact).abs(), (plainly - exact).abs()
-        assert (error <= 2 * reference_error + stored).all()
+        assert (error <= 2 * reference_error + stored + limit.allowed).all()
 
 
 @pytest.mark.filterwarnings("ignore:There is a performance drop:UserWarning")
