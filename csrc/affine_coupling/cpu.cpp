@@ -34,9 +34,7 @@ int64_t inner_of(const Tensor& t) {
   return inner;
 }
 
-int64_t channel_stride(const Tensor& t) {
-  return channels_of(t) > 1 ? t.stride(1) : inner_of(t);
-}
+int64_t channel_stride(const Tensor& t) { return channels_of(t) > 1 ? t.stride(1) : inner_of(t); }
 
 bool channels_touch(const Tensor& t) { return channel_stride(t) == inner_of(t); }
 

@@ -150,9 +150,7 @@ struct SoftplusMap {
     return at_least(u, Vec{}) + log1p_of_unit(e) + min_scale;
   }
   // Far below 0 softplus is e^u, which underflows before its logarithm does.
-  DGM_INLINE_MEMBER VecInt is_exp(Vec u) const {
-    return min_scale == 0.0f ? u < -30.0f : VecInt{};
-  }
+  DGM_INLINE_MEMBER VecInt is_exp(Vec u) const { return min_scale == 0.0f ? u < -30.0f : VecInt{}; }
 
   DGM_INLINE_MEMBER Vec forward(Vec u, Vec& log_s) const {
     const Vec s = scale(u, exp(-absolute(u)));

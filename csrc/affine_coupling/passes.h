@@ -99,8 +99,7 @@ static void forward_pass(const Forward<T, U>& p) {
           copy_lines(
               p.shape.still, p.x.still, p.y.still, sample, std::max(begin, moved) - moved,
               std::max(end, moved) - moved);
-          return sign *
-                 move_lines(p, map, sample, std::min(begin, moved), std::min(end, moved));
+          return sign * move_lines(p, map, sample, std::min(begin, moved), std::min(end, moved));
         });
   });
 }

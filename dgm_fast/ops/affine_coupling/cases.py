@@ -174,7 +174,9 @@ def _amplified(
 
     subtracted_from = {"tanh": 1.0, "scaled_tanh": bound, "sigmoid": float(min_scale > 0)}
     first = first + subtracted_from.get(scale_map, 0.0)
-    added = u.detach().abs() + 2 if "sigmoid" in scale_map else torch.zeros_like(log_s)
+    added = torch.zeros_like(log_s)
+    if "sigmoid" in scale_map:
+        added = u.detach().abs().nan_to_num(posinf=0.0) + 2
     of_logarithm = 1.0 if scale_map == "softplus" or min_scale > 0 else 0.0
 
     share = (1 + log_s.abs() + added) * scale
@@ -184,8 +186,9 @@ def _amplified(
 
 
 def _series(x: Tensor, value: Tensor, slope: Tensor | float, curve: Tensor | float = 0.0) -> Tensor:
-    """Return a function of x with this value and these two derivatives."""
-    step = x - x.detach()
+    """Return a function of x with this value and these two derivatives, finite where x is not."""
+    step = torch.where(x.isfinite(), x - x.detach(), 0.0)
+    slope, curve = (torch.as_tensor(each).nan_to_num() for each in (slope, curve))
     return value + slope * step + curve * step.square() / 2
 
 
