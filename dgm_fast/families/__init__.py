@@ -1,12 +1,23 @@
 """Readable model definitions, one file a model."""
 
 from dgm_fast.families.autoregressive import MADE, MADEConfig
-from dgm_fast.families.flows import NICE, NICEConfig, RealNVP, RealNVPConfig
+from dgm_fast.families.flows import NICE, Glow, GlowConfig, NICEConfig, RealNVP, RealNVPConfig
 from dgm_fast.families.pretrained import Pretrained, family_of
 
 __all__ = [
-    "FAMILIES", "MADE", "NICE", "MADEConfig", "NICEConfig", "Pretrained", "RealNVP",
-    "RealNVPConfig", "family_of",
-]  # fmt: skip
+    "FAMILIES",
+    "MADE",
+    "NICE",
+    "Glow",
+    "GlowConfig",
+    "MADEConfig",
+    "NICEConfig",
+    "Pretrained",
+    "RealNVP",
+    "RealNVPConfig",
+    "family_of",
+]
 
-FAMILIES: dict[str, type[Pretrained]] = {model.family: model for model in (MADE, NICE, RealNVP)}
+FAMILIES: dict[str, type[Pretrained]] = {
+    model.family: model for model in (MADE, NICE, RealNVP, Glow)
+}
