@@ -11,7 +11,6 @@ from torch import Tensor
 from torch.distributions import (
     Bernoulli,
     Categorical,
-    Distribution,
     Independent,
     MixtureSameFamily,
     Normal,
@@ -52,7 +51,7 @@ class Conditional(ABC):
         """P."""
 
     @abstractmethod
-    def distribution(self, parameters: Tensor) -> Distribution:
+    def distribution(self, parameters: Tensor) -> Independent:
         """Return the distribution, with event shape (D,), that parameters (*, D, P) mean."""
 
     @abstractmethod
@@ -69,7 +68,9 @@ class Conditional(ABC):
     def log_prob(self, parameters: Tensor, x: Tensor) -> Tensor:
         """Return the log-density of x (*, D) under parameters (*, D, P), in nats, (*)."""
         parameters = _at_least_float32(parameters)
-        return self.distribution(parameters).log_prob(x.to(parameters.dtype))
+        # Independent's own sum cannot reshape an empty batch.
+        features = self.distribution(parameters).base_dist
+        return features.log_prob(x.to(parameters.dtype)).sum(-1)
 
     def mean(self, parameters: Tensor) -> Tensor:
         """Return the expected values (*, D) under parameters (*, D, P)."""
@@ -103,7 +104,7 @@ class BernoulliConditional(Conditional):
         """One."""
         return 1
 
-    def distribution(self, parameters: Tensor) -> Distribution:
+    def distribution(self, parameters: Tensor) -> Independent:
         """Return independent Bernoullis."""
         logits = parameters.squeeze(-1)
         return Independent(Bernoulli(logits=logits, validate_args=False), 1, validate_args=False)
@@ -130,7 +131,7 @@ class CategoricalConditional(Conditional):
         """K."""
         return self.categories
 
-    def distribution(self, parameters: Tensor) -> Distribution:
+    def distribution(self, parameters: Tensor) -> Independent:
         """Return independent categoricals."""
         return Independent(
             Categorical(logits=parameters, validate_args=False), 1, validate_args=False
@@ -170,7 +171,7 @@ class DiscretizedLogisticConditional(Conditional):
         """Two."""
         return 2
 
-    def distribution(self, parameters: Tensor) -> Distribution:
+    def distribution(self, parameters: Tensor) -> Independent:
         """Return independent discretized logistics."""
         mean, log_scale = parameters.unbind(-1)
         logistic = DiscretizedLogistic(mean, log_scale, self.levels, validate_args=False)
@@ -202,7 +203,7 @@ class GaussianConditional(Conditional):
         """Two."""
         return 2
 
-    def distribution(self, parameters: Tensor) -> Distribution:
+    def distribution(self, parameters: Tensor) -> Independent:
         """Return independent Gaussians."""
         mean, log_scale = parameters.unbind(-1)
         return Independent(
@@ -227,7 +228,7 @@ class GaussianMixtureConditional(Conditional):
         """3K."""
         return 3 * self.components
 
-    def distribution(self, parameters: Tensor) -> Distribution:
+    def distribution(self, parameters: Tensor) -> Independent:
         """Return independent mixtures of Gaussians."""
         logits, mean, log_scale = parameters.unflatten(-1, (3, self.components)).unbind(-2)
         mixture = MixtureSameFamily(

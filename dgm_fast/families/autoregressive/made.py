@@ -37,6 +37,7 @@ from dgm_fast.distributions import (
     GaussianConditional,
     GaussianMixtureConditional,
 )
+from dgm_fast.families.activations import ACTIVATIONS
 from dgm_fast.families.autoregressive.degrees import (
     Degrees,
     even_degrees,
@@ -49,16 +50,6 @@ from dgm_fast.ops import MaskStructure, philox_uniform
 from dgm_fast.sampling import naive_sample
 
 __all__ = ["MADE", "MADEConfig"]
-
-_ACTIVATIONS = {
-    "relu": F.relu,
-    "elu": F.elu,
-    "gelu": F.gelu,
-    "silu": F.silu,
-    "softplus": F.softplus,
-    "sigmoid": torch.sigmoid,
-    "tanh": torch.tanh,
-}
 
 
 @dataclass(frozen=True)
@@ -109,7 +100,7 @@ class MADEConfig:
         for name, low in _LOWEST.items():
             if getattr(self, name) < low:
                 raise ValueError(f"{name} must be at least {low}; got {getattr(self, name)}")
-        for name, choices in (("output", _CONDITIONALS), ("activation", _ACTIVATIONS)):
+        for name, choices in (("output", _CONDITIONALS), ("activation", ACTIVATIONS)):
             if getattr(self, name) not in choices:
                 raise ValueError(
                     f"{name} must be one of {', '.join(choices)}; got {getattr(self, name)!r}"
@@ -254,7 +245,7 @@ class MADE(Pretrained, nn.Module):
         options = {"impl": impl, "device": device, "dtype": dtype}
         self.direct = MaskedLinear(first.pop(), bias=False, **options) if config.direct else None
         self.layers = nn.ModuleList(MaskedLinear(mask, **options) for mask in first)
-        self.activation = _ACTIVATIONS[config.activation]
+        self.activation = ACTIVATIONS[config.activation]
         self.dropout = nn.Dropout(config.dropout)
         self.training_step_begin(0)
 
