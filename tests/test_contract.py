@@ -21,6 +21,7 @@ from tests.contract.measures import (
     noise,
     poisoned_budgets,
     second_derivatives,
+    that_require_grad,
 )
 from tests.contract.subjects import (
     CASES,
@@ -95,7 +96,8 @@ def test_a_gradient_asked_for_alone_is_the_same(subject, case):
             leaf.requires_grad_(leaf is inputs[name])
 
         result = outputs(subject.run(inputs))
-        (alone,) = torch.autograd.grad(result, inputs[name], noise(result))
+        result, grads = that_require_grad(result, noise(result))
+        (alone,) = torch.autograd.grad(result, inputs[name], grads)
         assert torch.equal(alone, expected), name
 
 
@@ -257,14 +259,16 @@ def test_autocast_computes_in_bfloat16_and_keeps_gradients_in_float32(subject):
     assert [each.dtype for each in got] == [each.dtype for each in plain]
     assert all(leaf.dtype is torch.float32 for leaf in backward(got, inputs, case))
 
-    # Casting the inputs is an error both make; the result's own rounding is one ulp of bfloat16.
+    # Casting the inputs is an error both make; the result's own rounding is one ulp of bfloat16, or
+    # all of its budget where the op stays in float32.
+    terms, _ = subject.cases.terms(inputs)
     for each, plainly, limit in zip(
-        got, plain, budgets(subject, case, inputs, forward, 1), strict=True
+        got, plain, budgets(subject, case, inputs, forward, terms), strict=True
     ):
         exact = limit.expected
         stored = torch.finfo(each.dtype).eps * exact.abs()
         error, reference_error = (each - exact).abs(), (plainly - exact).abs()
-        assert (error <= 2 * reference_error + stored).all()
+        assert (error <= 2 * reference_error + stored + limit.allowed).all()
 
 
 @pytest.mark.filterwarnings("ignore:There is a performance drop:UserWarning")

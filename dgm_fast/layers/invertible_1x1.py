@@ -21,7 +21,9 @@ class Invertible1x1Conv(nn.Module):
     - in full: the parameter `weight` (C, C).
 
     An activation normalisation before it can be folded in, `y = W e^{log_scale} (x + shift)`, at no
-    cost: hand its parameters to `forward` and `inverse`.
+    cost: hand its parameters to `forward` and `inverse`. So can `log_abs_det`, the
+    log-determinant of a full weight, to `forward`: `ops.batched_log_abs_det` gives those of all
+    layers of a model in one call.
 
     Arguments:
         channels: C.
@@ -128,42 +130,27 @@ class Invertible1x1Conv(nn.Module):
     def forward(
         self,
         x: Tensor,
+        context: Tensor | None = None,
+        *,
         log_scale: Tensor | None = None,
         shift: Tensor | None = None,
-        *,
         log_abs_det: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Return y and its log-determinant; `log_abs_det` is of a full weight, where known."""
-        return self._apply_matrix(x, log_scale, shift, log_abs_det, inverse=False)
+        """Return y and log |det dy/dx|, (B,); the context is not read."""
+        return invertible_1x1(
+            x, self.matrix(), log_scale, shift, log_abs_det=log_abs_det, impl=self.impl
+        )
 
     def inverse(
         self,
         y: Tensor,
+        context: Tensor | None = None,
+        *,
         log_scale: Tensor | None = None,
         shift: Tensor | None = None,
-        *,
-        log_abs_det: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Return x and the log-determinant of the inverse."""
-        return self._apply_matrix(y, log_scale, shift, log_abs_det, inverse=True)
-
-    def _apply_matrix(
-        self,
-        x: Tensor,
-        log_scale: Tensor | None,
-        shift: Tensor | None,
-        log_abs_det: Tensor | None,
-        inverse: bool,
-    ) -> tuple[Tensor, Tensor]:
-        return invertible_1x1(
-            x,
-            self.matrix(),
-            log_scale,
-            shift,
-            log_abs_det=log_abs_det,
-            inverse=inverse,
-            impl=self.impl,
-        )
+        """Return x and log |det dx/dy|, (B,)."""
+        return invertible_1x1(y, self.matrix(), log_scale, shift, inverse=True, impl=self.impl)
 
     def extra_repr(self) -> str:
         return f"{self.channels}, plu={self.plu}"

@@ -1,6 +1,9 @@
 """The hot paths of deep generative models, one fused function each."""
 
 from dgm_fast.ops.affine_coupling.api import affine_coupling
+from dgm_fast.ops.diffusion_loss.api import diffusion_loss
+from dgm_fast.ops.diffusion_noise.api import diffusion_noise
+from dgm_fast.ops.diffusion_step.api import ddim_step, ddpm_step
 from dgm_fast.ops.gaussian_mixture_log_prob.api import gaussian_mixture_log_prob
 from dgm_fast.ops.gaussian_rsample_kl.api import gaussian_rsample_kl
 from dgm_fast.ops.invertible_1x1.api import invertible_1x1
@@ -15,6 +18,10 @@ __all__ = [
     "MaskStructure",
     "affine_coupling",
     "batched_log_abs_det",
+    "ddim_step",
+    "ddpm_step",
+    "diffusion_loss",
+    "diffusion_noise",
     "gaussian_mixture_log_prob",
     "gaussian_rsample_kl",
     "invertible_1x1",

@@ -29,6 +29,14 @@ def absolute_noise(tensors: tuple[Tensor, ...], seed: int = 1) -> tuple[Tensor, 
     return tuple(each.abs() for each in noise(tensors, seed))
 
 
+def that_require_grad(
+    result: tuple[Tensor, ...], grads: tuple[Tensor, ...]
+) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+    """Return the outputs that depend on a leaf, and their gradients; noise, say, does not."""
+    pairs = ((each, grad) for each, grad in zip(result, grads, strict=True) if each.requires_grad)
+    return tuple(zip(*pairs, strict=True))
+
+
 def forward(result, inputs: Inputs, case: OpCase, noise: Noise = noise):
     """Return the outputs."""
     return outputs(result)
@@ -37,7 +45,8 @@ def forward(result, inputs: Inputs, case: OpCase, noise: Noise = noise):
 def backward(result, inputs: Inputs, case: OpCase, noise: Noise = noise):
     """Return the gradients; None where an op gives none, for the caller to refuse."""
     result = outputs(result)
-    return torch.autograd.grad(result, case.leaves(inputs), noise(result), allow_unused=True)
+    result, grads = that_require_grad(result, noise(result))
+    return torch.autograd.grad(result, case.leaves(inputs), grads, allow_unused=True)
 
 
 def second_derivatives(result, inputs: Inputs, case: OpCase, noise: Noise = noise):
@@ -46,7 +55,8 @@ def second_derivatives(result, inputs: Inputs, case: OpCase, noise: Noise = nois
     leaves = case.leaves(inputs)
     wrt = (*leaves, *(each.requires_grad_() for each in noise(result)))
 
-    first = torch.autograd.grad(result, leaves, wrt[len(leaves) :], create_graph=True)
+    result, grads = that_require_grad(result, wrt[len(leaves) :])
+    first = torch.autograd.grad(result, leaves, grads, create_graph=True)
     weights = noise(first, seed=2)
     # An op that is linear in an argument has no second derivative there.
     return torch.autograd.grad(first, wrt, weights, allow_unused=True, materialize_grads=True)

@@ -80,12 +80,13 @@ def test_every_parameter_trains_to_whiten(plu):
 def test_a_normalisation_is_folded_in(plu):
     layer, x = Invertible1x1Conv(3, plu=plu), torch.randn(2, 3, 4, 4)
     log_scale, shift = 0.3 * torch.randn(2, 3)
+    given = {"log_scale": log_scale, "shift": shift}
     normalised = log_scale.exp()[:, None, None] * (x + shift[:, None, None])
 
-    (y, log_det), (plain, plain_log_det) = layer(x, log_scale, shift), layer(normalised)
+    (y, log_det), (plain, plain_log_det) = layer(x, **given), layer(normalised)
     torch.testing.assert_close(y, plain)
     torch.testing.assert_close(log_det, plain_log_det + 16 * log_scale.sum())
-    torch.testing.assert_close(layer.inverse(y, log_scale, shift)[0], x, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(layer.inverse(y, **given)[0], x, rtol=1e-4, atol=1e-5)
 
 
 def test_a_known_log_determinant_is_taken():

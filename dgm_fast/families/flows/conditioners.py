@@ -13,11 +13,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["MLP", "ConvNet", "ResidualConvNet"]
+__all__ = ["MLP", "ConvNet", "ResidualConvNet", "ZeroConv"]
 
 
 class MLP(nn.Module):
-    """A ReLU network of vectors; a context is laid beside the input.
+    """A ReLU network of vectors; a context is laid beside the input, or ignored without its width.
 
     Shapes:
         x (B, *E) and context (B, C), of in_features numbers together with `context_features`
@@ -28,6 +28,7 @@ class MLP(nn.Module):
         self, in_features: int, out_features: int, hidden: Sequence[int], context_features: int = 0
     ) -> None:
         super().__init__()
+        self.context_features = context_features
         widths = [in_features + context_features, *hidden, out_features]
         self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(widths))
         _zero(self.layers[-1])
@@ -35,7 +36,7 @@ class MLP(nn.Module):
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """Return the parameters."""
         h = x.flatten(1)
-        if context is not None:
+        if self.context_features:
             h = torch.cat([h, context.to(h.dtype)], dim=1)
         for layer in self.layers[:-1]:
             h = F.relu(layer(h))
@@ -46,22 +47,23 @@ class _ImageNet(nn.Module):
     """What the convolutional conditioners share: their first and last layers, and the context.
 
     A context is either a vector a sample, (B, C), added to the first hidden layer at every pixel,
-    or an image of the input's size, (B, C, H, W), laid beside the input.
+    or an image of the input's size, (B, C, H, W), laid beside the input. Without
+    `context_features` a context is not looked at.
     """
 
     def __init__(
         self, in_channels: int, out_channels: int, hidden: int, context_features: int, image: bool
     ) -> None:
         super().__init__()
-        beside = context_features if image else 0
-        self.first = nn.Conv2d(in_channels + beside, hidden, 3, padding=1)
+        self.image_channels = context_features if image else 0
+        self.first = nn.Conv2d(in_channels + self.image_channels, hidden, 3, padding=1)
         self.last = _zero(nn.Conv2d(hidden, out_channels, 3, padding=1))
-        vector = context_features > 0 and not image
-        self.context = nn.Linear(context_features, hidden) if vector else None
+        features = context_features - self.image_channels
+        self.context = nn.Linear(features, hidden, bias=False) if features else None
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """Return the parameters (B, out_channels, H, W)."""
-        if context is not None and self.context is None:
+        if self.image_channels:
             x = torch.cat([x, context.to(x.dtype)], dim=1)
 
         # oneDNN and cuDNN convolve with the channels last, up to three times as fast on a CPU.
@@ -122,6 +124,18 @@ class ResidualConvNet(_ImageNet):
         for block in self.blocks:
             h = h + block(h)
         return h
+
+
+class ZeroConv(nn.Conv2d):
+    """One 3 x 3 convolution, zero at first; it does not look at a context."""
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__(in_channels, out_channels, 3, padding=1)
+        _zero(self)
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        """Return the parameters (B, out_channels, H, W)."""
+        return super().forward(x).contiguous()
 
 
 class _ResidualBlock(nn.Module):

@@ -21,7 +21,12 @@ from torch import Tensor, nn
 from dgm_fast._core.random import draw_seed
 from dgm_fast.families.flows.base import BASES
 from dgm_fast.families.flows.chain import Chain
-from dgm_fast.families.flows.dequantization import LogitTransform, Scaling, UniformDequantization
+from dgm_fast.families.flows.dequantization import (
+    LogitTransform,
+    Scaling,
+    UniformDequantization,
+    VariationalDequantization,
+)
 from dgm_fast.families.pretrained import Pretrained
 
 __all__ = ["Flow", "FlowConfig"]
@@ -41,6 +46,9 @@ class FlowConfig:
             alpha + (1 - 2 alpha) x / levels (x itself must be in [0, 1] without levels); with 0 it
             sees integer levels scaled to [-1, 1], and real values as they are.
         base: `normal` or `logistic`.
+        dequantization: of integer data, `uniform` noise or, for images with even sides,
+            `variational`, noise of a learned density.
+        dequantization_hidden: channels of the variational dequantization's networks.
         reversible: train with memory constant in depth, as `Chain` describes.
     """
 
@@ -50,6 +58,8 @@ class FlowConfig:
     context_features: int = 0
     logit_alpha: float = 0.0
     base: Literal["normal", "logistic"] = "normal"
+    dequantization: Literal["uniform", "variational"] = "uniform"
+    dequantization_hidden: int = 32
     reversible: bool = False
 
     def __post_init__(self) -> None:
@@ -72,16 +82,31 @@ class FlowConfig:
             raise ValueError(f"logit_alpha must be in [0, 1/2); got {self.logit_alpha}")
         if self.base not in BASES:
             raise ValueError(f"base must be one of {', '.join(BASES)}; got {self.base!r}")
+        self._check_dequantization()
 
-    def check_image(self, scales: int) -> None:
-        """Raise ValueError unless events are images that can be halved `scales` times."""
+    def _check_dequantization(self) -> None:
+        if self.dequantization not in ("uniform", "variational"):
+            raise ValueError(
+                f"dequantization must be 'uniform' or 'variational'; got {self.dequantization!r}"
+            )
+        if self.dequantization_hidden < 1:
+            raise ValueError(
+                f"dequantization_hidden must be at least 1; got {self.dequantization_hidden}"
+            )
+        if self.dequantization == "variational":
+            if self.levels is None:
+                raise ValueError("levels must be given for variational dequantization; got None")
+            self.check_image(halvings=1)
+
+    def check_image(self, halvings: int) -> None:
+        """Raise ValueError unless events are images whose sides can be halved so many times."""
         if len(self.event_shape) != 3:
             raise ValueError(f"event_shape must be (C, H, W); got {self.event_shape}")
         _, H, W = self.event_shape
-        if H % 2**scales or W % 2**scales:
+        if H % 2**halvings or W % 2**halvings:
             raise ValueError(
-                f"event_shape must have H and W divisible by 2^{scales} for {scales} scales: pad "
-                f"the images or take fewer scales; got {self.event_shape}"
+                f"event_shape must have H and W divisible by {2**halvings} for what the other "
+                f"settings ask: pad the images or take fewer scales; got {self.event_shape}"
             )
 
 
@@ -136,8 +161,8 @@ class Flow(Pretrained, nn.Module):
         with torch.device(torch.get_default_device() if device is None else device):
             embedded = config.classes, config.context_features
             self.embedding = nn.Embedding(*embedded) if config.classes else None
-            self.dequantization = self.build_dequantization()
-            self.preprocess = self.build_preprocess()
+            self.dequantization = self._build_dequantization()
+            self.preprocess = self._build_preprocess()
             self.transform = self.build_transform()
             self.base = BASES[config.base]()
         if dtype is not None:
@@ -147,11 +172,22 @@ class Flow(Pretrained, nn.Module):
     def build_transform(self) -> nn.Module:
         """Return the invertible module from preprocessed events to z."""
 
-    def build_dequantization(self) -> nn.Module | None:
+    def _build_dequantization(self) -> nn.Module | None:
         """Return the dequantization of integer data, or None for real values."""
-        return None if self.levels is None else UniformDequantization()
+        config = self.config
+        if config.levels is None:
+            return None
+        if config.dequantization == "uniform":
+            return UniformDequantization()
+        return VariationalDequantization(
+            config.event_shape,
+            config.levels,
+            hidden=config.dequantization_hidden,
+            reversible=config.reversible,
+            impl=self.impl,
+        )
 
-    def build_preprocess(self) -> nn.Module:
+    def _build_preprocess(self) -> nn.Module:
         """Return the fixed invertible module that scales dequantized values."""
         if self.config.logit_alpha:
             return LogitTransform(self.config.logit_alpha, self.levels or 1)

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from dgm_fast.families.flows.chain import no_change
+from dgm_fast.ops import affine_coupling
 
-__all__ = ["MultiScale", "Squeeze"]
+__all__ = ["MultiScale", "Prior", "Squeeze"]
 
 # Which pixel (row, column) of a 2 x 2 block each group of channels holds.
 _LAYOUTS = {
@@ -134,3 +135,44 @@ class MultiScale(nn.Module):
             log_det = log_det + more
 
         return x, log_det
+
+
+class Prior(nn.Module):
+    r"""Map events of a learned diagonal Gaussian to standard normals, :math:`y = e^{s} (x + t)`.
+
+    The mean is -t and the standard deviation :math:`e^{-s}`, for each element. Both begin as those
+    of standard normals; of a context, a linear map gives a change of both.
+
+    Arguments:
+        shape: of an event.
+        context_features: width of the context, 0 for none.
+
+    References:
+        Kingma, Dhariwal, "Glow: Generative Flow with Invertible 1x1 Convolutions", 2018, sec. 3.
+    """
+
+    def __init__(self, shape: Sequence[int], context_features: int = 0) -> None:
+        super().__init__()
+        # Log-scales, then shifts.
+        self.shared = nn.Parameter(torch.zeros(2, *shape))
+        self.context = None
+        if context_features:
+            self.context = nn.Linear(context_features, 2 * math.prod(shape), bias=False)
+            nn.init.zeros_(self.context.weight)
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Return y and log |det dy/dx|, (B,)."""
+        return affine_coupling(x, *self._scale_and_shift(x, context), shift_first=True)
+
+    def inverse(self, y: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Return x and log |det dx/dy|, (B,)."""
+        return affine_coupling(
+            y, *self._scale_and_shift(y, context), shift_first=True, inverse=True
+        )
+
+    def _scale_and_shift(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
+        both = self.shared.expand(len(x), *self.shared.shape)
+        if self.context is not None:
+            both = both + self.context(context).view(both.shape)
+        log_scale, shift = both.unbind(1)
+        return log_scale, shift

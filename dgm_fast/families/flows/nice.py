@@ -8,6 +8,8 @@ The base is logistic or Gaussian.
 Deviations from the paper:
 - The features are the paper's odd and even ones for the first coupling too, but laid side by side
   once, at the start, so that couplings take contiguous halves.
+- The scales are an `ActNorm` of the features: the first batch initialises them, together with a
+  shift, so that training does not begin by learning which pixels are always empty.
 - Integer data are scaled to [-1, 1], not [0, 1]; they may be whitened by the caller, not here.
 - A context may condition the couplings' networks.
 """
@@ -24,7 +26,7 @@ from torch import Tensor, nn
 from dgm_fast.families.flows.chain import Chain, no_change
 from dgm_fast.families.flows.conditioners import MLP
 from dgm_fast.families.flows.flow import Flow, FlowConfig
-from dgm_fast.layers import AffineCoupling
+from dgm_fast.layers import ActNorm, AffineCoupling
 
 __all__ = ["NICE", "NICEConfig"]
 
@@ -56,9 +58,9 @@ class NICEConfig(FlowConfig):
 
 
 class NICE(Flow):
-    r"""Additive couplings and one scale a feature.
+    r"""Additive couplings, then one scale and one shift a feature.
 
-    .. math:: z = e^{s} \odot h_K, \quad h_k = (a,\; b + m_k(a)) \text{ of } h_{k-1} = (a, b),
+    .. math:: z = e^{s} \odot (h_K + t), \quad h_k = (a,\; b + m_k(a)) \text{ of } h_{k-1} = (a, b),
               \text{ the halves taking turns}
 
     so that :math:`\log|\det dz/dx| = \sum_d s_d` for every x. Arguments, shapes, precision and
@@ -89,7 +91,7 @@ class NICE(Flow):
             net = MLP(kept, D - kept, config.hidden, config.context_features)
             steps.append(AffineCoupling(net, kept=kept, part=part, additive=True, impl=self.impl))
 
-        chain = Chain([*steps, DiagonalScale(D)], reversible=config.reversible)
+        chain = Chain([*steps, ActNorm(D, impl=self.impl)], reversible=config.reversible)
         return Chain([chain, Reshape((D,), config.event_shape)])
 
 
@@ -127,19 +129,3 @@ class Reshape(nn.Module):
     def inverse(self, y: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Return events of the shape `before`, and zeros."""
         return y.reshape(-1, *self.before), no_change(y)
-
-
-class DiagonalScale(nn.Module):
-    r""":math:`y = e^s \odot x` with one learned s a feature, 0 at first."""
-
-    def __init__(self, features: int) -> None:
-        super().__init__()
-        self.log_scale = nn.Parameter(torch.zeros(features))
-
-    def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Return y and log |det dy/dx|, (B,)."""
-        return x * self.log_scale.exp(), no_change(x) + self.log_scale.sum()
-
-    def inverse(self, y: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Return x and log |det dx/dy|, (B,)."""
-        return y * (-self.log_scale).exp(), no_change(y) - self.log_scale.sum()

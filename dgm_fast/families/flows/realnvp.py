@@ -23,14 +23,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
 
 from dgm_fast.families.flows.chain import Chain, Inverse
 from dgm_fast.families.flows.conditioners import MLP, ResidualConvNet
-from dgm_fast.families.flows.dequantization import VariationalDequantization
 from dgm_fast.families.flows.flow import Flow, FlowConfig
 from dgm_fast.families.flows.multiscale import MultiScale, Squeeze
 from dgm_fast.layers import ActNorm, AffineCoupling
@@ -49,8 +48,6 @@ class RealNVPConfig(FlowConfig):
         hidden: channels, or width of the two layers, of a coupling's network.
         blocks: residual blocks of a coupling's network; images only.
         squeezed: compute checkerboard couplings on 2 x 2 blocks of pixels as channels.
-        dequantization: `uniform` or, of images, `variational`.
-        dequantization_hidden: channels of the variational dequantization's networks.
     """
 
     scales: int = 2
@@ -58,30 +55,20 @@ class RealNVPConfig(FlowConfig):
     hidden: int = 64
     blocks: int = 4
     squeezed: bool = False
-    dequantization: Literal["uniform", "variational"] = "uniform"
-    dequantization_hidden: int = 32
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("scales", "couplings", "hidden", "dequantization_hidden"):
+        for name in ("scales", "couplings", "hidden"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1; got {getattr(self, name)}")
         if self.blocks < 0:
             raise ValueError(f"blocks must not be negative; got {self.blocks}")
-        if self.dequantization not in ("uniform", "variational"):
-            raise ValueError(
-                f"dequantization must be 'uniform' or 'variational'; got {self.dequantization!r}"
-            )
 
-        if len(self.event_shape) == 1:
-            if self.event_shape[0] < 2 or self.dequantization == "variational":
-                raise ValueError(
-                    f"event_shape must be (D,) with D > 1 and uniform dequantization, or (C, H, W);"
-                    f" got {self.event_shape} and {self.dequantization}"
-                )
-        else:
+        if len(self.event_shape) != 1:
             # The last scale does not halve the image, unless its couplings are squeezed.
             self.check_image(self.scales if self.squeezed else self.scales - 1)
+        elif self.event_shape[0] < 2:
+            raise ValueError(f"event_shape must be (D,) with D > 1; got {self.event_shape}")
 
 
 class RealNVP(Flow):
@@ -127,19 +114,6 @@ class RealNVP(Flow):
 
         scales.append(self._chain(self._checkerboard(C, H, W, config.couplings + 1)))
         return MultiScale(scales, [*shapes, (C, H, W)])
-
-    def build_dequantization(self) -> nn.Module | None:
-        """Return the dequantization that the configuration names."""
-        config = self.config
-        if config.levels is None or config.dequantization == "uniform":
-            return super().build_dequantization()
-        return VariationalDequantization(
-            config.event_shape,
-            config.levels,
-            hidden=config.dequantization_hidden,
-            reversible=config.reversible,
-            impl=self.impl,
-        )
 
     def _chain(self, steps: Iterable[nn.Module]) -> Chain:
         return Chain(steps, reversible=self.config.reversible)

@@ -140,7 +140,7 @@ def _magnitude(
     shift_first: bool = False,
     inverse: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    """Return the absolute terms of y and log_det for absolute inputs, and so of the derivatives.
+    """Return the absolute terms of y and log_det, such that its derivatives are those of theirs.
 
     All of them add: an inverse divides by the scale after the shift where the forward multiplies
     before it, so it is the other order.
@@ -152,6 +152,7 @@ def _magnitude(
         # The sum has a rounding for each of its terms, and y has not.
         log_s = log_s * ((_OF_OUTPUT + math.prod(log_s.shape[1:])) / _OF_OUTPUT)
 
+    x, shift = (_series(each, each.detach().abs(), 1.0) for each in (x, shift))
     swapped = shift_first != inverse
     return reference.transform(x, scale, log_s, shift, mask, part, swapped, False)
 
@@ -159,38 +160,36 @@ def _magnitude(
 def _amplified(
     log_scale: Tensor, scale_map: str, bound: float | None, min_scale: float, inverse: bool
 ) -> tuple[Tensor, Tensor]:
-    """Return what bounds the scale and its logarithm at u and -u, with two derivatives of each.
+    """Return what bounds the roundings of the scale, or its inverse, and of its logarithm.
 
-    Their values and derivatives are those of quadratics around this point. A rounding of log s by
-    |log s| moves s by as much; that of u + 2 moves log s, and its derivatives by a share. Plain
-    PyTorch takes 1 - tanh^2 and 1 - sigmoid from 1.
+    A rounding of log s by |log s| moves s by as much; that of u + 2 moves log s, and its
+    derivatives by a share. Plain PyTorch takes 1 - tanh^2 and 1 - sigmoid from 1.
     """
-    here = log_scale.detach()
+    u = log_scale.detach().requires_grad_()
+    with torch.enable_grad():
+        _, log_s = reference.scale_of(u, scale_map, bound, min_scale)
+        first, second = _derivatives(log_s, u)
+    log_s = log_s.detach()
+    scale = (-log_s if inverse else log_s).exp()
+
     subtracted_from = {"tanh": 1.0, "scaled_tanh": bound, "sigmoid": float(min_scale > 0)}
-    bounds: list[list[Tensor]] = []
+    first = first + subtracted_from.get(scale_map, 0.0)
+    added = torch.zeros_like(log_s)
+    if "sigmoid" in scale_map:
+        added = u.detach().abs().nan_to_num(posinf=0.0) + 2
+    of_logarithm = 1.0 if scale_map == "softplus" or min_scale > 0 else 0.0
 
-    for sign in (1, -1):
-        u = (sign * here).requires_grad_()
-        with torch.enable_grad():
-            _, log_s = reference.scale_of(u, scale_map, bound, min_scale)
-            first, second = _derivatives(log_s, u)
-        first = first + subtracted_from.get(scale_map, 0.0)
-        log_s = log_s.detach()
-        scale = (-log_s if inverse else log_s).exp()
-        moved = u.detach().abs() + 2 if "sigmoid" in scale_map else torch.zeros_like(here)
-        by_log = 1.0 if scale_map == "softplus" or min_scale > 0 else 0.0
+    share = (1 + log_s.abs() + added) * scale
+    scale = _series(log_scale, share, share * first, share * (first.square() + second))
+    value = log_s.abs() + of_logarithm + first * added
+    return scale, _series(log_scale, value, first * (1 + added), second * (1 + added))
 
-        share = 1 + log_s.abs() + moved
-        scales = (scale, scale * first, scale * (first.square() + second))
-        logs = (log_s.abs() + by_log + first * moved, first * (1 + moved), second * (1 + moved))
-        bounds.append([*(share * each for each in scales), *logs])
 
-    worst = [torch.maximum(*pair) for pair in zip(*bounds, strict=True)]
-    step = log_scale - here
-    return tuple(
-        value + slope * step + curve * step.square() / 2
-        for value, slope, curve in (worst[:3], worst[3:])
-    )
+def _series(x: Tensor, value: Tensor, slope: Tensor | float, curve: Tensor | float = 0.0) -> Tensor:
+    """Return a function of x with this value and these two derivatives, finite where x is not."""
+    step = torch.where(x.isfinite(), x - x.detach(), 0.0)
+    slope, curve = (torch.as_tensor(each).nan_to_num() for each in (slope, curve))
+    return value + slope * step + curve * step.square() / 2
 
 
 def _derivatives(log_s: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
@@ -302,6 +301,7 @@ CASES = OpCases(
     terms=lambda inputs: (_OF_OUTPUT, _OF_GRADIENT),
     with_batch=_with_batch,
     magnitude=_magnitude,
+    signed_magnitude=True,
     workloads=(
         _case("256x12x32x32-channels", (256, 12, 32, 32), 6),
         _case("256x12x32x32", (256, 12, 32, 32)),

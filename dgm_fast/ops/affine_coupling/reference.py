@@ -23,6 +23,7 @@ def affine_coupling(
     inverse: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """Return the transformed x and the log-determinant of each sample's Jacobian."""
+    x = x.to(torch.promote_types(x.dtype, shift.dtype))
     scale = log_s = None
     if log_scale is not None:
         scale, log_s = scale_of(log_scale.to(x.dtype), scale_map, bound, min_scale)

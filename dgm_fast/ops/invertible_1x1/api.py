@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from dgm_fast._core.checks import check_device, check_floating, check_shape
-from dgm_fast.ops.invertible_1x1 import reference
+from dgm_fast.ops.invertible_1x1 import op, reference
 from dgm_fast.ops.invertible_1x1.factors import PLU, check_weight
 
 
@@ -34,7 +34,8 @@ def invertible_1x1(
         log_scale: logarithm of a scale per channel, or None.
         shift: added to x before it is scaled, or None.
         log_abs_det: log |det W| of a full weight, where it is known (`batched_log_abs_det` gives
-            those of many weights at once); default: computed here.
+            those of many weights at once); default: computed here. The inverse does not read it:
+            the factors it solves with tell.
         inverse: undo: with y for x, return x and the log-determinant of the inverse, by triangular
             solves.
         impl: `"auto"` or `"reference"`.
@@ -73,7 +74,11 @@ def invertible_1x1(
         True
     """
     _check(x, weight, log_scale, shift, log_abs_det)
-    return reference.invertible_1x1(x, weight, log_scale, shift, log_abs_det, inverse)
+    chosen = op.choose(impl, x)
+    if chosen == "reference":
+        return reference.invertible_1x1(x, weight, log_scale, shift, log_abs_det, inverse)
+
+    return op.run(chosen, x, weight, log_scale, shift, log_abs_det, inverse)
 
 
 def _check(

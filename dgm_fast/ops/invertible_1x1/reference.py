@@ -29,11 +29,13 @@ def invertible_1x1(
     with torch.autocast(x.device.type, enabled=False):
         if isinstance(weight, PLU):
             weight = weight.to(dtype)
+        elif inverse:
+            weight = PLU.from_weight(weight.to(dtype))
+
+        if isinstance(weight, PLU):
             log_det = weight.log_diag.sum()
-        elif log_abs_det is None:
-            log_det = torch.linalg.slogdet(weight.double()).logabsdet.to(dtype)
         else:
-            log_det = log_abs_det.to(dtype)
+            log_det = (log_abs_det_of(weight) if log_abs_det is None else log_abs_det).to(dtype)
 
         if log_scale is not None:
             log_scale = log_scale.to(dtype)
@@ -45,6 +47,11 @@ def invertible_1x1(
 
     log_det = -pixels * log_det if inverse else pixels * log_det
     return y, log_det.expand(x.shape[0])
+
+
+def log_abs_det_of(weight: Tensor) -> Tensor:
+    """Factor a full weight, in float64: its log-determinant is multiplied by the pixels."""
+    return torch.linalg.slogdet(weight.double()).logabsdet
 
 
 def _multiply(
@@ -66,15 +73,10 @@ def _multiply(
     return torch.baddbmm(bias[:, None], each, pixels).view(x.shape)
 
 
-def _solve(
-    y: Tensor, weight: Tensor | PLU, log_scale: Tensor | None, shift: Tensor | None
-) -> Tensor:
+def _solve(y: Tensor, factors: PLU, log_scale: Tensor | None, shift: Tensor | None) -> Tensor:
     """Return `e^-log_scale W^-1 y - shift` by two triangular solves."""
-    dtype = torch.promote_types(y.dtype, torch.float32)
-    factors = weight if isinstance(weight, PLU) else PLU.from_weight(weight.to(dtype))
     lower, upper = factors.triangles()
-
-    columns = y.to(dtype).movedim(1, 0).flatten(1)[factors.permutation.argsort()]
+    columns = y.to(lower.dtype).movedim(1, 0).flatten(1)[factors.permutation.argsort()]
     x = torch.linalg.solve_triangular(lower, columns, upper=False, unitriangular=True)
     x = torch.linalg.solve_triangular(upper, x, upper=True)
 

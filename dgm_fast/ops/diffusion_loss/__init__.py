@@ -1,0 +1,1 @@
+"""Loss of diffusion models: the squared error against a target made from its seed."""

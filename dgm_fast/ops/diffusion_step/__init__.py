@@ -1,0 +1,1 @@
+"""Sampling steps of diffusion models: ancestral (DDPM) and implicit (DDIM), one pass each."""
