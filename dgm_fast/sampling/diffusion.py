@@ -26,7 +26,7 @@ def diffusion_sample(
     eta: float | None = None,
     variance: str = "small",
     clip_x0: float | None = None,
-    guidance: float = 1.0,
+    guidance: float | None = None,
     predict_unconditional: Predict | None = None,
     seed: int | Tensor | None = None,
     sample_offset: int = 0,
@@ -48,7 +48,7 @@ def diffusion_sample(
         eta: of `ops.ddim_step`; None takes `ops.ddpm_step`, ancestral sampling.
         variance: of `ops.ddpm_step`.
         clip_x0: bounds each estimate of the clean samples.
-        guidance: of both steps; other than 1 it needs `predict_unconditional`.
+        guidance: of both steps, given with `predict_unconditional`.
         predict_unconditional: `predict` without its condition.
         seed: of the noise; default drawn at every step.
         sample_offset: global index of the first sample.

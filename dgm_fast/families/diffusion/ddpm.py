@@ -284,7 +284,7 @@ class DDPM(Pretrained, nn.Module):
             eta=None if ancestral else eta,
             variance=self.config.variance,
             clip_x0=self._clip,
-            guidance=guidance,
+            guidance=None if free is None else guidance,
             predict_unconditional=None if free is None else lambda x, t: self.network(x, t, free),
             seed=seed,
             sample_offset=sample_offset,
