@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from dgm_fast.training.recipes import made_digits, made_mnist
+from dgm_fast.training.recipes import made_digits, made_mnist, vae_digits, vae_mnist
 from dgm_fast.training.recipes.recipe import Recipe
 
 __all__ = ["RECIPES", "Recipe", "find_recipe"]
@@ -12,6 +12,8 @@ __all__ = ["RECIPES", "Recipe", "find_recipe"]
 RECIPES: dict[tuple[str, str], Callable[..., Recipe]] = {
     ("made", "digits"): made_digits.recipe,
     ("made", "mnist"): made_mnist.recipe,
+    ("vae", "digits"): vae_digits.recipe,
+    ("vae", "mnist"): vae_mnist.recipe,
 }
 
 
