@@ -50,43 +50,51 @@ DGM_INLINE void cos_sin_of_turns(float t, float& cosine, float& sine) {
 
 // The functions below take any float and give NaN for NaN; u = 2^-24 is half an ulp of 1.
 
-// 2^n for integers -252 <= n <= 254, as the product of two powers that are normal numbers.
+// x 2^n for integers -252 <= n <= 254, by two powers that are normal numbers.
 DGM_INLINE Vec times_power_of_two(Vec x, VecInt n) {
+#if DGM_VECTOR_BYTES == 64
+  return (Vec)_mm512_scalef_ps((__m512)x, _mm512_cvtepi32_ps((__m512i)n));
+#else
   const VecInt half = n >> 1;
   return x * (Vec)((half + 127) << 23) * (Vec)((n - half + 127) << 23);
+#endif
 }
 
-// r = x - n ln 2 with |r| <= ln 2 / 2, ln 2 in two parts so that n's product with the first is
-// exact; n is x log2 e rounded by adding 1.5 2^23, which leaves the integer in the low bits.
+// r = x - n ln 2 with |r| <= ln 2 / 2, for x held to [-104, 89], beyond which e^x is 0 or infinity;
+// ln 2 in two parts so that n's product with the first is exact; n is x log2 e rounded by adding
+// 1.5 2^23, which leaves the integer in the low bits.
 DGM_INLINE Vec reduce_by_ln2(Vec x, VecInt& n) {
+  x = at_most(at_least(x, broadcast(-104.0f)), broadcast(89.0f));
   const Vec shifted = x * 0x1.715476p+0f + 0x1.8p23f;
   n = (VecInt)shifted - 0x4B400000;
   const Vec whole = shifted - 0x1.8p23f;
   return (x - whole * 0x1.62e4p-1f) - whole * 0x1.7f7d1cp-20f;
 }
 
-// e^r - 1 for |r| <= ln 2 / 2: Taylor's series to r^8 / 8!, whose rest is below 2^-31 r.
-DGM_INLINE Vec expm1_reduced(Vec r) {
+// p with e^r - 1 = r + r^2 p for |r| <= ln 2 / 2: Taylor's series to r^8 / 8!, whose rest is below
+// 2^-31 r.
+DGM_INLINE Vec expm1_tail(Vec r) {
   Vec p = r * 0x1.a01a02p-16f + 0x1.a01a02p-13f;
   p = r * p + 0x1.6c16c2p-10f;
   p = r * p + 0x1.111112p-7f;
   p = r * p + 0x1.555556p-5f;
   p = r * p + 0x1.555556p-3f;
-  p = r * p + 0.5f;
-  return r + r * r * p;
+  return r * p + 0.5f;
 }
+
+DGM_INLINE Vec expm1_reduced(Vec r) { return r + r * r * expm1_tail(r); }
 
 // e^x, within 3 u of it; infinity above 88.73, and where subnormals are zero, zero below -87.33.
 DGM_INLINE Vec exp(Vec x) {
   VecInt n;
-  const Vec r = reduce_by_ln2(at_most(at_least(x, broadcast(-104.0f)), broadcast(89.0f)), n);
+  const Vec r = reduce_by_ln2(x, n);
   return times_power_of_two(1.0f + expm1_reduced(r), n);
 }
 
 // e^x - 1, within 4 u of it however small x is.
 DGM_INLINE Vec expm1(Vec x) {
   VecInt n;
-  const Vec r = reduce_by_ln2(at_most(at_least(x, broadcast(-104.0f)), broadcast(89.0f)), n);
+  const Vec r = reduce_by_ln2(x, n);
   const Vec one = times_power_of_two(broadcast(1.0f), n);
   return times_power_of_two(expm1_reduced(r), n) + (one - 1.0f);
 }

@@ -30,17 +30,52 @@ struct MultiplyVectors {
   }
 };
 
-// Draws the words of kBatch groups from `group` on: words[j][i] is word j of group + i.
+// Groups that follow one another in a sample; counters of the kPairs groups from the i-th on.
+struct GroupsOfSample {
+  uint64_t sample;
+  uint32_t first;
+
+  DGM_INLINE_MEMBER void counters(int i, Words& group, Words& low, Words& high) const {
+    for (int lane = 0; lane < kPairs; ++lane) group[lane] = first + i + lane;
+    low = Words{} + static_cast<uint32_t>(sample);
+    high = Words{} + static_cast<uint32_t>(sample >> 32);
+  }
+};
+
+// The groups [first, first + groups) of one sample after the other, from number `begin` on.
+struct GroupsOfSamples {
+  uint64_t sample;
+  uint32_t group[kBatch], row[kBatch];
+
+  DGM_INLINE_MEMBER GroupsOfSamples(uint64_t sample_, uint32_t first, int32_t groups, int32_t begin)
+      : sample(sample_) {
+    // Both are below 2^12: half a group added, the rounded quotient has the right whole part.
+    const float inverse = 1.0f / static_cast<float>(groups);
+    for (int32_t i = 0; i < kBatch; ++i) {
+      const auto quotient = static_cast<int32_t>((static_cast<float>(begin + i) + 0.5f) * inverse);
+      row[i] = static_cast<uint32_t>(quotient);
+      group[i] = first + static_cast<uint32_t>(begin + i - quotient * groups);
+    }
+  }
+
+  DGM_INLINE_MEMBER void counters(int i, Words& group_, Words& low, Words& high) const {
+    for (int lane = 0; lane < kPairs; ++lane) {
+      group_[lane] = group[i + lane];
+      low[lane] = row[i + lane];
+    }
+    low += sample;
+    high = low >> 32;
+  }
+};
+
+// Draws the words of kBatch groups: words[j][i] is word j of the i-th.
+template <typename Groups>
 DGM_INLINE void draw_words(
-    const PhiloxKey& key, uint64_t sample, uint32_t group, uint32_t (&words)[4][kBatch]) {
+    const PhiloxKey& key, const Groups& groups, uint32_t (&words)[4][kBatch]) {
   for (int i0 = 0; i0 < kBatch; i0 += kSets * kPairs) {
     Words c[4][kSets];
     for (int set = 0; set < kSets; ++set) {
-      uint64_t groups[kPairs];
-      for (int i = 0; i < kPairs; ++i) groups[i] = group + i0 + set * kPairs + i;
-      __builtin_memcpy(&c[0][set], groups, sizeof(groups));
-      c[1][set] = Words{} + static_cast<uint32_t>(sample);
-      c[2][set] = Words{} + static_cast<uint32_t>(sample >> 32);
+      groups.counters(i0 + set * kPairs, c[0][set], c[1][set], c[2][set]);
       c[3][set] = Words{} + key.stream;
     }
 
@@ -64,12 +99,11 @@ DGM_INLINE void draw_words(
   }
 }
 
-// Draws kBatch groups from `group` on: out[j][i] is element 4 (group + i) + j.
-template <bool normal>
-DGM_INLINE void draw_batch(
-    const PhiloxKey& key, uint64_t sample, uint32_t group, float (&out)[4][kBatch]) {
+// Draws kBatch groups: out[j][i] is element j of the i-th.
+template <bool normal, typename Groups>
+DGM_INLINE void draw_batch(const PhiloxKey& key, const Groups& groups, float (&out)[4][kBatch]) {
   alignas(64) uint32_t words[4][kBatch];
-  draw_words(key, sample, group, words);
+  draw_words(key, groups, words);
 
   for (int j = 0; j < 4; j += 2) {
     for (int i = 0; i < kBatch; ++i) {
@@ -90,14 +124,38 @@ DGM_INLINE void draw_batch(
 
 constexpr int kLine = 4 * kBatch;  // elements drawn at a time
 
+// Writes the elements of kBatch groups side by side.
+template <bool normal, typename Groups>
+DGM_INLINE void draw_groups(const PhiloxKey& key, const Groups& groups, float* line) {
+  alignas(64) float drawn[4][kBatch];
+  draw_batch<normal>(key, groups, drawn);
+  for (int i = 0; i < kBatch; ++i) {
+    for (int j = 0; j < 4; ++j) line[4 * i + j] = drawn[j][i];
+  }
+}
+
 // Draws elements [element, element + kLine) of a sample; `element` is a multiple of 4.
 template <bool normal>
 DGM_INLINE void draw_line(
     const PhiloxKey& key, uint64_t sample, int64_t element, float (&line)[kLine]) {
-  alignas(64) float drawn[4][kBatch];
-  draw_batch<normal>(key, sample, static_cast<uint32_t>(element / 4), drawn);
-  for (int i = 0; i < kBatch; ++i) {
-    for (int j = 0; j < 4; ++j) line[4 * i + j] = drawn[j][i];
+  draw_groups<normal>(key, GroupsOfSample{sample, static_cast<uint32_t>(element / 4)}, line);
+}
+
+// Draws `groups` groups from `group` on of each of `rows` samples from `sample` on, side by side:
+// no more than 2^12 groups in all. Whole batches are drawn, so `out` has room for kLine elements
+// more.
+template <bool normal>
+static void draw_rows(
+    const PhiloxKey& key, uint64_t sample, int64_t rows, uint32_t group, int64_t groups,
+    float* out) {
+  const auto total = static_cast<int32_t>(rows * groups);
+  for (int32_t i = 0; i < total; i += kBatch) {
+    if (rows == 1) {
+      draw_groups<normal>(key, GroupsOfSample{sample, group + i}, out + 4 * i);
+    } else {
+      const GroupsOfSamples places(sample, group, static_cast<int32_t>(groups), i);
+      draw_groups<normal>(key, places, out + 4 * i);
+    }
   }
 }
 
