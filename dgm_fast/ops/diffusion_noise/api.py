@@ -90,7 +90,11 @@ def diffusion_noise(
     is_target = target == "x0" and x0.is_floating_point()
     wanted = "" if target is None or is_target else target
     x_t, made = op.run(impl, x0, noise, seed, t, alpha, sigma, wanted, *where, dtype)
-    return x_t, x0 if is_target else None if target is None else made
+    if target is None:
+        return x_t, None
+
+    # Noise is a constant, also where a gradient flows through x_t.
+    return x_t, x0 if is_target else made.detach() if target == "noise" else made
 
 
 def _check(

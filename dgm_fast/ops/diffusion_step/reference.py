@@ -31,7 +31,9 @@ def diffusion_step(
     stream: int,
 ) -> Tensor:
     """Compute x_s = a x_t + b prediction + c x0 + std z; an infinite `clip` leaves x0 alone."""
-    work = torch.float64 if torch.float64 in (x_t.dtype, prediction.dtype) else torch.float32
+    given = [each for each in (x_t, prediction, unconditional) if each is not None]
+    doubles = any(each.dtype is torch.float64 for each in given)
+    work = torch.float64 if doubles else torch.float32
     x, p = x_t.to(work), prediction.to(work)
     if unconditional is not None:
         p = unconditional.to(work) + guidance * (p - unconditional.to(work))
