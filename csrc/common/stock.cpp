@@ -16,7 +16,7 @@
 namespace dgm {
 namespace {
 
-constexpr int64_t kLarge = int64_t{32} << 20;  // glibc's largest threshold for mapping blocks
+constexpr int64_t kLarge = int64_t{4} << 20;
 constexpr int64_t kPage = int64_t{2} << 20;
 
 int64_t limit_bytes() {
