@@ -50,9 +50,9 @@ def diffusion_noise(
         impl: `"auto"`, `"reference"`, `"cpp"` or `"triton"`.
 
     Shapes:
-        x0 (B, *E), t (B,), alpha and sigma (T,). Returns x_t and the target, (B, *E) each; the
-        target is None where none is asked for, and x0 itself where that is what is asked for and
-        x0 is floating-point.
+        x0 (B, *E), t (B,), alpha and sigma (T,). Returns x_t and the target, (B, *E) each. The
+        target is None where none is asked for, and the very tensor where x0, floating-point, or
+        the noise given is asked for.
 
     Precision:
         float32, bfloat16 and float16, with coefficients, noise and arithmetic in float32, so that
@@ -86,15 +86,16 @@ def diffusion_noise(
     noise, seed = noise_or_seed(noise, seed, sample_offset, stream, generator, x0)
     where = (sample_offset, stream)
 
-    # A floating-point x0 is its own target, and needs no copy.
-    is_target = target == "x0" and x0.is_floating_point()
-    wanted = "" if target is None or is_target else target
+    # A target that was given needs no copy.
+    given = {"x0": x0, "noise": noise}.get(target)
+    given = given if given is not None and given.dtype is dtype else None
+    wanted = target if target is not None and given is None else ""
     x_t, made = op.run(impl, x0, noise, seed, t, alpha, sigma, wanted, *where, dtype)
-    if target is None:
-        return x_t, None
+    if given is not None or target is None:
+        return x_t, given
 
     # Noise is a constant, also where a gradient flows through x_t.
-    return x_t, x0 if is_target else made.detach() if target == "noise" else made
+    return x_t, made.detach() if target == "noise" else made
 
 
 def _check(

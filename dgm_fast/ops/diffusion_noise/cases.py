@@ -117,7 +117,8 @@ def _cost(inputs: Inputs, backward: bool) -> Cost:
     x0 = inputs["x0"]
     out = inputs.get("dtype", x0.dtype).itemsize
     drawn = inputs.get("noise") is None
-    results = 1 if inputs["target"] == "x0" and x0.is_floating_point() else 2
+    given = {"x0": x0, "noise": inputs.get("noise")}.get(inputs["target"])
+    results = 2 if given is None or not given.is_floating_point() else 1
     moved = x0.element_size() + results * out + (0 if drawn else out)
     # A normal takes some 40 operations (README of philox), a linear combination of two numbers 3.
     operations = (40 if drawn else 0) + 3 * results
