@@ -48,7 +48,7 @@ def make(config, rows=40):
     model = CLASSES[type(config)](config).double()
     x = torch.randn(rows, *config.event_shape, dtype=torch.float64)
     with torch.no_grad():
-        model(x)
+        model(x, torch.zeros(rows).long() if config.classes else None)
         for p in model.parameters():
             p += 0.1 * torch.randn_like(p)
     return model, x
@@ -100,18 +100,17 @@ def test_gradients_through_the_inverse_are_those_of_finite_differences(flow):
 def test_a_second_derivative_of_a_solution_is_refused():
     model, x = make(CONFIGS["iaf"])
     x = x[:2].requires_grad_()
-    (gradient,) = torch.autograd.grad(model(x)[0].sum(), x, create_graph=True)
-    with pytest.raises(RuntimeError, match="once_differentiable"):
-        torch.autograd.grad(gradient.sum(), x)
+    with pytest.raises(RuntimeError, match="must be differentiated once only"):
+        torch.autograd.grad(model(x)[0].sum(), x, create_graph=True)
 
 
 def test_densities_integrate_to_one():
-    grid = torch.linspace(-9, 9, 361, dtype=torch.float64)
+    grid = torch.linspace(-8, 8, 129, dtype=torch.float64)
     x = torch.cartesian_prod(grid, grid)
     for config in CONFIGS.values():
         model, _ = make(replace(config, event_shape=(2,)))
         mass = model.log_prob(x).exp().sum().item() * (grid[1] - grid[0]).item() ** 2
-        assert mass == pytest.approx(1, abs=2e-3), config
+        assert mass == pytest.approx(1, abs=5e-3), config
 
 
 @pytest.mark.parametrize("name", ["maf", "iaf", "nsf-ar"])
@@ -131,16 +130,19 @@ def test_a_step_is_autoregressive_and_solved_exactly_in_as_many_passes_as_featur
         torch.testing.assert_close(step.inverse(y)[0], naive, atol=1e-9, rtol=0)
 
 
-def test_what_overflows_before_it_is_known_does_no_harm():
+def test_what_overflows_before_it_is_known_does_no_harm_and_for_good_is_not_hidden():
     step = AffineAutoregressive(4, (), bound=200.0)
     with torch.no_grad():
         for layer in step.network.layers:
             layer.weight.fill_(30.0)
-        y = torch.tensor([[3.0, -2.0, 1.0, 5.0]])
-        x, log_det = step.inverse(y)
-    # The first feature is shifted and scaled by nothing, the others by numbers out of range.
+        x, log_det = step.inverse(torch.tensor([[3.0, -2.0, 1.0, 5.0], [0.0, 0.0, 0.0, 2.0]]))
+
+    # Of the first row the last features are out of float32's range, of the second none is.
     assert x[0, 0] == 3.0
-    assert step.network(x).isfinite().all() or not x.isfinite().all() or not log_det.isfinite()
+    assert not x[0, 3].isfinite()
+    assert not log_det[0].isfinite()
+    assert x[1].tolist() == [0.0, 0.0, 0.0, 2.0]
+    assert log_det[1] == 0
 
 
 def test_maf_and_iaf_are_each_other_turned_round():
@@ -237,9 +239,7 @@ def test_a_context_reaches_every_parameter_of_it(name):
 @pytest.mark.parametrize("family", ["ica", "maf", "iaf", "nsf"])
 def test_trains_on_digits(family, tmp_path):
     recipe = find_recipe(family, "digits")
-    config = replace(
-        recipe.train, epochs=min(recipe.train.epochs, 4), tensorboard=False, device="cpu"
-    )
+    config = replace(recipe.train, epochs=3, warmup_steps=0, tensorboard=False, device="cpu")
     dataset = load_dataset(DataConfig(data="digits", binarization="none"))
     torch.manual_seed(0)
     model = FAMILIES[family](recipe.model)

@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
 from dgm_fast.families.autoregressive.masked_mlp import MaskedMLP
 from dgm_fast.families.flows.chain import no_change
@@ -37,6 +36,9 @@ class MaskedAutoregressive(nn.Module, ABC):
 
     Shapes:
         x (B, D) -> y (B, D), log_det (B,).
+
+    Raises:
+        RuntimeError: a second derivative of `inverse` is asked for.
 
     References:
         Song, Meng, Liao, Ermon, "Accelerating Feedforward Computation via Parallel Nonlinear
@@ -68,15 +70,17 @@ class MaskedAutoregressive(nn.Module, ABC):
         return x, -self(x, context)[1]
 
     def _solve(self, y: Tensor, context: Tensor | None) -> Tensor:
-        x = torch.zeros_like(y)
+        x = found = torch.zeros_like(y)
         for _ in range(y.shape[1] if y.numel() > 0 else 0):
-            found, _ = self.elementwise(y, self.network(x, context), True)
+            found = self.elementwise(y, self.network(x, context), True)[0].to(y.dtype)
             # Features still to come may overflow; as NaN they would reach those before them.
-            found = found.to(y.dtype).nan_to_num(0.0, 0.0, 0.0)
-            change, x = found - x, found
-            if _is_rounding(change, x):
+            previous, x = x, found.nan_to_num(0.0, 0.0, 0.0)
+            if _is_rounding(x - previous, x):
                 break
-        return x
+
+        # A feature that overflows for good leaves none of those after it known.
+        lost = ~found.isfinite()
+        return torch.where((lost.cumsum(1) > 0) & ~lost, torch.nan, found)
 
     def _attach(self, x: Tensor, y: Tensor, context: Tensor | None) -> Tensor:
         """Return x, the solution, as a function of y, the context and the parameters."""
@@ -106,8 +110,13 @@ class _SolveGradient(torch.autograd.Function):
         return torch.zeros_like(residual)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        if torch.is_grad_enabled():
+            raise RuntimeError(
+                "the inverse of an autoregressive step must be differentiated once only: its "
+                "gradient is solved for and has no graph (create_graph=True)"
+            )
+
         w = grad / ctx.slopes
         for _ in range(w.shape[1] if w.numel() > 0 else 0):
             (reached,) = torch.autograd.grad(ctx.y, ctx.x, w, retain_graph=True)
