@@ -6,26 +6,14 @@ import importlib
 import pkgutil
 from collections.abc import Callable
 
-<<<<<<< HEAD
-from dgm_fast.training.recipes import made_digits, made_mnist, vae_digits, vae_mnist
-=======
->>>>>>> 379adb7 (Add ICA, MAF, IAF and neural spline flows)
 from dgm_fast.training.recipes.recipe import Recipe
 
 __all__ = ["RECIPES", "Recipe", "find_recipe"]
 
-<<<<<<< HEAD
-RECIPES: dict[tuple[str, str], Callable[..., Recipe]] = {
-    ("made", "digits"): made_digits.recipe,
-    ("made", "mnist"): made_mnist.recipe,
-    ("vae", "digits"): vae_digits.recipe,
-    ("vae", "mnist"): vae_mnist.recipe,
-=======
 RECIPES: dict[tuple[str, ...], Callable[..., Recipe]] = {
     tuple(module.name.rsplit("_", 1)): importlib.import_module(f"{__name__}.{module.name}").recipe
     for module in pkgutil.iter_modules(__path__)
     if "_" in module.name
->>>>>>> 379adb7 (Add ICA, MAF, IAF and neural spline flows)
 }
 
 
