@@ -32,7 +32,7 @@ from dgm_fast._core.random import draw_seed
 from dgm_fast.families.diffusion.bound import BoundTerms, discretized_gaussian_log_prob
 from dgm_fast.families.diffusion.config import DDPMConfig
 from dgm_fast.families.diffusion.parametrization import convert
-from dgm_fast.families.diffusion.schedules import SCHEDULES, Schedule
+from dgm_fast.families.diffusion.schedules import Schedule
 from dgm_fast.families.diffusion.unet import UNet
 from dgm_fast.families.pretrained import Pretrained
 from dgm_fast.sampling import ddim_encode, diffusion_sample
@@ -113,8 +113,7 @@ class DDPM(Pretrained, nn.Module):
 
         device = torch.get_default_device() if device is None else torch.device(device)
         with torch.device("cpu"):
-            betas = SCHEDULES[config.schedule](config.timesteps)
-            schedule = Schedule(betas, config.variance, config.target)
+            schedule = Schedule(config.betas(), config.variance, config.target)
         self.schedule = schedule.to(device)
 
     @property

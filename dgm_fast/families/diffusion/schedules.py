@@ -14,12 +14,12 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dgm_fast._core.schedule import check_target
 
 __all__ = [
-    "SCHEDULES",
     "Posterior",
     "Schedule",
     "cosine_betas",
@@ -61,7 +61,25 @@ def cosine_betas(timesteps: int) -> Tensor:
     return (1 - signal[1:] / signal[:-1]).clamp(max=_LARGEST_BETA)
 
 
-SCHEDULES: dict[str, Callable[[int], Tensor]] = {"linear": linear_betas, "cosine": cosine_betas}
+def log_snr_betas(timesteps: int, first: float, last: float) -> Tensor:
+    r"""Return the variances of a log signal-to-noise ratio that falls linearly, (T,), float64.
+
+    .. math:: \alpha_t^2 = \mathrm{sigmoid}(\lambda_t), \quad
+              \lambda_t = \text{first} + (\text{last} - \text{first}) \frac{t}{T - 1}
+
+    Every step then removes the same share of what is known, which loses least of the bound to the
+    finite number of steps: on digits of 17 grey levels as much at T = 250 as `cosine` at 1000.
+
+    Arguments:
+        timesteps: T.
+        first: log signal-to-noise ratio at the first time.
+        last: that at the last time, -5 or less for L_T to be small.
+
+    References:
+        Kingma, Salimans, Poole, Ho, "Variational Diffusion Models", 2021, appendix H.
+    """
+    log_signal = F.logsigmoid(torch.linspace(first, last, timesteps, dtype=torch.float64))
+    return -torch.expm1(torch.diff(log_signal, prepend=log_signal.new_zeros(1)))
 
 
 class Posterior(NamedTuple):
