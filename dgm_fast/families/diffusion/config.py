@@ -40,9 +40,8 @@ class DDPMConfig:
 
     Attributes:
         event_shape: (H, W) or (C, H, W) of an image.
-        levels: the data are integers 0 .. levels - 1, which become [-1, 1]; None: real values.
-        center: of real values, which become (x - center) / scale.
-        scale: of real values.
+        levels: the data are integers 0 .. levels - 1, which become [-1, 1]; None: real values, best
+            of mean 0 and variance 1.
         classes: of the labels that `context` holds, 0 for none.
         label_dropout: share of the labels left out in training, for guidance.
         timesteps: T.
@@ -61,7 +60,7 @@ class DDPMConfig:
         channels: of the network's first level; the next ones are those of `UNet`.
         multipliers: see `UNet`, as below.
         blocks: residual blocks of a level in each direction.
-        attention: levels that attend.
+        attention: levels that attend, counted from 0.
         heads: of the attention.
         patch: pixels a side that are folded into channels.
         dropout: inside residual blocks.
@@ -73,8 +72,6 @@ class DDPMConfig:
 
     event_shape: tuple[int, ...] = (28, 28)
     levels: int | None = 256
-    center: float = 0.0
-    scale: float = 1.0
     classes: int = 0
     label_dropout: float = 0.1
     timesteps: int = 1000
@@ -114,15 +111,8 @@ class DDPMConfig:
             raise ValueError(f"multipliers must hold positive integers; got {self.multipliers}")
         if self.levels is not None and self.levels < 2:
             raise ValueError(f"levels must be at least 2, or None; got {self.levels}")
-        if self.levels is not None and (self.center, self.scale) != (0, 1):
-            raise ValueError(
-                "center and scale must be 0 and 1 where levels fix them; got "
-                f"{self.center} and {self.scale}"
-            )
         if self.schedule == "log_snr":
             self._check_log_snr()
-        if not self.scale > 0:
-            raise ValueError(f"scale must be positive; got {self.scale}")
         for name in ("label_dropout", "dropout"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} must be in [0, 1); got {getattr(self, name)}")

@@ -17,12 +17,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dgm_fast import ops
 from dgm_fast._core.schedule import check_target
 
 __all__ = [
     "Posterior",
     "Schedule",
     "cosine_betas",
+    "draw_times",
     "gaussian_posterior",
     "linear_betas",
 ]
@@ -80,6 +82,24 @@ def log_snr_betas(timesteps: int, first: float, last: float) -> Tensor:
     """
     log_signal = F.logsigmoid(torch.linspace(first, last, timesteps, dtype=torch.float64))
     return -torch.expm1(torch.diff(log_signal, prepend=log_signal.new_zeros(1)))
+
+
+def draw_times(count: int, timesteps: int, how: str, seed: Tensor, stream: int) -> Tensor:
+    """Draw times in 0 .. timesteps - 1, each uniform by itself, (count,) int64.
+
+    `stratified` spreads them evenly from a common random start, so that a batch sees early and late
+    times in fixed shares; `uniform` draws them independently.
+
+    References:
+        Kingma, Salimans, Poole, Ho, 2021, appendix I.1.
+    """
+    rows = 1 if how == "stratified" else count
+    u = ops.philox_uniform((rows, 1), seed=seed, stream=stream, dtype=torch.float32)[:, 0]
+    if how == "stratified":
+        u = (u + torch.arange(count, device=u.device) / max(1, count)) % 1
+
+    # Rounding may carry the product up to timesteps itself.
+    return (u * timesteps).long().clamp(max=timesteps - 1)
 
 
 class Posterior(NamedTuple):
