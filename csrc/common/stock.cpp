@@ -78,6 +78,10 @@ Stock& stock() {
 
 }  // namespace
 
+bool is_large(const torch::stable::Tensor& t) {
+  return t.numel() * bytes_of(t.scalar_type()) >= kLarge;
+}
+
 torch::stable::Tensor empty_matrix(
     int64_t rows, int64_t columns, torch::headeronly::ScalarType dtype) {
   const int64_t bytes = rows * columns * bytes_of(dtype);

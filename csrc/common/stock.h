@@ -19,4 +19,7 @@ namespace dgm {
 torch::stable::Tensor empty_matrix(
     int64_t rows, int64_t columns, torch::headeronly::ScalarType dtype);
 
+// Whether a tensor is of a size that the stock serves, and so beyond the caches nearest a core.
+bool is_large(const torch::stable::Tensor& t);
+
 }  // namespace dgm

@@ -63,6 +63,42 @@ DGM_INLINE void store(Half* p, Vec v) {
 #endif
 }
 
+// Asks for the line some way ahead of p, which may be past the end. The processor's own prefetchers
+// stop at the end of a page, and a loop that computes on several streams runs too far behind them:
+// reading 2 KiB ahead took a third off an exponential of 12 MiB, product and sum.
+DGM_INLINE void read_ahead(const void* p) {
+  __builtin_prefetch(static_cast<const char*>(p) + 2048);
+}
+
+// Stores past the caches, for results that do not fit them: storing the usual way reads each line
+// first. p is aligned to a vector; `streams_are_done` comes before another thread may read.
+template <typename T>
+DGM_INLINE void stream(T* p, Vec v) {
+  alignas(DGM_VECTOR_BYTES) T lanes[kLanes];
+  store(lanes, v);
+#if defined(__x86_64__)
+  if constexpr (sizeof(lanes) == 64) {
+    _mm512_stream_si512(reinterpret_cast<__m512i*>(p), _mm512_load_si512(lanes));
+  } else if constexpr (sizeof(lanes) == 32) {
+    _mm256_stream_si256(
+        reinterpret_cast<__m256i*>(p), _mm256_load_si256(reinterpret_cast<__m256i*>(lanes)));
+  } else if constexpr (sizeof(lanes) == 16) {
+    _mm_stream_si128(
+        reinterpret_cast<__m128i*>(p), _mm_load_si128(reinterpret_cast<__m128i*>(lanes)));
+  } else {
+    store(p, v);
+  }
+#else
+  store(p, v);
+#endif
+}
+
+DGM_INLINE void streams_are_done() {
+#if defined(__x86_64__)
+  _mm_sfence();
+#endif
+}
+
 // Eight-bit images, as 0 ... 255.
 DGM_INLINE Vec load(const uint8_t* p) {
   VecByte bytes;
@@ -105,9 +141,22 @@ DGM_INLINE float sum(Vec v) {
   return lanes[0];
 }
 
-// NaN where either is: a comparison with NaN is false, and then x, the one that may be NaN, stays.
-DGM_INLINE Vec at_most(Vec x, Vec limit) { return x > limit ? limit : x; }
-DGM_INLINE Vec at_least(Vec x, Vec limit) { return x < limit ? limit : x; }
+// NaN where x is: a comparison with NaN is false, and then x stays. The instructions do the same,
+// and gcc 12 finds them by itself for narrow vectors only.
+DGM_INLINE Vec at_most(Vec x, Vec limit) {
+#if DGM_VECTOR_BYTES == 64
+  return (Vec)_mm512_min_ps((__m512)limit, (__m512)x);
+#else
+  return limit < x ? limit : x;
+#endif
+}
+DGM_INLINE Vec at_least(Vec x, Vec limit) {
+#if DGM_VECTOR_BYTES == 64
+  return (Vec)_mm512_max_ps((__m512)limit, (__m512)x);
+#else
+  return limit > x ? limit : x;
+#endif
+}
 DGM_INLINE Vec absolute(Vec x) { return (Vec)((VecWord)x & 0x7FFFFFFFu); }
 DGM_INLINE Vec with_sign_of(Vec magnitude, Vec sign) {
   return (Vec)((VecWord)magnitude | ((VecWord)sign & 0x80000000u));
