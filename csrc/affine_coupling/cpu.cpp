@@ -6,9 +6,9 @@
 
 #include <algorithm>
 #include <cstdint>
-#include <cstring>
 #include <optional>
 #include <tuple>
+#include <type_traits>
 #include <vector>
 
 #include "affine_coupling/problem.h"
@@ -126,7 +126,8 @@ std::tuple<Tensor, Tensor> forward(
         lines_of<const U>(std::optional(shift)),
         mask ? static_cast<const bool*>(mask->data_ptr()) : nullptr,
         call.split<T>(std::optional(y)),
-        static_cast<float*>(log_det.data_ptr())};
+        static_cast<float*>(log_det.data_ptr()),
+        is_large(y)};
     DGM_CALL_LIVE_ISA(forward_pass, pass);
   });
   return {y, log_det};
@@ -170,7 +171,8 @@ std::tuple<Tensor, Tensor, Tensor> backward(
         mask ? static_cast<const bool*>(mask->data_ptr()) : nullptr,
         call.split<T>(grad_x),
         lines_of<U>(grad_log_scale),
-        lines_of<U>(grad_shift)};
+        lines_of<U>(grad_shift),
+        is_large(x)};
     DGM_CALL_LIVE_ISA(backward_pass, pass);
   });
 

@@ -1,11 +1,12 @@
-// The scale maps: from u to the factor, which is the scale or its inverse, and log s, or to the
-// factor and d log s / du. Compiled once per instruction set, so without a guard.
+// The scale maps: from u to the factor, which is the scale or its inverse, and log s or d log s /
+// du. Compiled once per instruction set, so without a guard.
 
 #include "common/math.h"
 
 namespace dgm::DGM_ISA {
 
 using affine_coupling::Options;
+using affine_coupling::ScaleMap;
 
 // Changes the sign of a vector where a pass runs inverse.
 struct Flip {
@@ -16,40 +17,38 @@ struct Flip {
 };
 
 struct ExpMap {
-  static constexpr bool kIsConstant = false;
   const Flip flip;
 
   explicit ExpMap(const Options& options) : flip(options.inverse) {}
 
-  DGM_INLINE_MEMBER Vec forward(Vec u, Vec& log_s) const {
+  DGM_INLINE_MEMBER Vec log_scale(Vec u, Vec& log_s) const {
     log_s = u;
     return exp(flip(u));
   }
-  DGM_INLINE_MEMBER Vec backward(Vec u, Vec& slope) const {
+  DGM_INLINE_MEMBER Vec slope(Vec u, Vec& slope) const {
     slope = broadcast(1.0f);
     return exp(flip(u));
   }
 };
 
-// bound tanh(u / bound), or bound tanh u.
+// bound tanh(u / bound), or bound tanh u where scaled.
 struct TanhMap {
-  static constexpr bool kIsConstant = false;
   const Flip flip;
   const Vec bound, inner, outer;
 
-  TanhMap(const Options& options, bool scaled)
+  explicit TanhMap(const Options& options)
       : flip(options.inverse),
         bound(broadcast(options.bound)),
-        inner(broadcast(scaled ? 1.0f : options.bound)),
-        outer(broadcast(scaled ? options.bound : 1.0f)) {}
+        inner(broadcast(options.map == ScaleMap::tanh ? options.bound : 1.0f)),
+        outer(broadcast(options.map == ScaleMap::tanh ? 1.0f : options.bound)) {}
 
-  DGM_INLINE_MEMBER Vec forward(Vec u, Vec& log_s) const {
+  DGM_INLINE_MEMBER Vec log_scale(Vec u, Vec& log_s) const {
     log_s = bound * tanh(u / inner);
     return exp(flip(log_s));
   }
-  // With e = exp(2 |v|), tanh v = (e - 1) / (e + 1) and 1 - tanh^2 = 4 e / (e + 1)^2, which keeps
-  // its digits where tanh is near 1.
-  DGM_INLINE_MEMBER Vec backward(Vec u, Vec& slope) const {
+  // With e = exp(2 |v|), tanh |v| = (e - 1) / (e + 1) and 1 - tanh^2 v = 4 e / (e + 1)^2, which
+  // keeps its digits where tanh is near 1.
+  DGM_INLINE_MEMBER Vec slope(Vec u, Vec& slope) const {
     const Vec v = u / inner;
     const Vec less_one = expm1(at_most(2.0f * absolute(v), broadcast(40.0f)));
     const Vec half = 2.0f / (less_one + 2.0f);
@@ -59,83 +58,81 @@ struct TanhMap {
 };
 
 struct AtanMap {
-  static constexpr bool kIsConstant = false;
   const Flip flip;
   const Vec factor;
 
   explicit AtanMap(const Options& options)
-      : flip(options.inverse), factor(broadcast(static_cast<float>(0.636 * options.bound))) {}
+      : flip(options.inverse), factor(broadcast(0.636f * options.bound)) {}
 
-  DGM_INLINE_MEMBER Vec forward(Vec u, Vec& log_s) const {
+  DGM_INLINE_MEMBER Vec log_scale(Vec u, Vec& log_s) const {
     log_s = factor * atan(u);
     return exp(flip(log_s));
   }
-  DGM_INLINE_MEMBER Vec backward(Vec u, Vec& slope) const {
+  DGM_INLINE_MEMBER Vec slope(Vec u, Vec& slope) const {
     slope = factor / (1.0f + u * u);
     return exp(flip(factor * atan(u)));
   }
 };
 
 struct SoftClipMap {
-  static constexpr bool kIsConstant = false;
   const Flip flip;
   const Vec bound;
 
   explicit SoftClipMap(const Options& options)
       : flip(options.inverse), bound(broadcast(options.bound)) {}
 
-  DGM_INLINE_MEMBER Vec forward(Vec u, Vec& log_s) const {
+  DGM_INLINE_MEMBER Vec log_scale(Vec u, Vec& log_s) const {
     log_s = u / (1.0f + absolute(u) / bound);
     return exp(flip(log_s));
   }
-  DGM_INLINE_MEMBER Vec backward(Vec u, Vec& slope) const {
+  DGM_INLINE_MEMBER Vec slope(Vec u, Vec& slope) const {
     const Vec share = 1.0f / (1.0f + absolute(u) / bound);
     slope = share * share;
-    return exp(flip(u / (1.0f + absolute(u) / bound)));
+    return exp(flip(u * share));
   }
 };
 
 // sigmoid(u + 2) + min_scale, or 1 / sigmoid(u + 2), whose inverse is the other's forward.
 struct SigmoidMap {
-  static constexpr bool kIsConstant = false;
-  const bool divides, is_reciprocal;
-  const Vec min_scale;
+  const bool is_reciprocal, divides;
+  const float min_scale;
 
-  SigmoidMap(const Options& options, bool reciprocal)
-      : divides(options.inverse != reciprocal),
-        is_reciprocal(reciprocal),
-        min_scale(broadcast(options.min_scale)) {}
+  explicit SigmoidMap(const Options& options)
+      : is_reciprocal(options.map == ScaleMap::reciprocal_sigmoid),
+        divides(options.inverse != is_reciprocal),
+        min_scale(options.min_scale) {}
 
-  DGM_INLINE_MEMBER Vec forward(Vec u, Vec& log_s) const {
-    const Vec v = u + 2.0f, e = exp(-absolute(v));
-    const Vec one_more = 1.0f + e;
-    if (min_scale[0] == 0.0f) {
-      const Vec log_sigmoid = at_most(v, Vec{}) - log1p_of_unit(e);
-      log_s = is_reciprocal ? -log_sigmoid : log_sigmoid;
-      return divides ? (v < 0.0f ? one_more / e : one_more) : (v < 0.0f ? e : 1.0f) / one_more;
+  // Of v = u + 2 and e = exp(-|v|).
+  DGM_INLINE_MEMBER Vec sigmoid(Vec v, Vec e) const { return (v < 0.0f ? e : 1.0f) / (1.0f + e); }
+  DGM_INLINE_MEMBER Vec factor(Vec v, Vec e) const {
+    if (min_scale > 0.0f) {
+      const Vec scale = sigmoid(v, e) + min_scale;
+      return divides ? 1.0f / scale : scale;
     }
-    const Vec scale = (v < 0.0f ? e : 1.0f) / one_more + min_scale;
-    log_s = log(scale);
-    return divides ? 1.0f / scale : scale;
+    return divides ? (1.0f + e) / (v < 0.0f ? e : 1.0f) : sigmoid(v, e);
   }
 
-  DGM_INLINE_MEMBER Vec backward(Vec u, Vec& slope) const {
+  DGM_INLINE_MEMBER Vec log_scale(Vec u, Vec& log_s) const {
     const Vec v = u + 2.0f, e = exp(-absolute(v));
-    const Vec one_more = 1.0f + e;
-    const Vec below = (v < 0.0f ? 1.0f : e) / one_more;  // 1 - sigmoid
-    if (min_scale[0] == 0.0f) {
-      slope = is_reciprocal ? -below : below;
-      return divides ? (v < 0.0f ? one_more / e : one_more) : (v < 0.0f ? e : 1.0f) / one_more;
+    const Vec log_sigmoid = at_most(v, Vec{}) - log1p_of_unit(e);
+    if (min_scale > 0.0f) {
+      log_s = log(sigmoid(v, e) + min_scale);
+    } else {
+      log_s = is_reciprocal ? -log_sigmoid : log_sigmoid;
     }
-    const Vec sigmoid = (v < 0.0f ? e : 1.0f) / one_more, scale = sigmoid + min_scale;
-    slope = sigmoid * below / scale;
-    return divides ? 1.0f / scale : scale;
+    return factor(v, e);
+  }
+  DGM_INLINE_MEMBER Vec slope(Vec u, Vec& slope) const {
+    const Vec v = u + 2.0f, e = exp(-absolute(v));
+    const Vec rest = sigmoid(-v, e);  // 1 - sigmoid(v)
+    slope = is_reciprocal ? -rest : rest;
+    if (min_scale > 0.0f) slope *= sigmoid(v, e) / (sigmoid(v, e) + min_scale);
+    return factor(v, e);
   }
 };
 
 // softplus(u) + min_scale, whose logarithm is at most the bound.
 struct SoftplusMap {
-  static constexpr bool kIsConstant = false;
   const bool divides;
   const Vec min_scale, bound, greatest;
 
@@ -145,63 +142,82 @@ struct SoftplusMap {
         bound(broadcast(options.bound)),
         greatest(broadcast(__builtin_expf(options.bound))) {}
 
-  // e = exp(-|u|) serves the softplus and its derivative.
+  // Of u and e = exp(-|u|).
   DGM_INLINE_MEMBER Vec scale(Vec u, Vec e) const {
     return at_least(u, Vec{}) + log1p_of_unit(e) + min_scale;
   }
-  // Far below 0 softplus is e^u, which underflows before its logarithm does.
-  DGM_INLINE_MEMBER VecInt is_exp(Vec u) const { return min_scale == 0.0f ? u < -30.0f : VecInt{}; }
-
-  DGM_INLINE_MEMBER Vec forward(Vec u, Vec& log_s) const {
-    const Vec s = scale(u, exp(-absolute(u)));
-    log_s = at_most(is_exp(u) ? u : log(s), bound);
-    const Vec bounded = at_most(s, greatest);
+  DGM_INLINE_MEMBER Vec factor(Vec scale) const {
+    const Vec bounded = at_most(scale, greatest);
     return divides ? 1.0f / bounded : bounded;
   }
-  DGM_INLINE_MEMBER Vec backward(Vec u, Vec& slope) const {
+  // Far below 0 softplus is e^u, which underflows before its logarithm does.
+  DGM_INLINE_MEMBER VecInt is_exp(Vec u) const {
+    return u < (min_scale > 0.0f ? -__builtin_inff() : -30.0f);
+  }
+
+  DGM_INLINE_MEMBER Vec log_scale(Vec u, Vec& log_s) const {
+    const Vec s = scale(u, exp(-absolute(u)));
+    log_s = at_most(is_exp(u) ? u : log(s), bound);
+    return factor(s);
+  }
+  DGM_INLINE_MEMBER Vec slope(Vec u, Vec& slope) const {
     const Vec e = exp(-absolute(u)), s = scale(u, e);
     slope = (u < 0.0f ? e : 1.0f) / (1.0f + e) / s;
     slope = is_exp(u) ? 1.0f : slope;
-    slope = s > greatest ? Vec{} : slope;
-    const Vec bounded = at_most(s, greatest);
-    return divides ? 1.0f / bounded : bounded;
+    slope = s > greatest ? 0.0f : slope;
+    return factor(s);
   }
 };
 
 struct NoMap {
-  static constexpr bool kIsConstant = true;
+  explicit NoMap(const Options&) {}
 
-  DGM_INLINE_MEMBER Vec forward(Vec, Vec& log_s) const {
+  DGM_INLINE_MEMBER Vec log_scale(Vec, Vec& log_s) const {
     log_s = Vec{};
     return broadcast(1.0f);
   }
-  DGM_INLINE_MEMBER Vec backward(Vec, Vec& slope) const {
+  DGM_INLINE_MEMBER Vec slope(Vec, Vec& slope) const {
     slope = Vec{};
     return broadcast(1.0f);
   }
 };
 
-// Calls f with the map that the options name.
-template <typename F>
-static void with_map(const Options& options, const F& f) {
-  using affine_coupling::ScaleMap;
-  switch (options.map) {
+// From a block of u to the factors and, `second`, log s or d log s / du; whole vectors.
+using Evaluate =
+    void (*)(const Options& options, const float* u, int64_t count, float* factor, float* second);
+
+template <typename Map, bool slope>
+static void evaluate(
+    const Options& options, const float* u, int64_t count, float* factor, float* second) {
+  const Map map(options);
+  for (int64_t i = 0; i < count; i += kLanes) {
+    read_ahead(u + i);
+    const Vec v = load(u + i);
+    Vec other;
+    store(factor + i, slope ? map.slope(v, other) : map.log_scale(v, other));
+    store(second + i, other);
+  }
+}
+
+template <bool slope>
+static Evaluate evaluation(ScaleMap map) {
+  switch (map) {
     case ScaleMap::exp:
-      return f(ExpMap(options));
+      return evaluate<ExpMap, slope>;
     case ScaleMap::tanh:
     case ScaleMap::scaled_tanh:
-      return f(TanhMap(options, options.map == ScaleMap::scaled_tanh));
+      return evaluate<TanhMap, slope>;
     case ScaleMap::atan:
-      return f(AtanMap(options));
+      return evaluate<AtanMap, slope>;
     case ScaleMap::soft_clip:
-      return f(SoftClipMap(options));
+      return evaluate<SoftClipMap, slope>;
     case ScaleMap::sigmoid:
     case ScaleMap::reciprocal_sigmoid:
-      return f(SigmoidMap(options, options.map == ScaleMap::reciprocal_sigmoid));
+      return evaluate<SigmoidMap, slope>;
     case ScaleMap::softplus:
-      return f(SoftplusMap(options));
+      return evaluate<SoftplusMap, slope>;
     default:
-      return f(NoMap());
+      return evaluate<NoMap, slope>;
   }
 }
 

@@ -63,6 +63,7 @@ struct Forward {
   const bool* mask;
   Split<T> y;
   float* log_det;
+  bool streams;  // past the caches: the results do not fit them
 };
 
 // Pointers of gradients that do not arrive and of those not needed are null.
@@ -77,6 +78,7 @@ struct Backward {
   const bool* mask;
   Split<T> grad_x;
   Lines<U> grad_log_scale, grad_shift;
+  bool streams;
 };
 
 }  // namespace dgm::affine_coupling
