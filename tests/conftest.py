@@ -51,7 +51,8 @@ def impl(request: pytest.FixtureRequest) -> str:
 def pytest_configure(config: pytest.Config) -> None:
     # Parallel workers that each take every core spend their time waiting for one another.
     workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
-    torch.set_num_threads(max(1, _usable_cores() // workers))
+    allowed = int(os.environ.get("OMP_NUM_THREADS", _usable_cores()))
+    torch.set_num_threads(max(1, min(allowed, _usable_cores() // workers)))
 
 
 def _usable_cores() -> int:

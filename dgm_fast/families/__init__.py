@@ -2,21 +2,44 @@
 
 from dgm_fast.families.autoregressive import MADE, MADEConfig
 from dgm_fast.families.diffusion import DDPM, DDPMConfig
-from dgm_fast.families.flows import NICE, Glow, GlowConfig, NICEConfig, RealNVP, RealNVPConfig
+from dgm_fast.families.flows import (
+    IAF,
+    ICA,
+    MAF,
+    NICE,
+    Glow,
+    GlowConfig,
+    IAFConfig,
+    ICAConfig,
+    MAFConfig,
+    NeuralSplineFlow,
+    NeuralSplineFlowConfig,
+    NICEConfig,
+    RealNVP,
+    RealNVPConfig,
+)
 from dgm_fast.families.latent import VAE, VAEConfig
 from dgm_fast.families.pretrained import Pretrained, family_of
 
 __all__ = [
     "DDPM",
     "FAMILIES",
+    "IAF",
+    "ICA",
     "MADE",
+    "MAF",
     "NICE",
     "VAE",
     "DDPMConfig",
     "Glow",
     "GlowConfig",
+    "IAFConfig",
+    "ICAConfig",
     "MADEConfig",
+    "MAFConfig",
     "NICEConfig",
+    "NeuralSplineFlow",
+    "NeuralSplineFlowConfig",
     "Pretrained",
     "RealNVP",
     "RealNVPConfig",
@@ -24,6 +47,17 @@ __all__ = [
     "family_of",
 ]
 
-FAMILIES: dict[str, type[Pretrained]] = {
-    model.family: model for model in (MADE, NICE, RealNVP, Glow, VAE, DDPM)
-}
+_MODELS: tuple[type[Pretrained], ...] = (
+    MADE,
+    ICA,
+    NICE,
+    RealNVP,
+    Glow,
+    MAF,
+    IAF,
+    NeuralSplineFlow,
+    VAE,
+    DDPM,
+)
+
+FAMILIES: dict[str, type[Pretrained]] = {model.family: model for model in _MODELS}

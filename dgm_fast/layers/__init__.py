@@ -5,5 +5,14 @@ from dgm_fast.layers.affine_coupling import AffineCoupling
 from dgm_fast.layers.coupling import Coupling
 from dgm_fast.layers.invertible_1x1 import Invertible1x1Conv
 from dgm_fast.layers.masked_linear import MaskedLinear
+from dgm_fast.layers.rational_quadratic_coupling import RationalQuadraticCoupling, SplineShape
 
-__all__ = ["ActNorm", "AffineCoupling", "Coupling", "Invertible1x1Conv", "MaskedLinear"]
+__all__ = [
+    "ActNorm",
+    "AffineCoupling",
+    "Coupling",
+    "Invertible1x1Conv",
+    "MaskedLinear",
+    "RationalQuadraticCoupling",
+    "SplineShape",
+]

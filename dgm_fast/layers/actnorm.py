@@ -75,9 +75,12 @@ class ActNorm(nn.Module):
         return y * scale - shift, -self._log_det(y)
 
     def _per_channel(self, x: Tensor, *vectors: Tensor) -> list[Tensor]:
+        self._check(x)
+        return [vector.view(-1, *[1] * (x.ndim - 2)) for vector in vectors]
+
+    def _check(self, x: Tensor) -> None:
         if x.ndim < 2 or x.shape[1] != self.channels:
             raise ValueError(f"x must have shape (B, {self.channels}, *); got {tuple(x.shape)}")
-        return [vector.view(-1, *[1] * (x.ndim - 2)) for vector in vectors]
 
     def _log_det(self, x: Tensor) -> Tensor:
         elements = math.prod(x.shape[2:])
@@ -86,6 +89,7 @@ class ActNorm(nn.Module):
     @torch.no_grad()
     def initialize(self, x: Tensor) -> None:
         """Set scale and shift by a batch, unless that was done or the layer is not in training."""
+        self._check(x)
         if not (self._awaits_batch and self.training) or x.numel() == 0:
             return
 

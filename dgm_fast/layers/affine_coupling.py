@@ -91,6 +91,7 @@ class AffineCoupling(Coupling):
         if self.factor is not None:
             factor = self.factor.view(-1, *[1] * (x.ndim - 2))
             log_scale = factor * torch.tanh(log_scale)
+            shift = shift.to(log_scale.dtype)
 
         return affine_coupling(
             x,

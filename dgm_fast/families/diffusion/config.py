@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from torch import Tensor
+
 from dgm_fast._core.schedule import TARGETS
-from dgm_fast.families.diffusion.schedules import SCHEDULES
+from dgm_fast.families.diffusion.schedules import cosine_betas, linear_betas, log_snr_betas
 
 __all__ = ["DDPMConfig"]
 
@@ -23,7 +26,7 @@ _LOWEST = {
 }
 
 _CHOICES: dict[str, Sequence[str]] = {
-    "schedule": tuple(SCHEDULES),
+    "schedule": ("linear", "cosine", "log_snr"),
     "target": TARGETS,
     "variance": ("small", "large"),
     "loss": ("simple", "bound"),
@@ -37,13 +40,17 @@ class DDPMConfig:
 
     Attributes:
         event_shape: (H, W) or (C, H, W) of an image.
-        levels: the data are integers 0 .. levels - 1, which become [-1, 1]; None: real values.
-        center: of real values, which become (x - center) / scale.
-        scale: of real values.
+        levels: the data are integers 0 .. levels - 1, which become [-1, 1]; None: real values, best
+            of mean 0 and variance 1.
         classes: of the labels that `context` holds, 0 for none.
         label_dropout: share of the labels left out in training, for guidance.
         timesteps: T.
-        schedule: `linear` (Ho et al., 2020) or `cosine` (Nichol and Dhariwal, 2021).
+        schedule: `linear` (Ho et al., 2020), `cosine` (Nichol and Dhariwal, 2021) or `log_snr`
+            (Kingma et al., 2021), which loses least of the likelihood to few steps.
+        first_log_snr: log signal-to-noise ratio of `log_snr` at the first time; None: that of noise
+            which leaves grey levels 3.4 standard deviations from where they would be confused,
+            2 log(3.4 (levels - 1)).
+        last_log_snr: that at the last time.
         target: what the network predicts: `noise`, `velocity` or `x0`.
         variance: of a reverse step: `small`, best for data that are a point, or `large`, best for
             data that are standard normal.
@@ -53,7 +60,7 @@ class DDPMConfig:
         channels: of the network's first level; the next ones are those of `UNet`.
         multipliers: see `UNet`, as below.
         blocks: residual blocks of a level in each direction.
-        attention: levels that attend.
+        attention: levels that attend, counted from 0.
         heads: of the attention.
         patch: pixels a side that are folded into channels.
         dropout: inside residual blocks.
@@ -65,12 +72,12 @@ class DDPMConfig:
 
     event_shape: tuple[int, ...] = (28, 28)
     levels: int | None = 256
-    center: float = 0.0
-    scale: float = 1.0
     classes: int = 0
     label_dropout: float = 0.1
     timesteps: int = 1000
-    schedule: Literal["linear", "cosine"] = "linear"
+    schedule: Literal["linear", "cosine", "log_snr"] = "linear"
+    first_log_snr: float | None = None
+    last_log_snr: float = -5.0
     target: Literal["noise", "velocity", "x0"] = "noise"
     variance: Literal["small", "large"] = "small"
     loss: Literal["simple", "bound"] = "simple"
@@ -104,13 +111,8 @@ class DDPMConfig:
             raise ValueError(f"multipliers must hold positive integers; got {self.multipliers}")
         if self.levels is not None and self.levels < 2:
             raise ValueError(f"levels must be at least 2, or None; got {self.levels}")
-        if self.levels is not None and (self.center, self.scale) != (0, 1):
-            raise ValueError(
-                "center and scale must be 0 and 1 where levels fix them; got "
-                f"{self.center} and {self.scale}"
-            )
-        if not self.scale > 0:
-            raise ValueError(f"scale must be positive; got {self.scale}")
+        if self.schedule == "log_snr":
+            self._check_log_snr()
         for name in ("label_dropout", "dropout"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} must be in [0, 1); got {getattr(self, name)}")
@@ -119,3 +121,23 @@ class DDPMConfig:
             raise ValueError(
                 f"attention must hold levels in 0 .. {places[-1]}; got {self.attention}"
             )
+
+    def _check_log_snr(self) -> None:
+        if self.levels is None and self.first_log_snr is None:
+            raise ValueError("first_log_snr must be given for real values; got None")
+        if not self._first_log_snr > self.last_log_snr:
+            raise ValueError(
+                f"first_log_snr must be above last_log_snr; "
+                f"got {self._first_log_snr} and {self.last_log_snr}"
+            )
+
+    @property
+    def _first_log_snr(self) -> float:
+        given = self.first_log_snr
+        return 2 * math.log(3.4 * (self.levels - 1)) if given is None else given
+
+    def betas(self) -> Tensor:
+        """Return the variances of the schedule, (T,), float64."""
+        if self.schedule == "log_snr":
+            return log_snr_betas(self.timesteps, self._first_log_snr, self.last_log_snr)
+        return {"linear": linear_betas, "cosine": cosine_betas}[self.schedule](self.timesteps)

@@ -11,8 +11,9 @@ Deviations from the paper:
   each still uniform by itself; it lowers the variance. `times="uniform"` draws them independently.
 - `sample` draws the last step from the decoder, as the model that `log_prob` bounds does; the
   paper shows its mean. The difference is below what a grey level can show.
-- Besides the linear schedule a cosine one, DDIM's samplers and encoder, classes with
-  classifier-free guidance, real-valued data with a Gaussian decoder.
+- Besides the linear schedule a cosine one and one linear in the log signal-to-noise ratio, DDIM's
+  samplers and encoder, classes with classifier-free guidance, real-valued data with a Gaussian
+  decoder.
 - No average of the weights in here: the training loop's `ema_decay` keeps one (the paper's 0.9999).
 
 Times count from 0 for the least noise; the papers' t is one more, and their x_0 the data.
@@ -29,16 +30,17 @@ from torch import Tensor, nn
 
 from dgm_fast import ops
 from dgm_fast._core.random import draw_seed
+from dgm_fast._core.schedule import per_sample
+from dgm_fast.families.checks import check_integers, check_labels
 from dgm_fast.families.diffusion.bound import BoundTerms, discretized_gaussian_log_prob
 from dgm_fast.families.diffusion.config import DDPMConfig
 from dgm_fast.families.diffusion.parametrization import convert
-from dgm_fast.families.diffusion.schedules import SCHEDULES, Schedule
+from dgm_fast.families.diffusion.schedules import Schedule, draw_times
 from dgm_fast.families.diffusion.unet import UNet
 from dgm_fast.families.pretrained import Pretrained
 from dgm_fast.sampling import ddim_encode, diffusion_sample
 
 __all__ = ["DDPM"]
-
 
 # Streams of one seed in training, where noise has 0. In sampling the decoder has 0, the steps those
 # up to T - 1, and x_T has T.
@@ -113,8 +115,7 @@ class DDPM(Pretrained, nn.Module):
 
         device = torch.get_default_device() if device is None else torch.device(device)
         with torch.device("cpu"):
-            betas = SCHEDULES[config.schedule](config.timesteps)
-            schedule = Schedule(betas, config.variance, config.target)
+            schedule = Schedule(config.betas(), config.variance, config.target)
         self.schedule = schedule.to(device)
 
     @property
@@ -139,7 +140,7 @@ class DDPM(Pretrained, nn.Module):
         x0 = self._scaled(x)
         B, T = len(x0), self.config.timesteps
         seed = draw_seed(x0.device)
-        t = self._draw_times(B, T, seed, x0.device, self.config.times)
+        t = draw_times(B, T, self.config.times, seed, _TIME_STREAM)
         label = self._labels(context, B)
         if label is not None and self.training:
             label = self._some_dropped(label, seed)
@@ -154,12 +155,12 @@ class DDPM(Pretrained, nn.Module):
         error = ops.diffusion_loss(prediction, x0, t, *tables, weight, seed=seed, impl=impl)
         term = self.features * (error + self.schedule.kl_constant[t])
         if self.levels is not None:
-            first = t == 0
+            mean = self._estimate(x_t, t, prediction)
             # Elsewhere the decoder is asked about x0 itself, so that its gradients stay finite.
-            mean = torch.where(_as(first, x0), self._estimate(x_t, t, prediction), x0)
-            term = torch.where(first, self._decoder_nats(x0, mean), term)
+            mean = torch.where(per_sample(t, x0, t.dtype) == 0, mean, x0)
+            term = torch.where(t == 0, self._decoder_nats(x0, mean), term)
 
-        return (T * term + self.schedule.prior_kl(x0)).mean() + self._volume_nats
+        return (T * term + self.schedule.prior_kl(x0)).mean()
 
     @torch.no_grad()
     def log_prob(self, x: Tensor, context: Tensor | None = None) -> Tensor:
@@ -168,7 +169,7 @@ class DDPM(Pretrained, nn.Module):
         Costs T passes of the network a sample; `validation_nats` estimates the same with two. No
         gradients: `loss` is what trains.
         """
-        return -(self.bound_terms(x, context).total_nats + self._volume_nats)
+        return -self.bound_terms(x, context).total_nats
 
     @torch.no_grad()
     def bound_terms(
@@ -193,7 +194,8 @@ class DDPM(Pretrained, nn.Module):
             rows = x0.repeat(len(times), *[1] * (x0.ndim - 1))
             labels = None if label is None else label.repeat(len(times))
             t = times.repeat_interleave(B)
-            chunks.append(self._term_nats(rows, t, labels, seed, begin * B).view(-1, B))
+            terms_at = self._term_nats(rows, t, labels, seed, begin * B)
+            chunks.append(terms_at.view(len(times), B))
 
         terms = torch.cat(chunks)  # (T, B)
         return BoundTerms(terms[0], terms[1:].T, self.schedule.prior_kl(x0), self.features)
@@ -206,7 +208,7 @@ class DDPM(Pretrained, nn.Module):
         of a batch being spread over all: two passes of the network.
         """
         l_0, l_t, l_T = self._estimated_terms(x, context)
-        return l_0 + l_t + l_T + self._volume_nats
+        return l_0 + l_t + l_T
 
     def diagnostics(self, x: Tensor, context: Tensor | None = None) -> dict[str, float]:
         """Estimate the parts of the mean bound in bits a value, as `validation_nats` does."""
@@ -278,7 +280,7 @@ class DDPM(Pretrained, nn.Module):
 
         x = diffusion_sample(
             lambda x, t: self.network(x, t, label),
-            draw(self.config.timesteps) if noise is None else noise.flatten(0, len(shape) - 1),
+            draw(self.config.timesteps) if noise is None else noise.reshape(n, *self.event_shape),
             self._times_visited(steps),
             *self._tables,
             eta=None if ancestral else eta,
@@ -329,11 +331,6 @@ class DDPM(Pretrained, nn.Module):
     def _clip(self) -> float | None:
         return None if self.levels is None else 1.0
 
-    @property
-    def _volume_nats(self) -> float:
-        """What the density of real values loses by being scaled, in nats."""
-        return self.features * math.log(self.config.scale)
-
     def _estimated_terms(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         """Return L_0, an estimate of the sum of the terms between, and L_T, (B,) each."""
         x0, label = self._scaled(x), self._labels(context, len(x))
@@ -345,7 +342,7 @@ class DDPM(Pretrained, nn.Module):
         )
         l_t = torch.zeros_like(l_0)
         if T > 1:
-            t = 1 + self._draw_times(B, T - 1, seed, x0.device, "stratified")
+            t = 1 + draw_times(B, T - 1, "stratified", seed, _TIME_STREAM)
             l_t = (T - 1) * self._term_nats(x0, t, label, seed, B)
 
         return l_0, l_t, self.schedule.prior_kl(x0)
@@ -378,16 +375,6 @@ class DDPM(Pretrained, nn.Module):
         log_prob = discretized_gaussian_log_prob(x0, mean, scale, self.levels)
         return -log_prob.flatten(1).sum(1)
 
-    def _draw_times(self, B: int, T: int, seed: Tensor, device: torch.device, how: str) -> Tensor:
-        """Draw times in 0 .. T - 1, (B,) int64, each uniform, together `how`."""
-        rows = 1 if how == "stratified" else B
-        u = ops.philox_uniform((rows, 1), seed=seed, stream=_TIME_STREAM, dtype=torch.float32)[:, 0]
-        if how == "stratified":
-            u = (u + torch.arange(B, device=device) / max(1, B)) % 1
-
-        # Rounding may carry a product up to T itself.
-        return (u * T).long().clamp(max=T - 1)
-
     def _labels(self, context: Tensor | None, B: int) -> Tensor | None:
         """Check the labels and return them, (B,), the one past all classes where none are given."""
         if not self.classes:
@@ -401,11 +388,7 @@ class DDPM(Pretrained, nn.Module):
             device = self.schedule.alpha.device
             return torch.full((B,), self.classes, dtype=torch.int64, device=device)
 
-        if context.dtype != torch.int64:
-            raise TypeError(f"context must be int64 labels; got {context.dtype}")
-        if context.shape != (B,):
-            raise ValueError(f"context must have shape (B,) = ({B},); got {tuple(context.shape)}")
-        _check_range("context", context, self.classes - 1)
+        check_labels(context, self.classes, B)
         return context
 
     def _some_dropped(self, label: Tensor, seed: Tensor) -> Tensor:
@@ -421,14 +404,14 @@ class DDPM(Pretrained, nn.Module):
         if x.dtype is not torch.float64:
             x = x.float()
         if self.levels is None:
-            return (x - self.config.center) / self.config.scale
+            return x
 
-        _check_range("x", x, self.levels - 1)
+        check_integers("x", x, self.levels - 1)
         return x * (2 / (self.levels - 1)) - 1
 
     def _unscaled(self, x: Tensor) -> Tensor:
         if self.levels is None:
-            return x * self.config.scale + self.config.center
+            return x
         return ((x + 1) * ((self.levels - 1) / 2)).round().clamp(0, self.levels - 1)
 
     def _times_visited(self, steps: int | None) -> list[int]:
@@ -461,17 +444,3 @@ def _make_unet(config: DDPMConfig) -> UNet:
         frequencies=frequencies,
         labels=config.classes + 1 if config.classes else 0,
     )
-
-
-def _as(flags: Tensor, x: Tensor) -> Tensor:
-    """Give (B,) flags the dims of x (B, *E)."""
-    return flags.view(-1, *[1] * (x.ndim - 1))
-
-
-def _check_range(name: str, values: Tensor, high: int) -> None:
-    """Raise ValueError where looking at the values costs little: on the CPU, not compiled."""
-    if values.device.type != "cpu" or torch.compiler.is_compiling() or values.numel() == 0:
-        return
-    low_seen, high_seen = (value.item() for value in values.aminmax())
-    if not (low_seen >= 0 and high_seen <= high):
-        raise ValueError(f"{name} must hold values in 0 .. {high}; got {low_seen} to {high_seen}")

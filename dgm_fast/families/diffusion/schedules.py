@@ -14,15 +14,17 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dgm_fast import ops
 from dgm_fast._core.schedule import check_target
 
 __all__ = [
-    "SCHEDULES",
     "Posterior",
     "Schedule",
     "cosine_betas",
+    "draw_times",
     "gaussian_posterior",
     "linear_betas",
 ]
@@ -61,7 +63,43 @@ def cosine_betas(timesteps: int) -> Tensor:
     return (1 - signal[1:] / signal[:-1]).clamp(max=_LARGEST_BETA)
 
 
-SCHEDULES: dict[str, Callable[[int], Tensor]] = {"linear": linear_betas, "cosine": cosine_betas}
+def log_snr_betas(timesteps: int, first: float, last: float) -> Tensor:
+    r"""Return the variances of a log signal-to-noise ratio that falls linearly, (T,), float64.
+
+    .. math:: \alpha_t^2 = \mathrm{sigmoid}(\lambda_t), \quad
+              \lambda_t = \text{first} + (\text{last} - \text{first}) \frac{t}{T - 1}
+
+    Every step then removes the same share of what is known, which loses least of the bound to the
+    finite number of steps: on digits of 17 grey levels as much at T = 250 as `cosine` at 1000.
+
+    Arguments:
+        timesteps: T.
+        first: log signal-to-noise ratio at the first time.
+        last: that at the last time, -5 or less for L_T to be small.
+
+    References:
+        Kingma, Salimans, Poole, Ho, "Variational Diffusion Models", 2021, appendix H.
+    """
+    log_signal = F.logsigmoid(torch.linspace(first, last, timesteps, dtype=torch.float64))
+    return -torch.expm1(torch.diff(log_signal, prepend=log_signal.new_zeros(1)))
+
+
+def draw_times(count: int, timesteps: int, how: str, seed: Tensor, stream: int) -> Tensor:
+    """Draw times in 0 .. timesteps - 1, each uniform by itself, (count,) int64.
+
+    `stratified` spreads them evenly from a common random start, so that a batch sees early and late
+    times in fixed shares; `uniform` draws them independently.
+
+    References:
+        Kingma, Salimans, Poole, Ho, 2021, appendix I.1.
+    """
+    rows = 1 if how == "stratified" else count
+    u = ops.philox_uniform((rows, 1), seed=seed, stream=stream, dtype=torch.float32)[:, 0]
+    if how == "stratified":
+        u = (u + torch.arange(count, device=u.device) / max(1, count)) % 1
+
+    # Rounding may carry the product up to timesteps itself.
+    return (u * timesteps).long().clamp(max=timesteps - 1)
 
 
 class Posterior(NamedTuple):

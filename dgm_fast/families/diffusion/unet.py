@@ -2,9 +2,12 @@
 
 As in Ho, Jain and Abbeel (2020, appendix B): residual blocks of two 3 x 3 convolutions with group
 normalisation and the swish activation, self-attention at chosen resolutions, and the time as a
-sinusoidal embedding added inside each block; layers that end a residual branch begin at zero.
+sinusoidal embedding given to each block; layers that end a residual branch begin at zero.
 
 Deviations:
+- The embedding scales and shifts the second normalisation of a block (Nichol and Dhariwal, 2021,
+  section 6) rather than being added before it.
+- Sines and cosines of the input may go in beside it (Kingma et al., 2021, appendix C).
 - The image may be folded first: `patch` x `patch` pixels become channels of one, so that all of
   the work is done at the lower resolution; it is what makes 28 x 28 affordable on a few cores.
 - Sizes need not be powers of two: a level of odd size is halved upwards (7 to 4), and on the way
@@ -89,7 +92,8 @@ class Attention(nn.Module):
         B, C, H, W = x.shape
         # (B, 3C, H, W) -> query, key and value (B, heads, H * W, C / heads)
         three = self.project_in(self.norm(x)).flatten(2).transpose(1, 2)
-        query, key, value = three.view(B, H * W, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
+        heads = three.view(B, H * W, 3, self.heads, C // self.heads).permute(2, 0, 3, 1, 4)
+        query, key, value = heads
         h = F.scaled_dot_product_attention(query, key, value)
         return x + self.project_out(h.transpose(2, 3).reshape(B, C, H, W))
 
@@ -225,7 +229,8 @@ class UNet(nn.Module):
             body = Level(above, width, attends, blocks, body, below_width, block)
             below_width = width
 
-        folded = math.prod(event_shape[:-2]) * patch**2
+        self.in_channels = math.prod(event_shape[:-2])
+        folded = self.in_channels * patch**2
         self.first = nn.Conv2d(folded * (1 + 2 * len(frequencies)), channels, 3, padding=1)
         self.body = body
         self.norm = _norm(widths[0], groups)
@@ -243,7 +248,7 @@ class UNet(nn.Module):
         if self.label is not None:
             embedding = embedding + self.label(label)
 
-        x = x_t.view(len(x_t), -1, H, W)
+        x = x_t.reshape(len(x_t), self.in_channels, H, W)
         waves = [wave(each * x) for each in self.frequencies for wave in (torch.sin, torch.cos)]
         x = self._fold(torch.cat([x, *waves], dim=1).to(dtype))
         h = self.first(x.contiguous(memory_format=torch.channels_last))

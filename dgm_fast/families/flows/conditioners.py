@@ -155,6 +155,12 @@ def _zero(layer: nn.Module) -> nn.Module:
 
 
 def _channels_last(net: nn.Module) -> None:
+    """Lay out the weights for convolutions with the channels last, also after loading others."""
+    _lay_out(net)
+    net.register_load_state_dict_post_hook(_lay_out)
+
+
+def _lay_out(net: nn.Module, _: object = None) -> None:
     for module in net.modules():
         if isinstance(module, nn.Conv2d):
             module.weight.data = module.weight.data.contiguous(memory_format=torch.channels_last)

@@ -103,9 +103,14 @@ class VariationalDequantization(nn.Module):
 
     def forward(self, x: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
         """Return v (B, C, H, W) and log q(u | x), (B,), in nats."""
-        image, _ = self.squeeze(x * (2 / (self.levels - 1)) - 1)
+        B, C, H, W = x.shape
         seed = draw_seed(x.device, generator)
-        noise = philox_normal(image.shape, seed=seed, dtype=x.dtype, device=x.device)
+        shape = B, 4 * C, H // 2, W // 2
+        return self.dequantize(x, philox_normal(shape, seed=seed, dtype=x.dtype, device=x.device))
+
+    def dequantize(self, x: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """Return v and log q(u | x) for given normal noise (B, 4 C, H / 2, W / 2)."""
+        image, _ = self.squeeze(x * (2 / (self.levels - 1)) - 1)
         a, log_det = self.transform(noise, image)
 
         log_q = -0.5 * (noise.square() + math.log(2 * math.pi)).flatten(1).sum(1) - log_det

@@ -43,18 +43,25 @@ def apply_reversibly(chain: Steps, x: Tensor, context: Tensor | None) -> tuple[T
     Raises:
         RuntimeError: in the backward, when asked for a second derivative.
     """
-    parameters = [p for p in chain.steps.parameters() if p.requires_grad]
+    by_step = [[p for p in step.parameters() if p.requires_grad] for step in chain.steps]
+    # Steps may share parameters; a dict keeps each once, in order.
+    parameters = list(dict.fromkeys(p for of_step in by_step for p in of_step))
     if not chain.steps or not (parameters or x.requires_grad):
         return chain.apply_steps(x, context)
-    return _ReversibleChain.apply(chain, x, context, *parameters)
+    return _ReversibleChain.apply(chain, by_step, x, context, *parameters)
 
 
 class _ReversibleChain(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, chain: Steps, x: Tensor, context: Tensor | None, *parameters: Tensor
+        ctx: Any,
+        chain: Steps,
+        by_step: Sequence[Sequence[Tensor]],
+        x: Tensor,
+        context: Tensor | None,
+        *parameters: Tensor,
     ) -> tuple[Tensor, Tensor]:
-        ctx.chain, ctx.parameters = chain, parameters
+        ctx.chain, ctx.by_step, ctx.parameters = chain, by_step, parameters
         ctx.autocast = _Autocast(x.device.type)
         with ctx.autocast.restored():
             y, log_det = chain.apply_steps(x, context)
@@ -77,14 +84,17 @@ class _ReversibleChain(torch.autograd.Function):
         _check_unchanged(ctx)
         y, context, *_ = ctx.saved_tensors
         if context is not None:
-            context = context.detach().requires_grad_(ctx.needs_input_grad[2])
-        gradients = _Gradients([*ctx.parameters, *([] if context is None else [context])])
+            context = context.detach().requires_grad_(ctx.needs_input_grad[3])
+        gradients = _Gradients()
         with ctx.autocast.restored():
-            for step in reversed(ctx.chain.steps):
-                y, grad_y = _step_backward(step, y, context, grad_y, grad_log_det, gradients)
+            for step, of_step in zip(reversed(ctx.chain.steps), reversed(ctx.by_step), strict=True):
+                inputs = [*of_step, *([context] if ctx.needs_input_grad[3] else [])]
+                y, grad_y = _step_backward(
+                    step, y, context, inputs, (grad_y, grad_log_det), gradients
+                )
 
         grad_context = None if context is None else gradients.of(context)
-        return None, grad_y, grad_context, *(gradients.of(p) for p in ctx.parameters)
+        return None, None, grad_y, grad_context, *(gradients.of(p) for p in ctx.parameters)
 
 
 def _check_unchanged(ctx: Any) -> None:
@@ -100,14 +110,11 @@ def _check_unchanged(ctx: Any) -> None:
 class _Gradients:
     """Sums of the gradients of tensors that several steps may share."""
 
-    def __init__(self, tensors: Sequence[Tensor]) -> None:
-        self._sums: dict[int, Tensor | None] = {id(t): None for t in tensors if t.requires_grad}
-
-    def __contains__(self, tensor: Tensor) -> bool:
-        return id(tensor) in self._sums
+    def __init__(self) -> None:
+        self._sums: dict[int, Tensor] = {}
 
     def add(self, tensor: Tensor, gradient: Tensor | None) -> None:
-        known = self._sums[id(tensor)]
+        known = self._sums.get(id(tensor))
         if gradient is not None:
             self._sums[id(tensor)] = gradient if known is None else known + gradient
 
@@ -119,29 +126,27 @@ def _step_backward(
     step: nn.Module,
     y: Tensor,
     context: Tensor | None,
-    grad_y: Tensor | None,
-    grad_log_det: Tensor | None,
+    inputs: Sequence[Tensor],
+    grads: tuple[Tensor | None, Tensor | None],
     gradients: _Gradients,
 ) -> tuple[Tensor, Tensor | None]:
-    """Return the input of a step and its gradient; add up those of parameters and context."""
+    """Return the input of a step and its gradient; add up those of its other inputs."""
     x, *outputs = getattr(step, "replay", _Replay(step))(y, context)
     pairs = [
         (output, grad)
-        for output, grad in zip(outputs, (grad_y, grad_log_det), strict=True)
+        for output, grad in zip(outputs, grads, strict=True)
         if grad is not None and output.requires_grad
     ]
     if not pairs:
         return x.detach(), None
 
-    inputs = [x, *(p for p in step.parameters() if p in gradients)]
-    inputs += [] if context is None or not context.requires_grad else [context]
     found = torch.autograd.grad(
         [output for output, _ in pairs],
-        inputs,
+        [x, *inputs],
         [grad.to(output.dtype) for output, grad in pairs],
         allow_unused=True,
     )
-    for tensor, gradient in zip(inputs[1:], found[1:], strict=True):
+    for tensor, gradient in zip(inputs, found[1:], strict=True):
         gradients.add(tensor, gradient)
 
     return x.detach(), found[0]

@@ -1,19 +1,19 @@
-"""Complete experiments, one readable file each, found by family and data."""
+"""Complete experiments, one readable file each: FAMILY_DATA.py has the one of a family on data."""
 
 from __future__ import annotations
 
+import importlib
+import pkgutil
 from collections.abc import Callable
 
-from dgm_fast.training.recipes import made_digits, made_mnist, vae_digits, vae_mnist
 from dgm_fast.training.recipes.recipe import Recipe
 
 __all__ = ["RECIPES", "Recipe", "find_recipe"]
 
-RECIPES: dict[tuple[str, str], Callable[..., Recipe]] = {
-    ("made", "digits"): made_digits.recipe,
-    ("made", "mnist"): made_mnist.recipe,
-    ("vae", "digits"): vae_digits.recipe,
-    ("vae", "mnist"): vae_mnist.recipe,
+RECIPES: dict[tuple[str, ...], Callable[..., Recipe]] = {
+    tuple(module.name.rsplit("_", 1)): importlib.import_module(f"{__name__}.{module.name}").recipe
+    for module in pkgutil.iter_modules(__path__)
+    if "_" in module.name
 }
 
 

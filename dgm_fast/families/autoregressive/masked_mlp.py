@@ -1,0 +1,72 @@
+"""A masked network whose outputs for feature d depend on the features before d alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dgm_fast.families.autoregressive.degrees import even_degrees
+from dgm_fast.layers import MaskedLinear
+from dgm_fast.ops import MaskStructure
+
+__all__ = ["MaskedMLP"]
+
+
+class MaskedMLP(nn.Module):
+    r"""A ReLU network of MADE's masks: P numbers for each of D features, in their natural order.
+
+    .. math:: \theta_d = network(x_1, \dots, x_{d-1}, c) \in \mathbb R^P
+
+    Its last layer begins at zero, biases included.
+
+    Arguments:
+        features: D.
+        parameters_per_feature: P.
+        hidden: width of each hidden layer.
+        context_features: width of a context on which everything may depend.
+        impl: of `ops.masked_linear`.
+
+    Shapes:
+        x (B, D) and context (B, C) -> (B, D, P).
+
+    References:
+        Germain, Gregor, Murray, Larochelle, "MADE: Masked Autoencoder for Distribution
+        Estimation", 2015.
+    """
+
+    def __init__(
+        self,
+        features: int,
+        parameters_per_feature: int,
+        hidden: Sequence[int],
+        context_features: int = 0,
+        impl: str = "auto",
+    ) -> None:
+        super().__init__()
+        self.features = features
+        # Degree 0 knows no feature: worth having where there is a context, or nothing else.
+        low = 0 if context_features > 0 or features == 1 else 1
+        with torch.device("cpu"):
+            places = torch.arange(1, features + 1)
+            units = [F.pad(places, (0, context_features))]
+            units += [even_degrees(width, low, max(low, features - 1)) for width in hidden]
+            masks = [MaskStructure.from_degrees(a, b) for a, b in pairwise(units)]
+            outputs = places.repeat_interleave(parameters_per_feature)
+            masks.append(MaskStructure.from_degrees(units[-1], outputs, strict=True))
+
+        # On the default device, as the parameters are.
+        device = torch.empty(0).device
+        self.layers = nn.ModuleList(MaskedLinear(mask.to(device), impl=impl) for mask in masks)
+        nn.init.zeros_(self.layers[-1].weight)
+        nn.init.zeros_(self.layers[-1].bias)
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        """Return the parameters of every feature."""
+        h = x if context is None else torch.cat([x, context.to(x.dtype)], dim=1)
+        for layer in self.layers[:-1]:
+            h = F.relu(layer(h))
+        return self.layers[-1](h).unflatten(1, (self.features, -1))

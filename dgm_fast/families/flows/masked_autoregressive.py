@@ -1,0 +1,226 @@
+"""Autoregressive steps: each feature is transformed by what a network makes of those before it."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dgm_fast.families.autoregressive.masked_mlp import MaskedMLP
+from dgm_fast.families.flows.chain import no_change
+from dgm_fast.layers import SplineShape
+from dgm_fast.ops import affine_coupling, rational_quadratic_spline
+
+__all__ = ["AffineAutoregressive", "Flip", "MaskedAutoregressive", "SplineAutoregressive"]
+
+
+class MaskedAutoregressive(nn.Module, ABC):
+    r"""Base of the steps of MAF, of IAF seen from its data, and of autoregressive spline flows.
+
+    .. math:: y_d = f(x_d;\, \theta_d), \quad \theta_d = network(x_1, \dots, x_{d-1}, c)
+
+    The Jacobian is triangular, so log |det dy/dx| is the sum of the D log-slopes. `forward` takes
+    one pass of the network. `inverse` solves for x by iterating
+
+    .. math:: x^{(k+1)}_d = f^{-1}(y_d;\, \theta_d(x^{(k)}))
+
+    which has the first k features right after k passes, so all after D at the latest, and mostly
+    long before: it stops when a pass moves x by no more than rounding does. Its gradient is the
+    implicit one: :math:`J^{-\top}` is applied to the gradient of x by the same iteration, so memory
+    is that of two passes.
+
+    Arguments:
+        network: of `MaskedMLP`'s kind, (B, D) -> (B, D, P).
+
+    Shapes:
+        x (B, D) -> y (B, D), log_det (B,).
+
+    Raises:
+        RuntimeError: a second derivative of `inverse` is asked for.
+
+    References:
+        Song, Meng, Liao, Ermon, "Accelerating Feedforward Computation via Parallel Nonlinear
+        Equation Solving", 2021, for the iteration.
+    """
+
+    def __init__(self, network: MaskedMLP) -> None:
+        super().__init__()
+        self.network = network
+
+    @abstractmethod
+    def elementwise(self, x: Tensor, parameters: Tensor, inverse: bool) -> tuple[Tensor, Tensor]:
+        """Transform x (B, D) by parameters (B, D, P); return it with log_det (B,)."""
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Return y and log |det dy/dx|, (B,)."""
+        return self.elementwise(x, self.network(x, context), False)
+
+    # Its number of passes depends on the data.
+    @torch.compiler.disable
+    def inverse(self, y: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Return x and log |det dx/dy|, (B,)."""
+        with torch.no_grad():
+            x = self._solve(y, context)
+
+        recorded = [y, *self.parameters(), *([] if context is None else [context])]
+        if torch.is_grad_enabled() and any(each.requires_grad for each in recorded):
+            x = self._attach(x, y, context)
+        return x, -self(x, context)[1]
+
+    def _solve(self, y: Tensor, context: Tensor | None) -> Tensor:
+        x = found = torch.zeros_like(y)
+        for _ in range(y.shape[1] if y.numel() > 0 else 0):
+            found = self.elementwise(y, self.network(x, context), True)[0].to(y.dtype)
+            # Features still to come may overflow; as NaN they would reach those before them.
+            previous, x = x, found.nan_to_num(0.0, 0.0, 0.0)
+            if _is_rounding(x - previous, x):
+                break
+
+        # A feature that overflows for good leaves none of those after it known.
+        lost = ~found.isfinite()
+        return torch.where((lost.cumsum(1) > 0) & ~lost, torch.nan, found)
+
+    def _attach(self, x: Tensor, y: Tensor, context: Tensor | None) -> Tensor:
+        """Return x, the solution, as a function of y, the context and the parameters."""
+        x = x.requires_grad_()
+        parameters = self.network(x, context)
+        reached, _ = self.elementwise(x, parameters, False)
+        alone, _ = self.elementwise(x, parameters.detach(), False)
+        (slopes,) = torch.autograd.grad(alone.sum(), x)
+        # y - reached is rounding; what it is for is its gradient at fixed x, (dy, -df/dparameters).
+        return x.detach() + _SolveGradient.apply(y - reached, x, reached, slopes)
+
+
+class _SolveGradient(torch.autograd.Function):
+    r"""Zero, whose gradient g becomes the w that solves :math:`J^\top w = g`, J = dy/dx.
+
+    J is lower triangular with the slopes S on its diagonal, so
+
+    .. math:: w^{(k+1)} = w^{(k)} + S^{-1} (g - J^\top w^{(k)})
+
+    has one more feature right after each pass, from the last one on.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, residual: Tensor, x: Tensor, y: Tensor, slopes: Tensor) -> Tensor:
+        # The graph between x and y, which this node's own is not a part of.
+        ctx.x, ctx.y, ctx.slopes = x, y, slopes
+        return torch.zeros_like(residual)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        if torch.is_grad_enabled():
+            raise RuntimeError(
+                "the inverse of an autoregressive step must be differentiated once only: its "
+                "gradient is solved for and has no graph (create_graph=True)"
+            )
+
+        w = grad / ctx.slopes
+        for _ in range(w.shape[1] if w.numel() > 0 else 0):
+            (reached,) = torch.autograd.grad(ctx.y, ctx.x, w, retain_graph=True)
+            change = (grad - reached) / ctx.slopes
+            w = w + change
+            if _is_rounding(change, w):
+                break
+        return w, None, None, None
+
+
+def _is_rounding(change: Tensor, x: Tensor) -> bool:
+    unit = 4 * torch.finfo(x.dtype).eps
+    return bool((change.abs() <= unit * (1 + x.abs())).all())
+
+
+class AffineAutoregressive(MaskedAutoregressive):
+    r"""Shift and scale each feature: :math:`y_d = (x_d - \mu_d)\, e^{-\alpha_d}`.
+
+    Arguments:
+        features, hidden, context_features: as in `MaskedMLP`.
+        standardize: True as above; False for :math:`y_d = e^{\alpha_d} x_d + \mu_d`.
+        bound: of the log-scales alpha = bound * tanh(u / bound), which keeps a step that has not
+            learned from overflowing.
+        impl: of the ops.
+
+    References:
+        Papamakarios, Pavlakou, Murray, "Masked Autoregressive Flow for Density Estimation", 2017,
+        eq. 3 and 5.
+    """
+
+    def __init__(
+        self,
+        features: int,
+        hidden: tuple[int, ...],
+        context_features: int = 0,
+        *,
+        standardize: bool = True,
+        bound: float = 5.0,
+        impl: str = "auto",
+    ) -> None:
+        super().__init__(MaskedMLP(features, 2, hidden, context_features, impl))
+        self.standardize = standardize
+        self.bound = bound
+        self.impl = impl
+
+    def elementwise(self, x: Tensor, parameters: Tensor, inverse: bool) -> tuple[Tensor, Tensor]:
+        """Scale and shift, or undo it."""
+        log_scale, shift = parameters.unbind(-1)
+        # The coupling's forward direction is e^a x + m: standardizing is its inverse.
+        return affine_coupling(
+            x,
+            log_scale,
+            shift,
+            scale_map="tanh",
+            bound=self.bound,
+            inverse=inverse != self.standardize,
+            impl=self.impl,
+        )
+
+
+class SplineAutoregressive(MaskedAutoregressive):
+    """Bend each feature by a monotonic rational-quadratic spline.
+
+    Arguments:
+        features, hidden, context_features: as in `MaskedMLP`.
+        spline: number of bins and bound.
+        impl: of the ops.
+
+    References:
+        Durkan, Bekasov, Murray, Papamakarios, "Neural Spline Flows", 2019, sec. 3.2.
+    """
+
+    def __init__(
+        self,
+        features: int,
+        hidden: tuple[int, ...],
+        spline: SplineShape,
+        context_features: int = 0,
+        *,
+        impl: str = "auto",
+    ) -> None:
+        super().__init__(MaskedMLP(features, spline.parameters, hidden, context_features, impl))
+        self.spline = spline
+        self.impl = impl
+        spline.make_identity(self.network.layers[-1].bias, features)
+
+    def elementwise(self, x: Tensor, parameters: Tensor, inverse: bool) -> tuple[Tensor, Tensor]:
+        """Bend, or undo it."""
+        return rational_quadratic_spline(
+            x,
+            *self.spline.split(parameters),
+            bound=self.spline.bound,
+            inverse=inverse,
+            impl=self.impl,
+        )
+
+
+class Flip(nn.Module):
+    """Reverse the order of the features, so that the last of one step are the first of the next."""
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Return y and zeros."""
+        return x.flip(1), no_change(x)
+
+    def inverse(self, y: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Return x and zeros."""
+        return y.flip(1), no_change(y)

@@ -1,0 +1,36 @@
+"""MAF on the grey levels of scikit-learn's digits, dequantized uniformly.
+
+dgm-fast train maf --data digits
+"""
+
+from __future__ import annotations
+
+from dgm_fast.families import MAFConfig
+from dgm_fast.training.config import TrainConfig
+from dgm_fast.training.data import DataConfig
+from dgm_fast.training.recipes.recipe import Recipe
+
+__all__ = ["recipe"]
+
+
+def recipe(binarization: str = "none") -> Recipe:
+    """Make the recipe; its model is of grey levels."""
+    return Recipe(
+        data=DataConfig(data="digits", binarization=binarization),
+        model=MAFConfig(
+            event_shape=(64,),
+            levels=17,
+            steps=5,
+            hidden=(256,),
+            base="logistic",
+        ),
+        train=TrainConfig(
+            epochs=20,
+            batch_size=50,
+            learning_rate=2e-3,
+            weight_decay=0.01,
+            warmup_steps=50,
+            gradient_clip=100.0,
+            ema_decay=0.99,
+        ),
+    )

@@ -1,0 +1,253 @@
+"""ICA, MAF, IAF and neural spline flows: what holds without training, and that they train."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from rich.console import Console
+
+from dgm_fast.families import (
+    FAMILIES,
+    IAF,
+    ICA,
+    MAF,
+    IAFConfig,
+    ICAConfig,
+    MAFConfig,
+    NeuralSplineFlow,
+    NeuralSplineFlowConfig,
+)
+from dgm_fast.families.autoregressive.masked_mlp import MaskedMLP
+from dgm_fast.families.flows.masked_autoregressive import AffineAutoregressive
+from dgm_fast.training import load_dataset, mean_nll_nats, train
+from dgm_fast.training.data import DataConfig
+from dgm_fast.training.metrics import independent_pixels_nats
+from dgm_fast.training.recipes import find_recipe
+
+CONFIGS = {
+    "ica": ICAConfig(event_shape=(6,)),
+    "ica-plu": ICAConfig(event_shape=(6,), plu=True),
+    "maf": MAFConfig(event_shape=(6,), steps=3, hidden=(16, 16)),
+    "maf-linear": MAFConfig(event_shape=(6,), steps=2, hidden=()),
+    "iaf": IAFConfig(event_shape=(6,), steps=2, hidden=(16,)),
+    "nsf": NeuralSplineFlowConfig(event_shape=(6,), steps=2, hidden=(16,)),
+    "nsf-odd": NeuralSplineFlowConfig(event_shape=(5,), steps=2, hidden=(16,), bins=3),
+    "nsf-ar": NeuralSplineFlowConfig(
+        event_shape=(6,), steps=2, hidden=(16,), conditioning="autoregressive"
+    ),
+}
+CLASSES = {ICAConfig: ICA, MAFConfig: MAF, IAFConfig: IAF, NeuralSplineFlowConfig: NeuralSplineFlow}
+
+
+def make(config, rows=40):
+    """Return a flow far from its initial identity, in float64, and data that it has seen."""
+    torch.manual_seed(0)
+    model = CLASSES[type(config)](config).double()
+    x = torch.randn(rows, *config.event_shape, dtype=torch.float64)
+    with torch.no_grad():
+        model(x, torch.zeros(rows).long() if config.classes else None)
+        for p in model.parameters():
+            p += 0.1 * torch.randn_like(p)
+    return model, x
+
+
+@pytest.fixture(params=CONFIGS)
+def flow(request):
+    return make(CONFIGS[request.param])
+
+
+def test_log_det_is_that_of_the_jacobian(flow):
+    model, x = flow
+    _, log_det = model(x[:3])
+    for each, found in zip(x, log_det, strict=False):
+        jacobian = torch.autograd.functional.jacobian(lambda v: model(v[None])[0][0], each)
+        assert torch.linalg.slogdet(jacobian)[1].item() == pytest.approx(found.item(), abs=1e-8)
+
+
+def test_inverse_undoes_forward(flow):
+    model, x = flow
+    z, log_det = model(x)
+    back, minus_log_det = model.inverse(z)
+    torch.testing.assert_close(back, x, atol=1e-7, rtol=0)
+    torch.testing.assert_close(minus_log_det, -log_det, atol=1e-7, rtol=0)
+
+
+def test_gradients_through_the_inverse_are_those_of_finite_differences(flow):
+    model, x = flow
+    z = model(x[:3])[0].detach().requires_grad_()
+    weight = next(p for p in model.parameters() if p.numel() > 10)
+
+    def value():
+        back, log_det = model.inverse(z)
+        return back.sin().sum() + log_det.square().sum()
+
+    for leaf in (z, weight):
+        (gradient,) = torch.autograd.grad(value(), leaf)
+        direction = torch.randn_like(leaf)
+        with torch.no_grad():
+            leaf += 1e-6 * direction
+            above = value()
+            leaf -= 2e-6 * direction
+            below = value()
+            leaf += 1e-6 * direction
+        expected = ((above - below) / 2e-6).item()
+        assert (gradient * direction).sum().item() == pytest.approx(expected, rel=1e-4, abs=1e-5)
+
+
+def test_a_second_derivative_of_a_solution_is_refused():
+    model, x = make(CONFIGS["iaf"])
+    x = x[:2].requires_grad_()
+    with pytest.raises(RuntimeError, match="must be differentiated once only"):
+        torch.autograd.grad(model(x)[0].sum(), x, create_graph=True)
+
+
+def test_densities_integrate_to_one():
+    grid = torch.linspace(-8, 8, 129, dtype=torch.float64)
+    x = torch.cartesian_prod(grid, grid)
+    for config in CONFIGS.values():
+        model, _ = make(replace(config, event_shape=(2,)))
+        mass = model.log_prob(x).exp().sum().item() * (grid[1] - grid[0]).item() ** 2
+        assert mass == pytest.approx(1, abs=5e-3), config
+
+
+@pytest.mark.parametrize("name", ["maf", "iaf", "nsf-ar"])
+def test_a_step_is_autoregressive_and_solved_exactly_in_as_many_passes_as_features(name):
+    model, x = make(CONFIGS[name])
+    step = next(m for m in model.modules() if hasattr(m, "network") and hasattr(m, "_solve"))
+    jacobian = torch.autograd.functional.jacobian(lambda v: step(v[None])[0][0], x[0])
+    assert torch.equal(jacobian, jacobian.tril())
+    assert (jacobian.diagonal() > 0).all()
+
+    # Naively, one feature after another.
+    y = step(x)[0].detach()
+    naive = torch.zeros_like(x)
+    with torch.no_grad():
+        for d in range(x.shape[1]):
+            naive[:, d] = step.elementwise(y, step.network(naive), True)[0][:, d]
+        torch.testing.assert_close(step.inverse(y)[0], naive, atol=1e-9, rtol=0)
+
+
+def test_what_overflows_before_it_is_known_does_no_harm_and_for_good_is_not_hidden():
+    step = AffineAutoregressive(4, (), bound=200.0)
+    with torch.no_grad():
+        for layer in step.network.layers:
+            layer.weight.fill_(30.0)
+        x, log_det = step.inverse(torch.tensor([[3.0, -2.0, 1.0, 5.0], [0.0, 0.0, 0.0, 2.0]]))
+
+    # Of the first row the last features are out of float32's range, of the second none is.
+    assert x[0, 0] == 3.0
+    assert not x[0, 3].isfinite()
+    assert not log_det[0].isfinite()
+    assert x[1].tolist() == [0.0, 0.0, 0.0, 2.0]
+    assert log_det[1] == 0
+
+
+def test_maf_and_iaf_are_each_other_turned_round():
+    maf, x = make(MAFConfig(event_shape=(5,), steps=1, hidden=(8,)))
+    iaf, _ = make(IAFConfig(event_shape=(5,), steps=1, hidden=(8,)))
+    x = x[:, :5]
+    passes = {"maf": 0, "iaf": 0}
+
+    def count(name):
+        return lambda *_: passes.update({name: passes[name] + 1})
+
+    for name, model in (("maf", maf), ("iaf", iaf)):
+        network = next(m for m in model.modules() if isinstance(m, MaskedMLP))
+        network.register_forward_hook(count(name))
+
+    with torch.no_grad():
+        maf(x), iaf.inverse(x)
+        assert passes == {"maf": 1, "iaf": 1}
+        maf.inverse(x), iaf(x)
+        assert min(passes.values()) > 2
+
+
+def test_a_linear_flow_with_a_normal_base_reaches_the_entropy_of_a_gaussian():
+    torch.manual_seed(1)
+    mixing = torch.randn(3, 3, dtype=torch.float64)
+    covariance = mixing @ mixing.T + 0.1 * torch.eye(3, dtype=torch.float64)
+    x = torch.randn(4000, 3, dtype=torch.float64) @ torch.linalg.cholesky(covariance).T
+    model = ICA(ICAConfig(event_shape=(3,), base="normal")).double()
+    optimizer = torch.optim.LBFGS(model.parameters(), max_iter=200, line_search_fn="strong_wolfe")
+
+    def closure():
+        optimizer.zero_grad()
+        loss = model.loss(x)
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)
+    # The best Gaussian has the moments of the sample, and its entropy is the loss.
+    sample = torch.cov(x.T, correction=0)
+    entropy = 0.5 * (3 * (1 + math.log(2 * math.pi)) + torch.logdet(sample).item())
+    assert model.loss(x).item() == pytest.approx(entropy, abs=1e-4)
+
+
+def test_ica_separates_what_was_mixed():
+    torch.manual_seed(0)
+    sources = torch.distributions.Laplace(0.0, 1.0).sample((4000, 3)).double()
+    mixing = torch.tensor([[1.0, 0.5, 0.2], [-0.4, 1.0, 0.3], [0.1, -0.6, 1.0]]).double()
+    model = ICA(ICAConfig(event_shape=(3,))).double()
+    optimizer = torch.optim.LBFGS(model.parameters(), max_iter=200, line_search_fn="strong_wolfe")
+    x = sources @ mixing.T
+
+    def closure():
+        optimizer.zero_grad()
+        loss = model.loss(x)
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)
+    with torch.no_grad():
+        found, _ = model(x)
+    # Up to order, sign and scale every source is found again.
+    correlation = torch.corrcoef(torch.cat([sources, found], dim=1).T)[:3, 3:].abs()
+    assert (correlation.max(1).values > 0.99).all()
+    assert (correlation.sort(1).values[:, :2] < 0.1).all()
+
+
+@pytest.mark.parametrize(
+    ("config", "options", "message"),
+    [
+        (ICAConfig, {"context_features": 3}, "context_features must be 0"),
+        (MAFConfig, {"steps": 0}, "steps must be at least 1; got 0"),
+        (MAFConfig, {"hidden": (4, 0)}, "hidden must hold positive widths"),
+        (IAFConfig, {"bound": -1.0}, "bound must be positive; got -1.0"),
+        (NeuralSplineFlowConfig, {"bins": 0}, "bins must be at least 1; got 0"),
+        (NeuralSplineFlowConfig, {"conditioning": "both"}, "conditioning must be"),
+        (NeuralSplineFlowConfig, {"event_shape": (1,)}, "event_shape must have two features"),
+    ],
+)
+def test_bad_hyperparameters_are_refused(config, options, message):
+    with pytest.raises(ValueError, match=message):
+        config(**{"event_shape": (4,), **options})
+
+
+@pytest.mark.parametrize("name", ["maf", "iaf", "nsf", "nsf-ar"])
+def test_a_context_reaches_every_parameter_of_it(name):
+    config = replace(CONFIGS[name], classes=3, context_features=4)
+    model, x = make(config)
+    log_probs = [model.log_prob(x, torch.full((len(x),), c)) for c in range(3)]
+    assert not torch.allclose(log_probs[0], log_probs[1])
+    log_probs[0].sum().backward()
+    assert all(p.grad is not None for p in model.parameters())
+
+
+@pytest.mark.parametrize("family", ["ica", "maf", "iaf", "nsf"])
+def test_trains_on_digits(family, tmp_path):
+    recipe = find_recipe(family, "digits")
+    config = replace(recipe.train, epochs=3, warmup_steps=0, tensorboard=False, device="cpu")
+    dataset = load_dataset(DataConfig(data="digits", binarization="none"))
+    torch.manual_seed(0)
+    model = FAMILIES[family](recipe.model)
+    before = mean_nll_nats(model, *dataset.split("test"))
+    train(model, dataset, config, tmp_path, console=Console(quiet=True))
+
+    best = FAMILIES[family].from_pretrained(tmp_path)
+    nats = mean_nll_nats(best, *dataset.split("test"))
+    assert nats < independent_pixels_nats(dataset)
+    assert nats < before - 20
+    assert best.sample(3).shape == (3, *best.event_shape)
