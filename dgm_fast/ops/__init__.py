@@ -1,5 +1,7 @@
 """The hot paths of deep generative models, one fused function each."""
 
+from dgm_fast.ops.actnorm.api import actnorm
+from dgm_fast.ops.actnorm_statistics.api import actnorm_statistics
 from dgm_fast.ops.affine_coupling.api import affine_coupling
 from dgm_fast.ops.diffusion_loss.api import diffusion_loss
 from dgm_fast.ops.diffusion_noise.api import diffusion_noise
@@ -16,6 +18,8 @@ from dgm_fast.ops.rational_quadratic_spline.api import rational_quadratic_spline
 __all__ = [
     "PLU",
     "MaskStructure",
+    "actnorm",
+    "actnorm_statistics",
     "affine_coupling",
     "batched_log_abs_det",
     "ddim_step",

@@ -1,0 +1,1 @@
+"""A scale and a shift a channel, with the log-determinant, forward and inverse."""
