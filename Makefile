@@ -96,7 +96,7 @@ $(VENV)/.built: setup.py $(CSRC) $(VENV)/.dependencies
 	fi
 
 .PHONY: demo
-demo: setup  ## train MADE on handwritten digits and time it against plain PyTorch
+demo: setup  ## train a model of every kind on handwritten digits and time every op
 	$(RUN) -m dgm_fast.demo --out demo_output
 
 .PHONY: test
@@ -105,10 +105,12 @@ test: setup  ## run every test that this machine can run
 	$(RUN) -m pytest -m "not interpret" -n $(WORKERS)
 
 .PHONY: bench
-bench: setup  ## time every op, record the rows, draw the plots and rewrite the README's tables
+bench: setup  ## time every op, record the rows, draw the plots and rewrite the tables
 	$(RUN) -m benchmarks.run
 	$(RUN) -m benchmarks.dispatch_overhead
 	$(RUN) -m benchmarks.made_training_step
+	$(RUN) -m benchmarks.vae_training_step
+	$(RUN) -m benchmarks.reversible_glow
 	$(RUN) -m benchmarks.plot
 	$(RUN) -m benchmarks.readme
 
@@ -147,6 +149,8 @@ gpu:  ## on a GPU machine: build, run the gpu tests and the benchmarks; results 
 	step run.log "-m benchmarks.run --device cuda"; \
 	step dispatch_overhead.log "-m benchmarks.dispatch_overhead --device cuda"; \
 	step made_training_step.log "-m benchmarks.made_training_step --device cuda"; \
+	step vae_training_step.log "-m benchmarks.vae_training_step --device cuda"; \
+	step reversible_glow.log "-m benchmarks.reversible_glow --device cuda"; \
 	cp -r benchmarks/results "$(OUT)/" || failed+=" results"; \
 	if [ -n "$$failed" ]; then echo "Failed, see $(OUT):$$failed" >&2; exit 1; fi
 

@@ -1,4 +1,4 @@
-"""Write the README's tables from the recorded rows: `python -m benchmarks.readme [--check]`.
+"""Write the tables of the pages from the recorded rows: `python -m benchmarks.readme [--check]`.
 
 A table stands between `<!-- benchmark:NAME begin -->` and `<!-- benchmark:NAME end -->`, where NAME
 is the op, and the file, of the rows.
@@ -31,6 +31,17 @@ HEADLINE = (
     ("masked linear 784 -> 2048, batch 256", "masked_linear", "256x784x2048", "forward"),
     ("training step of MADE 784-2048-2048-784", "made_training_step", None, "forward_backward"),
     ("4 million normals", "philox", "4M-normals", "forward"),
+    *(
+        (title if direction == "forward" else "the same, forward and backward", op, case, direction)
+        for title, op, case in (
+            ("Gaussian draw and KL, 8192 x 512", "gaussian_rsample_kl", "8192x512"),
+            ("diffusion noising, 256 x 3 x 64 x 64", "diffusion_noise", "256x3x64x64"),
+            ("affine coupling, 256 x 12 x 32 x 32", "affine_coupling", "256x12x32x32"),
+            ("spline of 8 bins, 4096 x 32", "rational_quadratic_spline", "4096x32"),
+            ("mixture of 500 Gaussians, 512 x 64", "gaussian_mixture_log_prob", "512x64-of-500"),
+        )
+        for direction in ("forward", "forward_backward")
+    ),
 )
 # Its columns: the best of those of a row that are named. What is plain PyTorch for random numbers
 # is torch.randn: its generator, not ours written in PyTorch.
@@ -48,21 +59,24 @@ Row = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Options:
-    """Rewrite the tables between the README's markers from the recorded rows.
+    """Rewrite the tables between the markers of the pages from the recorded rows.
 
     Attributes:
-        readme: the file that holds the markers.
+        pages: the files that hold markers.
         results: the folder that holds a folder of CSV files for each device.
         check: change nothing, and fail when a table is not what the rows say.
     """
 
-    readme: Path = record.ROOT / "README.md"
+    pages: tuple[Path, ...] = (
+        record.ROOT / "README.md",
+        record.ROOT / "benchmarks" / "RESULTS.md",
+    )
     results: Path = record.RESULTS
     check: bool = False
 
 
 def rewritten(text: str, results: Path) -> str:
-    """Return a README's text with every marked table made anew."""
+    """Return a page's text with every marked table made anew."""
     return MARKED.sub(lambda m: f"{m['begin']}{tables(results, m['name'])}{m['end']}", text)
 
 
@@ -84,20 +98,20 @@ def headline(results: Path) -> str:
 
 
 def _headline_of(folder: Path) -> str:
-    found = {}
+    found = []
     for title, name, case, direction in HEADLINE:
         path = folder / f"{name}.csv"
         newest = record.newest(record.read(path)) if path.exists() else {}
         for place, rows in newest.items():
             if place[0] == (case or place[0]) and place[1:] == ("float32", direction):
-                found[title] = rows, HEADLINE_RIVALS_OF.get(name, HEADLINE_RIVALS)
+                found.append((title, rows, HEADLINE_RIVALS_OF.get(name, HEADLINE_RIVALS)))
     if not found:
         return ""
 
     head = ["float32", "ours", *HEADLINE_RIVALS]
-    lines = [_origin([rows[0] for rows, _ in found.values()]), "", _line(head)]
+    lines = [_origin([rows[0] for _, rows, _ in found]), "", _line(head)]
     lines.append("|---" + "|---:" * (len(head) - 1) + "|")
-    for title, (rows, rivals) in found.items():
+    for title, rows, rivals in found:
         medians = {row["column"]: row["median_us"] for row in rows}
         ours_us = ours_of(medians)
         best = (
@@ -194,21 +208,23 @@ def _line(cells: Sequence[str]) -> str:
 
 def main(options: Options) -> int:
     """Write, or check, the tables; return the exit status."""
-    if not options.readme.exists():
-        print(f"{options.readme} is not there", file=sys.stderr)
+    return max(_page(page, options) for page in options.pages)
+
+
+def _page(page: Path, options: Options) -> int:
+    if not page.exists():
+        print(f"{page} is not there", file=sys.stderr)
         return 1
 
-    text = options.readme.read_text(encoding="utf-8")
+    text = page.read_text(encoding="utf-8")
     wanted = rewritten(text, options.results)
 
     if options.check and text != wanted:
-        print(
-            f"{options.readme} is out of date: run `python -m benchmarks.readme`", file=sys.stderr
-        )
+        print(f"{page} is out of date: run `python -m benchmarks.readme`", file=sys.stderr)
         return 1
 
     if text != wanted:
-        options.readme.write_text(wanted, encoding="utf-8")
+        page.write_text(wanted, encoding="utf-8")
     return 0
 
 

@@ -63,7 +63,7 @@ def test_only_the_newest_run_is_shown(results, run):
 
 def test_check_fails_until_the_tables_are_written(results, tmp_path):
     path = write(tmp_path / "README.md", "an old table\n")
-    options = readme.Options(readme=path, results=results)
+    options = readme.Options(pages=(path,), results=results)
     check = dataclasses.replace(options, check=True)
     before = path.read_text()
 
@@ -79,7 +79,7 @@ def test_check_fails_until_the_tables_are_written(results, tmp_path):
 
 def test_new_rows_put_the_readme_out_of_date(results, run, tmp_path):
     path = write(tmp_path / "README.md")
-    options = readme.Options(readme=path, results=results)
+    options = readme.Options(pages=(path,), results=results)
     readme.main(options)
 
     append(results, run, {"eager": 50.0, "ours:auto": 40.0}, direction="forward_backward")
@@ -87,7 +87,7 @@ def test_new_rows_put_the_readme_out_of_date(results, run, tmp_path):
 
 
 def test_a_missing_readme_is_named(tmp_path, capsys):
-    assert readme.main(readme.Options(readme=tmp_path / "NONE.md")) == 1
+    assert readme.main(readme.Options(pages=(tmp_path / "NONE.md",))) == 1
     assert "NONE.md" in capsys.readouterr().err
 
 
@@ -102,9 +102,10 @@ def test_time_text(us, expected):
     assert readme.time_text(us) == expected
 
 
-def test_the_readme_shows_what_the_rows_say():
-    if not readme.Options().readme.exists():
-        pytest.skip("this copy of the source has no README.md")
+def test_the_pages_show_what_the_rows_say():
+    for page in readme.Options().pages:
+        if not page.exists():
+            pytest.skip(f"this copy of the source has no {page.name}")
 
     assert readme.main(readme.Options(check=True)) == 0
 
