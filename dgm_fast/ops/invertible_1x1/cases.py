@@ -108,71 +108,72 @@ def _magnitude(
 ) -> tuple[Tensor, Tensor]:
     """Sum the absolute values of the terms; a triangular solve's are those of back substitution.
 
-    Solving with |T| - 2 (its strict part) in T's place, every product of the substitution is added,
-    none subtracted (Higham, "Accuracy and Stability of Numerical Algorithms", 2002, section 8.2).
+    Solving with |D| - |T| for a triangle D + T, every product of the substitution is added, none
+    subtracted (Higham, "Accuracy and Stability of Numerical Algorithms", 2002, section 8.2). All
+    derivatives are positive: nothing cancels in those of them either.
     """
-    # Derivatives by a logarithm are negative throughout when its exponential divides.
-    sign = -1 if inverse else 1
-    log_det = _sum_of_absolutes(log_scale, sign) if log_scale is not None else x.new_zeros(())
-    scale = None if log_scale is None else (sign * log_scale).exp()[:, None]
-    columns, shape = x.abs().movedim(1, 0).flatten(1), (x.shape[0], *x.shape[2:])
+    shape = (x.shape[0], *x.shape[2:])
+    columns = _absolute(x).movedim(1, 0).flatten(1)
+    added = x.new_zeros(x.shape[1], 1) if shift is None else _absolute(shift)[:, None]
+    scale = torch.ones_like(added)
+    log_det = x.new_zeros(())
+    if log_scale is not None:
+        scale = _exp(log_scale, -1 if inverse else 1)[:, None]
+        log_det = log_det + _absolute(log_scale).sum()
+
     joined = _joined(weight)
     if not isinstance(joined, PLU):
-        log_det = log_det + _log_abs_det(joined, log_abs_det, sign)
-        joined = PLU.from_weight(joined) if inverse else joined
+        log_det = log_det + _log_abs_det(joined, log_abs_det)
+    else:
+        log_det = log_det + _absolute(joined.log_diag).sum()
 
     if inverse:
-        if "weight" not in weight:
-            log_det = log_det + _sum_of_absolutes(joined.log_diag, sign)
-        y = _substitute(joined, columns)
-        y = y if scale is None else y * scale
-        y = y if shift is None else y + shift.abs()[:, None]
+        factors = joined if isinstance(joined, PLU) else PLU.from_weight(joined)
+        y = _substitute(factors, columns) * scale + added
     else:
-        if isinstance(joined, PLU):
-            log_det = log_det + _sum_of_absolutes(joined.log_diag, sign)
-            lower, upper = _absolute_triangles(joined)
-            joined = (lower @ upper).index_select(0, joined.permutation)
-        added = columns if shift is None else columns + shift.abs()[:, None]
-        y = joined.abs() @ (added if scale is None else added * scale)
+        full = _product(joined) if isinstance(joined, PLU) else _absolute(joined)
+        y = full @ (scale * (columns + added))
 
     log_det = math.prod(x.shape[2:]) * log_det
     return y.unflatten(1, shape).movedim(0, 1), log_det.expand(x.shape[0])
 
 
-def _absolute_triangles(factors: PLU) -> tuple[Tensor, Tensor]:
-    absolute = PLU(
-        factors.permutation,
-        factors.lower.abs(),
-        factors.upper.abs(),
-        factors.log_diag,
-        factors.sign.abs(),
-    )
-    return absolute.triangles()
+def _absolute(values: Tensor) -> Tensor:
+    """Return |v|, with derivatives 1."""
+    return values.detach().abs() + (values - values.detach())
+
+
+def _exp(values: Tensor, sign: int) -> Tensor:
+    """Return e^v or e^-v, with positive derivatives."""
+    return (sign * values.detach()).exp() * (values - values.detach()).exp()
+
+
+def _product(factors: PLU) -> Tensor:
+    eye = torch.eye(factors.lower.shape[0]).to(factors.lower)
+    lower = _absolute(factors.lower).tril(-1) + eye
+    upper = _absolute(factors.upper).triu(1) + _exp(factors.log_diag, 1).diag()
+    return (lower @ upper).index_select(0, factors.permutation)
 
 
 def _substitute(factors: PLU, columns: Tensor) -> Tensor:
-    lower, upper = _absolute_triangles(factors)
-    lower = 2 * torch.eye(len(lower)).to(lower) - lower
-    upper = 2 * upper.diagonal().diag() - upper
+    eye = torch.eye(factors.lower.shape[0]).to(factors.lower)
+    over = _exp(factors.log_diag, -1)[:, None]
+    lower = eye - _absolute(factors.lower).tril(-1)
+    upper = eye - over * _absolute(factors.upper).triu(1)
     columns = columns[factors.permutation.argsort()]
-    return torch.linalg.solve_triangular(
-        upper, torch.linalg.solve_triangular(lower, columns, upper=False), upper=True
-    )
+    columns = torch.linalg.solve_triangular(lower, columns, upper=False)
+    return torch.linalg.solve_triangular(upper, over * columns, upper=True)
 
 
-def _sum_of_absolutes(values: Tensor, sign: int) -> Tensor:
-    """Return sum |v|, with derivatives `sign`."""
-    return values.abs().sum().detach() + sign * (values - values.detach()).sum()
-
-
-def _log_abs_det(weight: Tensor, given: Tensor | None, sign: int) -> Tensor:
-    """Return |log |det W||, whose derivatives by W are |W^-T| with the signs of W."""
+def _log_abs_det(weight: Tensor, given: Tensor | None) -> Tensor:
+    """Return |log |det W||, whose derivatives by W are |W^-T|, and of these |W^-T| |W^-1|."""
     if given is not None:
-        return _sum_of_absolutes(given, sign)
+        return _absolute(given)
 
-    slopes = torch.linalg.inv(weight.detach()).t().abs()
+    slopes = torch.linalg.inv(weight.detach()).abs()
     value = torch.linalg.slogdet(weight.detach()).logabsdet.abs()
-    return value + sign * ((weight.abs() - weight.detach().abs()) * slopes).sum()
+    step = slopes @ (weight - weight.detach())
+    return value + step.trace() + 0.5 * (step @ step).trace()
 
 
 def _case(

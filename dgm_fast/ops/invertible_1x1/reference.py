@@ -27,10 +27,9 @@ def invertible_1x1(
 
     # The parameters are a few thousand numbers, and stay in float32 under autocast.
     with torch.autocast(x.device.type, enabled=False):
-        if isinstance(weight, PLU):
-            weight = weight.to(dtype)
-        elif inverse:
-            weight = PLU.from_weight(weight.to(dtype))
+        weight = weight.to(dtype)
+        if inverse and not isinstance(weight, PLU):
+            weight = PLU.from_weight(weight)
 
         if isinstance(weight, PLU):
             log_det = weight.log_diag.sum()
@@ -63,14 +62,15 @@ def _multiply(
         weight = weight * log_scale.exp()
 
     bias = weight.new_zeros(weight.shape[0]) if shift is None else weight @ shift
-    weight, bias = weight.to(x.dtype), bias.to(x.dtype)
+    # A rounded weight would not have the determinant that is returned: pixels are widened instead.
+    wide = x.to(weight.dtype)
     if x.ndim == 2:
-        return F.linear(x, weight, bias)
+        return F.linear(wide, weight, bias).to(x.dtype)
 
     # Ten times as fast on a CPU as a 1x1 convolution, which copies pixels into blocks and back.
     each = weight.expand(x.shape[0], *weight.shape)
-    pixels = x.reshape(*x.shape[:2], math.prod(x.shape[2:]))
-    return torch.baddbmm(bias[:, None], each, pixels).view(x.shape)
+    pixels = wide.reshape(*x.shape[:2], math.prod(x.shape[2:]))
+    return torch.baddbmm(bias[:, None], each, pixels).view(x.shape).to(x.dtype)
 
 
 def _solve(y: Tensor, factors: PLU, log_scale: Tensor | None, shift: Tensor | None) -> Tensor:
