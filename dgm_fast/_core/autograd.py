@@ -112,6 +112,12 @@ def _reference_gradients(
     needs: Sequence[bool],
     grads: Sequence[Tensor | None],
 ) -> list[Tensor | None]:
+    # One argument may be computed from another (a scale from the x it scales), whose gradient must
+    # not take that path here: the caller's graph takes it. Views are leaves of their own.
+    arguments = [
+        each.view_as(each) if isinstance(each, Tensor) and each.requires_grad else each
+        for each in arguments
+    ]
     outputs = reference(*arguments)
     outputs = (outputs,) if isinstance(outputs, Tensor) else outputs
     pairs = [
