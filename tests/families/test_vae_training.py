@@ -24,6 +24,7 @@ VARIANTS = {
     "conv": replace(SMALL, network="conv"),
     "labels": replace(SMALL, classes=3),
     "importance weights": replace(SMALL, training_samples=3),
+    "flows": replace(SMALL, prior="flow", posterior="flow", flow_steps=2, flow_hidden=(8,)),
     "free bits": replace(SMALL, free_bits=0.1, beta=0.5),
 }
 every = pytest.mark.parametrize("config", VARIANTS.values(), ids=VARIANTS)
@@ -54,26 +55,26 @@ def loss_and_gradients(model, *inputs, function=None):
     ("binarization", "changes"),
     [
         ("static", {}),
-        ("dynamic", {"network": "conv", "training_samples": 3}),
+        ("dynamic", {"network": "conv", "channels": (8, 16), "training_samples": 2}),
         ("none", {"output": "categorical"}),
-        ("none", {"output": "logistic"}),
+        ("none", {"output": "logistic", "prior": "flow", "posterior": "flow"}),
     ],
-    ids=["bernoulli", "conv, importance weights", "categorical", "logistic"],
+    ids=["bernoulli", "conv, importance weights", "categorical", "logistic, flows"],
 )
 def test_beats_both_baselines_on_digits(tmp_path, binarization, changes):
     digits = load_digits(binarization)
-    config = VAEConfig((8, 8), levels=17, latent_features=16, hidden=(128,))
+    config = VAEConfig((8, 8), levels=17, latent_features=16, hidden=(128,), flow_hidden=(32,))
     model = make_model(replace(config, **changes))
     check_fit(model, digits)
     training = TrainConfig(
-        epochs=25, batch_size=50, learning_rate=2e-3, warmup_steps=20, tensorboard=False
+        epochs=20, batch_size=50, learning_rate=2e-3, warmup_steps=20, tensorboard=False
     )
 
     result = train(model, digits, training, tmp_path)
 
     best = VAE.from_pretrained(tmp_path)
     nats = mean_nll_nats(best, digits.test, samples=20)
-    assert result.steps == 25 * 25
+    assert result.steps == 20 * 25
     assert nats < min(baselines_nats(digits).values())
 
 
@@ -226,7 +227,11 @@ def test_device_and_dtype_of_construction():
         ({"hidden": (16, 0)}, r"hidden must hold positive sizes; got \(16, 0\)"),
         ({"event_shape": (3, -4)}, "event_shape must hold positive sizes"),
         ({"dropout": 1.0}, r"dropout must be in \[0, 1\); got 1.0"),
-        ({"free_bits": 0.1, "training_samples": 2}, "free_bits must be 0 for importance"),
+        ({"prior": "vamp"}, "prior must be one of gaussian, flow; got 'vamp'"),
+        ({"prior": "flow", "latent_features": 1}, "latent_features must be at least 2 for a flow"),
+        ({"free_bits": 0.1, "training_samples": 2}, "free_bits must be 0 without a KL of each"),
+        ({"free_bits": 0.1, "posterior": "flow"}, "free_bits must be 0 without a KL of each"),
+        ({"event_shape": ()}, r"event_shape must have at least one dim; got \(\)"),
         ({"network": "conv", "event_shape": (16,)}, r"event_shape must be \(H, W\)"),
         ({"network": "conv", "channels": ()}, r"event_shape must be \(H, W\)"),
         ({"network": "conv", "channels": (4, 4, 4)}, "channels must be few enough"),

@@ -22,7 +22,7 @@ ACTIVE_VARIANCE = 0.01
 
 @dataclass(frozen=True)
 class LatentDiagnostics:
-    """Figures of N rows of data.
+    """Figures of N rows of data, of the posterior's Gaussian: of what a flow posterior bends.
 
     Attributes:
         mean_variance: variance over the data of the posterior's mean, (L,), float64.
@@ -45,7 +45,7 @@ class LatentDiagnostics:
         return {
             "active_units": float(self.active.sum()),
             "latent_units": float(len(self.active)),
-            "kl_nats": float(self.kl_nats.sum()),
+            "kl_to_standard_normal_nats": float(self.kl_nats.sum()),
             "largest_kl_of_a_unit_nats": float(self.kl_nats.max()),
             "mutual_information_nats": self.mutual_information_nats,
         }

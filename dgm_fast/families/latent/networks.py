@@ -2,15 +2,43 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
 
-__all__ = ["ConvDecoder", "ConvEncoder", "MLPDecoder", "MLPEncoder", "join"]
+from dgm_fast.families.activations import ACTIVATIONS
+from dgm_fast.families.latent.config import VAEConfig
+
+__all__ = ["join", "make_networks"]
 
 Activation = Callable[[Tensor], Tensor]
+
+
+def make_networks(config: VAEConfig, parameters: int) -> tuple[nn.Module, nn.Module]:
+    """Return the encoder, which knows its number of `features`, and the decoder.
+
+    `encoder(x, label)` takes (B, *event_shape), `decoder(z)` (B, L + classes) to (B, D, P).
+    """
+    options = (ACTIVATIONS[config.activation], config.dropout)
+    latent = config.latent_features + config.classes
+    backwards = config.hidden[::-1]
+    if config.network == "mlp":
+        features = math.prod(config.event_shape)
+        encoder = MLPEncoder(features, config.hidden, config.classes, options)
+        return encoder, MLPDecoder(latent, backwards, features, parameters, options)
+
+    image = (1, *config.event_shape)[-3:]
+    encoder = ConvEncoder(image, config.channels, config.hidden, config.classes, options)
+    channels = config.channels[::-1]
+    return encoder, ConvDecoder(latent, backwards, channels, image, parameters, options)
+
+
+def join(h: Tensor, label: Tensor | None) -> Tensor:
+    """Append the label's one-hot code, where there is one."""
+    return h if label is None else torch.cat([h, label.to(h.dtype)], dim=-1)
 
 
 class Dense(nn.Module):
@@ -127,11 +155,6 @@ class ConvDecoder(nn.Module):
 
         parameters = output(h).unflatten(1, (-1, self.parameters_per_feature))  # (B, C, P, H, W)
         return parameters.movedim(2, -1).flatten(1, -2)
-
-
-def join(h: Tensor, label: Tensor | None) -> Tensor:
-    """Append the label's one-hot code, where there is one."""
-    return h if label is None else torch.cat([h, label.to(h.dtype)], dim=-1)
 
 
 def _halved(size: tuple[int, int], times: int) -> tuple[int, int]:

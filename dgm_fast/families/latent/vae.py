@@ -13,6 +13,8 @@ Deviations from the paper, each an option that is off by default:
   as K grows; the doubly reparametrized gradient (Tucker et al., 2019) is not here.
 - `beta` weighs the KL (Higgins et al., 2017) and `beta_warmup_steps` lets it grow from 0.
 - `free_bits` charges nothing for the first nats of each latent dimension (Kingma et al., 2016).
+- `prior="flow"` and `posterior="flow"` bend the Gaussians by couplings (Rezende and Mohamed, 2015;
+  Chen et al., 2017, with autoregressive steps).
 - `classes` conditions encoder and decoder on a label.
 """
 
@@ -36,18 +38,13 @@ from dgm_fast.distributions import (
     DiscretizedLogisticConditional,
     GaussianConditional,
 )
-from dgm_fast.families.activations import ACTIVATIONS
+from dgm_fast.families.latent.config import VAEConfig
 from dgm_fast.families.latent.diagnostics import kl_per_dimension, latent_diagnostics
-from dgm_fast.families.latent.networks import (
-    ConvDecoder,
-    ConvEncoder,
-    MLPDecoder,
-    MLPEncoder,
-    join,
-)
+from dgm_fast.families.latent.flows import LatentFlows
+from dgm_fast.families.latent.networks import join, make_networks
 from dgm_fast.families.pretrained import Pretrained
 
-__all__ = ["VAE", "Posterior", "VAEConfig", "VAEOutput"]
+__all__ = ["VAE", "Posterior", "VAEOutput"]
 
 _CONDITIONALS = {
     "bernoulli": lambda config: BernoulliConditional(),
@@ -56,108 +53,12 @@ _CONDITIONALS = {
     "gaussian": lambda config: GaussianConditional(),
 }
 
-_NETWORKS = ("mlp", "conv")
-
-_LOWEST = {
-    "levels": 2,
-    "latent_features": 1,
-    "classes": 0,
-    "beta": 0,
-    "beta_warmup_steps": 0,
-    "free_bits": 0,
-    "training_samples": 1,
-    "evaluation_samples": 1,
-}
-
 # The noise of the posterior has stream 0, that of values the streams from 0 on of another seed, the
 # prior's this one.
 _PRIOR_STREAM = 15
 
 # Importance samples are decoded so many parameters at a time: 32 MiB of float32.
 _DECODED_PARAMETERS = 2**23
-
-
-@dataclass(frozen=True)
-class VAEConfig:
-    """Hyperparameters of `VAE`.
-
-    Attributes:
-        event_shape: shape of one x; (H, W) or (C, H, W) for `network="conv"`.
-        output: distribution of a value given z. The decoder puts out P = 1 logit (bernoulli), a
-            logit for each level (categorical), or mean and log_scale (logistic, gaussian) for each.
-        levels: of `categorical` and `logistic`, whose values are 0..levels-1.
-        latent_features: L.
-        network: `mlp`, or `conv`, which halves the image once for each of `channels` and goes on
-            as an MLP.
-        hidden: widths of the encoder's dense layers; the decoder has them in reverse. `()` makes
-            both linear.
-        channels: of the encoder's convolutions; the decoder has them in reverse.
-        activation: `relu`, `elu`, `gelu`, `silu`, `softplus`, `sigmoid` or `tanh`.
-        dropout: probability of dropping a dense hidden unit in training.
-        classes: number of labels that x is conditioned on, 0 for none.
-        beta: weight of the KL in the training loss.
-        beta_warmup_steps: steps over which that weight grows from 0.
-        free_bits: nats of each latent dimension that the training loss charges in any case:
-            max(free_bits, mean over the batch of its KL), so below it there is no pressure.
-        training_samples: importance samples K of the training loss; 1 is the ELBO.
-        evaluation_samples: importance samples of `log_prob`.
-    """
-
-    event_shape: tuple[int, ...] = (784,)
-    output: Literal["bernoulli", "categorical", "logistic", "gaussian"] = "bernoulli"
-    levels: int = 256
-    latent_features: int = 50
-    network: Literal["mlp", "conv"] = "mlp"
-    hidden: tuple[int, ...] = (500, 500)
-    channels: tuple[int, ...] = (32, 64)
-    activation: str = "relu"
-    dropout: float = 0.0
-    classes: int = 0
-    beta: float = 1.0
-    beta_warmup_steps: int = 0
-    free_bits: float = 0.0
-    training_samples: int = 1
-    evaluation_samples: int = 500
-
-    def __post_init__(self) -> None:
-        # Lists come from JSON, integers of other kinds from NumPy.
-        for name in ("event_shape", "hidden", "channels"):
-            object.__setattr__(self, name, tuple(map(int, getattr(self, name))))
-            if any(size < 1 for size in getattr(self, name)):
-                raise ValueError(f"{name} must hold positive sizes; got {getattr(self, name)}")
-        for name, low in _LOWEST.items():
-            if not getattr(self, name) >= low:
-                raise ValueError(f"{name} must be at least {low}; got {getattr(self, name)}")
-        for name, choices in (
-            ("output", _CONDITIONALS),
-            ("network", _NETWORKS),
-            ("activation", ACTIVATIONS),
-        ):
-            if getattr(self, name) not in choices:
-                raise ValueError(
-                    f"{name} must be one of {', '.join(choices)}; got {getattr(self, name)!r}"
-                )
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout must be in [0, 1); got {self.dropout}")
-        if self.free_bits > 0 and self.training_samples > 1:
-            raise ValueError(
-                f"free_bits must be 0 for importance weights, which have no KL of a dimension; "
-                f"got free_bits={self.free_bits}, training_samples={self.training_samples}"
-            )
-        if self.network == "conv":
-            self._check_image()
-
-    def _check_image(self) -> None:
-        image, stages = self.event_shape, len(self.channels)
-        if len(image) not in (2, 3) or stages == 0:
-            raise ValueError(
-                f"event_shape must be (H, W) or (C, H, W), with channels, for network='conv'; got "
-                f"{image} and channels={self.channels}"
-            )
-        if min(image[-2:]) >> stages == 0:
-            raise ValueError(
-                f"channels must be few enough to halve {image} so often; got {self.channels}"
-            )
 
 
 class Posterior(NamedTuple):
@@ -175,8 +76,9 @@ class VAEOutput:
         loss: the training objective, a scalar in nats: what beta, free bits and importance
             weights make of the two parts below.
         reconstruction_nats: -log p(x | z), (B,), the mean over the samples of z.
-        kl_nats: KL(q(z | x) || p(z)), (B,), whatever beta and free bits; with importance samples,
-            the mean over them of log q(z | x) - log p(z).
+        kl_nats: KL(q(z | x) || p(z)), (B,), whatever beta and free bits: in closed form, to which
+            flows add their part at the sample; with importance samples, the mean over them of
+            log q(z | x) - log p(z).
     """
 
     loss: Tensor
@@ -199,7 +101,7 @@ class VAE(Pretrained, nn.Module):
 
     Arguments:
         config: hyperparameters.
-        impl: implementation of `ops.gaussian_rsample_kl`.
+        impl: implementation of the ops.
         device: of the parameters; default torch's.
         dtype: of the parameters; default torch's.
 
@@ -246,8 +148,9 @@ class VAE(Pretrained, nn.Module):
         self.levels: int | None = levels.get(config.output, config.levels)
         self.classes = config.classes
 
-        self.encoder, self.decoder = _make_networks(config, self.conditional.parameters_per_feature)
+        self.encoder, self.decoder = make_networks(config, self.conditional.parameters_per_feature)
         self.posterior = nn.Linear(self.encoder.features, 2 * config.latent_features)
+        self.flows = LatentFlows(config, self.encoder.features, impl)
         # A tensor, because torch.compile would take a number for a constant.
         self.register_buffer("_beta", torch.tensor(float(config.beta)), persistent=False)
         self.to(device=device, dtype=dtype)
@@ -263,14 +166,16 @@ class VAE(Pretrained, nn.Module):
 
         In training mode beta is that of the step, in evaluation mode its final value.
         """
-        posterior, label = self._encode(x, context)
+        encoded = self._encode(x, context)
         K = self.config.training_samples
         seed = draw_seed(x.device)
-        terms = self._draw(posterior, x, label, K, seed, "analytic" if K == 1 else "monte_carlo")
+        terms = self._draw(encoded, x, K, seed, "analytic" if K == 1 else "monte_carlo")
 
         beta = self._beta if self.training else self.config.beta
         if K == 1:
-            loss = beta * self._charged_kl(posterior, terms.kl) - terms.log_likelihood.mean()
+            loss = (
+                beta * self._charged_kl(encoded.posterior, terms.kl) - terms.log_likelihood.mean()
+            )
         else:
             log_weight = terms.log_likelihood - beta * terms.kl  # (K, B)
             loss = math.log(K) - log_weight.logsumexp(0).mean()
@@ -294,9 +199,9 @@ class VAE(Pretrained, nn.Module):
 
         The KL is the closed form; beta and free bits play no part.
         """
-        posterior, label = self._encode(x, context)
+        encoded = self._encode(x, context)
         key = draw_seed(x.device, generator) if seed is None else seed
-        terms = self._draw(posterior, x, label, _at_least_one(samples), key, "analytic")
+        terms = self._draw(encoded, x, _at_least_one(samples), key, "analytic")
         return (terms.log_likelihood - terms.kl).mean(0)
 
     def importance_weighted_bound(
@@ -314,7 +219,7 @@ class VAE(Pretrained, nn.Module):
         time: no weight overflows, and memory does not depend on `samples` unless gradients are
         recorded. The noise of a sample does not depend on the chunks.
         """
-        posterior, label = self._encode(x, context)
+        encoded = self._encode(x, context)
         key = draw_seed(x.device, generator) if seed is None else seed
         parameters = x.numel() * self.conditional.parameters_per_feature
         chunk = max(1, _DECODED_PARAMETERS // max(1, parameters))
@@ -322,7 +227,7 @@ class VAE(Pretrained, nn.Module):
         total = None
         for first in range(0, _at_least_one(samples), chunk):
             count = min(chunk, samples - first)
-            terms = self._draw(posterior, x, label, count, key, "monte_carlo", first)
+            terms = self._draw(encoded, x, count, key, "monte_carlo", first)
             part = (terms.log_likelihood - terms.kl).double().logsumexp(0)
             total = part if total is None else torch.logaddexp(total, part)
 
@@ -354,17 +259,19 @@ class VAE(Pretrained, nn.Module):
         return latent_diagnostics(self, x, context).summary()
 
     def encode(self, x: Tensor, context: Tensor | None = None) -> Posterior:
-        """Return the Gaussian q(z | x)."""
-        return self._encode(x, context)[0]
+        """Return the Gaussian q(z | x), which a flow posterior bends further."""
+        return self._encode(x, context).posterior
 
     def decode(self, z: Tensor, context: Tensor | None = None) -> Tensor:
         """Return the parameters (B, D, P) of every value given z (B, L)."""
         return self.decoder(join(z, self._one_hot(context, len(z))))
 
     def reconstruct(self, x: Tensor, context: Tensor | None = None) -> Tensor:
-        """Return the expected x given the mean of q(z | x), (B, *event_shape)."""
-        z = self.encode(x, context).mean
-        return self.conditional.mean(self.decode(z, context)).unflatten(1, self.event_shape)
+        """Return the expected x given the mean of the posterior's Gaussian, (B, *event_shape)."""
+        encoded = self._encode(x, context)
+        z = self.flows.bend(encoded.posterior.mean, encoded.features)
+        parameters = self.decoder(join(z, encoded.label))
+        return self.conditional.mean(parameters).unflatten(1, self.event_shape)
 
     @torch.no_grad()
     def sample(
@@ -390,11 +297,12 @@ class VAE(Pretrained, nn.Module):
 
         seed = draw_seed(weight.device, generator)
         z = ops.philox_normal((n, L), seed=seed, stream=_PRIOR_STREAM, dtype=weight.dtype)
+        z = self.flows.draw(z)
         noise = self.conditional.draw_noise(n, D, seed, weight.dtype)
         x = self.conditional.pick(self.decode(z, labels), noise)
         return x.view(*shape, *self.event_shape)
 
-    def _encode(self, x: Tensor, context: Tensor | None) -> tuple[Posterior, Tensor | None]:
+    def _encode(self, x: Tensor, context: Tensor | None) -> _Encoded:
         if x.ndim == 0 or tuple(x.shape[1:]) != self.event_shape:
             raise ValueError(
                 f"x must have shape (B, *event_shape) with event_shape {self.event_shape}; got "
@@ -403,8 +311,9 @@ class VAE(Pretrained, nn.Module):
         self.conditional.check_values(x)
         label = self._one_hot(context, len(x))
         values = self.conditional.encode(x.to(self.posterior.weight.dtype))
-        mean, log_var = self.posterior(self.encoder(values, label)).chunk(2, dim=1)
-        return Posterior(mean, log_var), label
+        features = self.encoder(values, label)
+        mean, log_var = self.posterior(features).chunk(2, dim=1)
+        return _Encoded(Posterior(mean, log_var), features, label)
 
     def _one_hot(self, context: Tensor | None, batch: int) -> Tensor | None:
         if (context is None) != (self.classes == 0):
@@ -427,9 +336,8 @@ class VAE(Pretrained, nn.Module):
 
     def _draw(
         self,
-        posterior: Posterior,
+        encoded: _Encoded,
         x: Tensor,
-        label: Tensor | None,
         samples: int,
         seed: int | Tensor,
         kl: Literal["analytic", "monte_carlo"],
@@ -437,12 +345,16 @@ class VAE(Pretrained, nn.Module):
     ) -> _Terms:
         """Draw importance samples `first`, ... of z, each with its two terms of the bound."""
         B = len(x)
-        mean, log_var = (_rows(part, samples) for part in posterior)
+        mean, log_var = (_rows(part, samples) for part in encoded.posterior)
         z, kl_nats = ops.gaussian_rsample_kl(
             mean, log_var, kl=kl, seed=seed, sample_offset=first * B, impl=self.impl
         )
+        # Only a flow posterior looks at the features, which are wide to repeat.
+        features = encoded.features
+        features = features if self.flows.posterior is None else _rows(features, samples)
+        z, kl_nats = self.flows(z, kl_nats, features)
 
-        label = None if label is None else _rows(label, samples)
+        label = None if encoded.label is None else _rows(encoded.label, samples)
         parameters = self.decoder(join(z, label)).unflatten(0, (samples, B))  # (K, B, D, P)
         log_likelihood = self.conditional.log_prob(parameters, x.flatten(1))
         return _Terms(log_likelihood, kl_nats.view(samples, B))
@@ -459,27 +371,19 @@ class VAE(Pretrained, nn.Module):
         return str(self.config)
 
 
+class _Encoded(NamedTuple):
+    """What the encoder makes of x: its Gaussian, the features before it, and the label's code."""
+
+    posterior: Posterior
+    features: Tensor
+    label: Tensor | None
+
+
 class _Terms(NamedTuple):
     """log p(x | z) and the KL, or log q(z | x) - log p(z), of K samples: both (K, B)."""
 
     log_likelihood: Tensor
     kl: Tensor
-
-
-def _make_networks(config: VAEConfig, parameters: int) -> tuple[nn.Module, nn.Module]:
-    """Return encoder and decoder."""
-    options = (ACTIVATIONS[config.activation], config.dropout)
-    latent = config.latent_features + config.classes
-    backwards = config.hidden[::-1]
-    if config.network == "mlp":
-        features = math.prod(config.event_shape)
-        encoder = MLPEncoder(features, config.hidden, config.classes, options)
-        return encoder, MLPDecoder(latent, backwards, features, parameters, options)
-
-    image = (1, *config.event_shape)[-3:]
-    encoder = ConvEncoder(image, config.channels, config.hidden, config.classes, options)
-    channels = config.channels[::-1]
-    return encoder, ConvDecoder(latent, backwards, channels, image, parameters, options)
 
 
 def _rows(part: Tensor, samples: int) -> Tensor:
