@@ -40,6 +40,7 @@ def test_values_sum_to_one_given_z(all_states, output, network):
     model = make_model(replace(TERNARY, output=output, network=network, channels=(3,)))
     x = all_states(4, base=model.levels)
     z = torch.randn(5, 1, 2).double()
+    model.requires_grad_(False)
 
     for each in z:
         log_p = model.conditional.log_prob(model.decode(each), x)

@@ -35,9 +35,9 @@ def make_model(config, *, bend=0.4):
 
 def make_mild_model(config):
     """One whose posterior covers its prior, so that importance weights have a variance."""
-    model = make_model(config, bend=0.12).float()
+    model = make_model(config, bend=0.06).float()
     with torch.no_grad():
-        model.posterior.bias[L:] += 0.4
+        model.posterior.bias[L:] += 1.0
 
     return model
 

@@ -55,7 +55,7 @@ def loss_and_gradients(model, *inputs, function=None):
     ("binarization", "changes"),
     [
         ("static", {}),
-        ("dynamic", {"network": "conv", "channels": (8, 16), "training_samples": 2}),
+        ("dynamic", {"network": "conv", "channels": (16, 32), "training_samples": 2}),
         ("none", {"output": "categorical"}),
         ("none", {"output": "logistic", "prior": "flow", "posterior": "flow"}),
     ],
@@ -67,7 +67,7 @@ def test_beats_both_baselines_on_digits(tmp_path, binarization, changes):
     model = make_model(replace(config, **changes))
     check_fit(model, digits)
     training = TrainConfig(
-        epochs=20, batch_size=50, learning_rate=2e-3, warmup_steps=20, tensorboard=False
+        epochs=20, batch_size=50, learning_rate=4e-3, warmup_steps=20, tensorboard=False
     )
 
     result = train(model, digits, training, tmp_path)
@@ -175,7 +175,7 @@ def test_autocast(config):
 
     assert loss.dtype is likelihood.dtype is torch.float32
     # 48 conditionals whose parameters, of order one, carry a few bfloat16 roundings each.
-    assert abs(float(loss - exact)) < 48 * 4 * 2**-8
+    assert abs(float((loss - exact).detach())) < 48 * 4 * 2**-8
     for ours, right in zip(gradients, exact_gradients, strict=True):
         assert ours.dtype is torch.float32
         assert float((ours - right).norm()) < 0.1 * float(right.norm()) + 1e-3
