@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+
+from dgm_fast.ops import actnorm
 
 __all__ = ["ActNorm"]
 
@@ -66,31 +66,25 @@ class ActNorm(nn.Module):
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Return y and log |det dy/dx|, (B,)."""
         self.initialize(x)
-        scale, shift = self._per_channel(x, self.log_scale.exp(), self.shift)
-        return (x + shift) * scale, self._log_det(x)
+        return actnorm(x, self.log_scale, self.shift, impl=self.impl)
 
     def inverse(self, y: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Return x and log |det dx/dy|, (B,)."""
-        scale, shift = self._per_channel(y, (-self.log_scale).exp(), self.shift)
-        return y * scale - shift, -self._log_det(y)
-
-    def _per_channel(self, x: Tensor, *vectors: Tensor) -> list[Tensor]:
-        self._check(x)
-        return [vector.view(-1, *[1] * (x.ndim - 2)) for vector in vectors]
+        self._check(y)
+        return actnorm(y, self.log_scale, self.shift, inverse=True, impl=self.impl)
 
     def _check(self, x: Tensor) -> None:
         if x.ndim < 2 or x.shape[1] != self.channels:
             raise ValueError(f"x must have shape (B, {self.channels}, *); got {tuple(x.shape)}")
 
-    def _log_det(self, x: Tensor) -> Tensor:
-        elements = math.prod(x.shape[2:])
-        return (elements * self.log_scale.sum()).expand(len(x))
-
     @torch.no_grad()
     def initialize(self, x: Tensor) -> None:
         """Set scale and shift by a batch, unless that was done or the layer is not in training."""
         self._check(x)
-        if not (self._awaits_batch and self.training) or x.numel() == 0:
+        if not (self._awaits_batch and self.training):
+            return
+        # A process without rows must still take part in the sum over all.
+        if x.numel() == 0 and not _is_distributed():
             return
 
         mean, std = _statistics_of_all_processes(x)
@@ -117,12 +111,16 @@ class ActNorm(nn.Module):
         return f"{self.channels}"
 
 
+def _is_distributed() -> bool:
+    return dist.is_available() and dist.is_initialized()
+
+
 def _statistics_of_all_processes(x: Tensor) -> tuple[Tensor, Tensor]:
     """Return mean and standard deviation of every channel (dim 1), in float64."""
     each = x.double().transpose(0, 1).flatten(1)
     count = torch.full_like(each[:, 0], each.shape[1])
     sums = torch.stack([count, each.sum(1), each.square().sum(1)])
-    if dist.is_available() and dist.is_initialized():
+    if _is_distributed():
         dist.all_reduce(sums)
 
     # In float64 the second moment minus the squared mean loses nothing that float32 data had.

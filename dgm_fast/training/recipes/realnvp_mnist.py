@@ -1,0 +1,49 @@
+"""RealNVP on the grey levels of MNIST, with variational dequantization.
+
+    dgm-fast train realnvp --data mnist --data-root PATH/TO/mnist
+
+The sizes follow from arithmetic and have not been trained to the end: 120 million multiply-adds a
+sample forward, three times that for a step, at about 300 GFLOP/s of convolutions on two cores,
+are about 12 passes over the images in half an hour.
+
+Most pixels are 0 in every image. Uniform noise makes their density a box, which a smooth flow can
+only approach: learned noise takes the box away. In a first look, the first 100 steps of 64 images
+alone, a small RealNVP with it had 1.77 bits/dim on 1,000 validation images, and 1.99 with uniform
+noise; with alpha = 0.05, 3.67.
+
+The literature has 1.06 bits/dim on MNIST (as Grathwohl et al. list it in FFJORD, 2019).
+"""
+
+from __future__ import annotations
+
+from dgm_fast.families import RealNVPConfig
+from dgm_fast.training.config import TrainConfig
+from dgm_fast.training.data import DataConfig
+from dgm_fast.training.recipes.recipe import Recipe
+
+__all__ = ["recipe"]
+
+
+def recipe(binarization: str = "none") -> Recipe:
+    """Make the recipe; its model is of grey levels."""
+    return Recipe(
+        data=DataConfig(data="mnist", binarization=binarization),
+        model=RealNVPConfig(
+            event_shape=(1, 28, 28),
+            levels=256,
+            logit_alpha=1e-06,
+            dequantization="variational",
+            squeezed=True,
+            couplings=3,
+            hidden=64,
+            blocks=2,
+        ),
+        train=TrainConfig(
+            epochs=12,
+            batch_size=64,
+            learning_rate=0.002,
+            warmup_steps=500,
+            gradient_clip=1000.0,
+            ema_decay=0.999,
+        ),
+    )
