@@ -173,9 +173,8 @@ class VAE(Pretrained, nn.Module):
 
         beta = self._beta if self.training else self.config.beta
         if K == 1:
-            loss = (
-                beta * self._charged_kl(encoded.posterior, terms.kl) - terms.log_likelihood.mean()
-            )
+            charged = self._charged_kl(encoded.posterior, terms.kl)
+            loss = beta * charged - terms.log_likelihood.mean()
         else:
             log_weight = terms.log_likelihood - beta * terms.kl  # (K, B)
             loss = math.log(K) - log_weight.logsumexp(0).mean()
