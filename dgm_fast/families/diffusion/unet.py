@@ -254,7 +254,7 @@ class UNet(nn.Module):
         h = self.first(x.contiguous(memory_format=torch.channels_last))
         h = self.last(F.silu(self.norm(self.body(h, F.silu(embedding)))))
         # Samplers go through memory in order.
-        return self._unfold(h, H, W).reshape(x_t.shape).to(x_t.dtype)
+        return self._unfold(h, H, W).reshape(x_t.shape).to(x_t.dtype).contiguous()
 
     def _fold(self, x: Tensor) -> Tensor:
         if self.patch == 1:
