@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from dgm_fast._core.autograd import differentiable
-from dgm_fast._core.implementation import cpp
+from dgm_fast._core.implementation import cpp, triton
 from dgm_fast._core.op import Direction, Op
 from dgm_fast.ops.affine_coupling import reference
 
@@ -62,7 +62,12 @@ _op = Op(
             _fake_backward,
         ),
     },
-    [cpp(torch.float32, torch.bfloat16, torch.float16)],
+    [
+        cpp(torch.float32, torch.bfloat16, torch.float16),
+        triton(
+            "dgm_fast.ops.affine_coupling.kernels", torch.float32, torch.bfloat16, torch.float16
+        ),
+    ],
 )
 
 
