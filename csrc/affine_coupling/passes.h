@@ -117,6 +117,7 @@ static float move_lines(
     T* y = p.y.moved.line(sample, channel) + start;
     const bool* mask = p.mask != nullptr ? p.mask + channel * p.shape.moved.line + start : nullptr;
     const bool streams = p.streams && is_aligned(y);
+    Vec of_block{};  // of a few terms, so that a long sample's sum keeps its digits
 
     for_each_vector(count, [&](int64_t i, int64_t lanes) {
       read_ahead(x + i);
@@ -132,8 +133,9 @@ static float move_lines(
         log_s = kept ? Vec{} : log_s;
       }
       put(y + i, vy, lanes, streams);
-      sums += first(log_s, lanes);
+      of_block += first(log_s, lanes);
     });
+    sums += of_block;
   });
   return sum(sums);
 }
