@@ -1,5 +1,7 @@
 """Every Triton kernel compiles for every GPU it is meant for, without spills, in its memory."""
 
+import math
+
 import pytest
 
 pytest.importorskip(
@@ -118,3 +120,25 @@ def test_philox_launches_for_indices_of_64_bits(bound, elements):
         assert out.shape == (8, elements)
 
     assert bound == ["philox_kernel"] * 2
+
+
+@pytest.mark.parametrize(
+    "dtypes", [(torch.float32, torch.float32), (torch.float32, torch.bfloat16)]
+)
+@pytest.mark.parametrize("shape", [(64, 12, 32, 32), (3, 4, 9001), (64, 6, 5), (5, 3), (1, 1)])
+def test_affine_coupling_launches_for_channels_masks_and_no_scale(bound, shape, dtypes):
+    kernels = pytest.importorskip("dgm_fast.ops.affine_coupling.kernels")
+    moved = (shape[0], (shape[1] + 1) // 2, *shape[2:])
+    parameters = torch.ones(shape[0], 2 * moved[1], *shape[2:], dtype=dtype)
+    x, (log_scale, shift) = torch.ones(shape), parameters.chunk(2, dim=1)
+    whole = torch.ones(shape, dtype=dtype)
+    mask = torch.ones(shape[1:], dtype=torch.bool)
+    options = (math.inf, 0.0, True, False, False)
+
+    for tensors in ((x, log_scale, shift, None), (x, None, shift, None), (x, whole, whole, mask)):
+        y, log_det = kernels.forward(*tensors, 0, *options)
+        assert (y.shape, log_det.shape) == (x.shape, shape[:1])
+        grads = kernels.backward(y, None, *tensors, 0, *options, [True, True, False])
+        assert [each.shape for each in grads] == [shape, tensors[2].shape, (0,)]
+
+    assert bound == ["forward_kernel", "backward_kernel"] * 3
