@@ -286,7 +286,7 @@ def test_bad_input_errors():
         Schedule(torch.tensor([0.5, 1.0]))
     with pytest.raises(ValueError, match="variance must be 'small' or 'large'; got 'medium'"):
         Schedule(BETAS["linear"], "medium")
-    with pytest.raises(ValueError, match="target must be one of .* got 'score'"):
+    with pytest.raises(ValueError, match=r"target must be one of .* got 'score'"):
         Schedule(BETAS["linear"], "small", "score")
-    with pytest.raises(ValueError, match="target must be one of .* got 'score'"):
+    with pytest.raises(ValueError, match=r"target must be one of .* got 'score'"):
         convert(torch.ones(1), torch.ones(1), torch.ones(1), torch.ones(1), "noise", "score")

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
 
@@ -71,7 +73,7 @@ def test_steps_have_noise_of_their_own():
     alpha = SCHEDULE.alpha
     fresh = [
         b / alpha[T - 2 - i] - a / alpha[T - 1 - i]
-        for i, (a, b) in enumerate(zip(noise, noise[1:], strict=False))
+        for i, (a, b) in enumerate(itertools.pairwise(noise))
     ]
     correlation = torch.corrcoef(torch.stack([each.flatten() for each in fresh]))
     assert float((correlation - torch.eye(T - 1)).abs().max()) < 5 / 4000**0.5

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dgm_fast._core.uncompiled import uncompiled
 from dgm_fast.families.autoregressive.masked_mlp import MaskedMLP
 from dgm_fast.families.flows.chain import no_change
 from dgm_fast.layers import SplineShape
@@ -58,7 +59,7 @@ class MaskedAutoregressive(nn.Module, ABC):
         return self.elementwise(x, self.network(x, context), False)
 
     # Its number of passes depends on the data.
-    @torch.compiler.disable
+    @uncompiled
     def inverse(self, y: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Return x and log |det dx/dy|, (B,)."""
         with torch.no_grad():

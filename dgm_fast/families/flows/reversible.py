@@ -21,6 +21,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from dgm_fast._core.uncompiled import uncompiled
+
 __all__ = ["apply_reversibly"]
 
 
@@ -34,7 +36,7 @@ class Steps(Protocol):
 
 
 # Autograd's engine and nested graphs are nothing that torch.compile can trace.
-@torch.compiler.disable
+@uncompiled
 def apply_reversibly(chain: Steps, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
     """Return y and log_det of a chain whose backward recovers what the forward does not store.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -184,7 +185,7 @@ CASES = OpCases(
         _case("256x3x64x64-noise-given", (256, 3, 64, 64), given=True),
         _case("128x1x28x28", (128, 1, 28, 28)),
         _case("8x64", (8, 64)),
-        _case("64x3x256x256", (64, 3, 256, 256), devices=("cuda",)),
+        replace(_case("64x3x256x256", (64, 3, 256, 256)), devices=("cuda",)),
     ),
     bad_inputs=(
         _bad("x0-list", TypeError, "x0", "list", x0=[1.0]),

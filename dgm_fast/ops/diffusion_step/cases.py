@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -283,7 +284,7 @@ CASES = OpCases(
         ),
         _case("ddpm-64x1x28x28", "ddpm", (64, 1, 28, 28), t=500),
         _case("ddim-8x64", "ddim", (8, 64), t=500),
-        _case("ddpm-64x3x256x256", "ddpm", (64, 3, 256, 256), t=500, devices=("cuda",)),
+        replace(_case("ddpm-64x3x256x256", "ddpm", (64, 3, 256, 256), t=500), devices=("cuda",)),
     ),
     bad_inputs=(
         _bad("x-list", TypeError, "x_t", "list", x_t=[1.0]),
