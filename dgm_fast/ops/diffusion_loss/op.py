@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from dgm_fast._core.autograd import differentiable
-from dgm_fast._core.implementation import cpp
+from dgm_fast._core.implementation import cpp, triton
 from dgm_fast._core.op import Direction, Op
 from dgm_fast._core.rows import as_rows
 from dgm_fast._core.schedule import TARGETS
@@ -45,7 +45,7 @@ _op = Op(
             _fake_backward,
         ),
     },
-    [cpp(*_DTYPES)],
+    [cpp(*_DTYPES), triton("dgm_fast.ops.diffusion_loss.kernels", *_DTYPES)],
 )
 
 

@@ -21,9 +21,8 @@ from dgm_fast.ops.diffusion_step.api import ddim_step, ddpm_step
 _Layout = Callable[[Tensor], Tensor]
 _STEPS = 1000
 
-# On the way to a coefficient, each factor's own, its product or quotient; a kernel that works in
-# float64 has one. The most there are is in g (kernels.py).
-_COEFFICIENT_ROUNDINGS = 34
+# On the way to a coefficient, as the lemma in kernels.py counts them; one where it is float64's.
+_COEFFICIENT_ROUNDINGS = 38
 
 _STEP = {"ddpm": ddpm_step, "ddim": ddim_step}
 _EACH = ("x_t", "prediction", "prediction_unconditional", "noise")
