@@ -35,14 +35,14 @@ struct Inputs {
     const bool to_clean = next == -1;
     const double alpha_t = alpha.at(step), alpha_s = to_clean ? 1.0 : alpha.at(next);
     const double sigma_s = to_clean ? 0.0 : sigma.at(next);
-    double sigma_t = sigma.at(step);
-    if (to_clean && sigma_t == 0) sigma_t = 1;
+    // On the way to x0 no eps counts, not even where sigma_t is 0 and it cannot be known.
+    const double sigma_t = sigma.at(step), divisor = to_clean && sigma_t == 0 ? 1.0 : sigma_t;
 
-    const double root = alpha_t * sigma_s / (alpha_s * sigma_t), fresh = 1 - root * root;
+    const double root = alpha_t * sigma_s / (alpha_s * divisor), fresh = 1 - root * root;
     const double std = to_clean ? 0.0 : eta * (large ? sigma_t : sigma_s) * std::sqrt(fresh);
     const double direction = sigma_s * std::sqrt(1 - eta * eta * fresh);
 
-    double u = 0, v = 1, eps_x = 1 / sigma_t, eps_p = -alpha_t / sigma_t;
+    double u = 0, v = 1, eps_x = 1 / divisor, eps_p = -alpha_t / divisor;
     if (target == Target::noise) {
       u = 1 / alpha_t, v = -sigma_t / alpha_t, eps_x = 0, eps_p = 1;
     } else if (target == Target::velocity) {
@@ -54,7 +54,7 @@ struct Inputs {
     if (!clips()) {
       a += alpha_s * u, b += alpha_s * v, c = 0;
     } else if (recompute) {
-      a = direction / sigma_t, b = 0, c = alpha_s - direction * alpha_t / sigma_t;
+      a = direction / divisor, b = 0, c = alpha_s - direction * alpha_t / divisor;
     }
     const auto f = [](double x) { return static_cast<float>(x); };
     return {f(a), f(b), f(c), f(u), f(v), eta > 0 ? f(std) : 0.0f};

@@ -41,8 +41,6 @@ def _schedule(t_ptr, s_ptr, alpha_ptr, sigma_ptr, t_stride, s_stride, strides, s
     sigma_t = look_up(sigma_ptr, strides[1], steps, t)
     alpha_s = tl.where(to_clean, 1.0, look_up(alpha_ptr, strides[0], steps, s))
     sigma_s = tl.where(to_clean, 0.0, look_up(sigma_ptr, strides[1], steps, s))
-    # On the way to x0 no eps counts, not even where sigma_t is 0 and it cannot be known.
-    sigma_t = tl.where(to_clean & (sigma_t == 0.0), 1.0, sigma_t)
     return alpha_t, sigma_t, alpha_s, sigma_s, to_clean
 
 
@@ -74,8 +72,11 @@ def _weights(
     alpha_t, sigma_t = alpha_t.to(tl.float32), sigma_t.to(tl.float32)
     alpha_s, sigma_s = alpha_s.to(tl.float32), sigma_s.to(tl.float32)
 
-    root = tl.div_rn(part.to(tl.float32), whole)
+    # On the way to x0 no eps counts, not even where sigma_t is 0 and it cannot be known.
+    divisor = tl.where(to_clean & (sigma_t == 0.0), 1.0, sigma_t)
+    root = tl.where(to_clean, 0.0, tl.div_rn(part.to(tl.float32), whole))
     fresh = tl.div_rn(difference, whole) * tl.div_rn(total, whole)
+    fresh = tl.where(to_clean, 1.0, fresh)
     # eta^2 root^2, and the share of sigma_s that is left to eps: sqrt(1 - eta^2 fresh).
     kept = eta * root * eta * root
     share = tl.sqrt_rn(rest + kept)
@@ -98,13 +99,13 @@ def _weights(
         a, b = alpha_s * u + direction * eps_x, -tl.div_rn(whole * gap, square)
     else:
         u, v = zero, zero + 1.0
-        eps_x, eps_p = tl.div_rn(zero + 1.0, sigma_t), -tl.div_rn(alpha_t, sigma_t)
+        eps_x, eps_p = tl.div_rn(zero + 1.0, divisor), -tl.div_rn(alpha_t, divisor)
         a, b = direction * eps_x, alpha_s * gap
 
     c = zero
     if CLIPS:
         if RECOMPUTE:
-            a, b, c = tl.div_rn(direction, sigma_t), zero, alpha_s * gap
+            a, b, c = tl.div_rn(direction, divisor), zero, alpha_s * gap
         else:
             a, b, c = direction * eps_x, direction * eps_p, alpha_s
 

@@ -76,9 +76,9 @@ def coefficients(
     alpha_s = torch.where(to_clean, 1.0, look_up(alpha, s))
     sigma_s = torch.where(to_clean, 0.0, look_up(sigma, s))
     # On the way to x0 no eps counts, not even where sigma_t is 0 and it cannot be known.
-    sigma_t = torch.where(to_clean & (sigma_t == 0), 1.0, sigma_t)
+    divisor = torch.where(to_clean & (sigma_t == 0), 1.0, sigma_t)
 
-    fresh = 1 - (alpha_t * sigma_s / (alpha_s * sigma_t)).square()
+    fresh = 1 - (alpha_t * sigma_s / (alpha_s * divisor)).square()
     std = eta * torch.where(to_clean, 0.0, (sigma_t if large else sigma_s) * fresh.sqrt())
     direction = sigma_s * (1 - eta**2 * fresh).sqrt()
 
@@ -87,13 +87,13 @@ def coefficients(
     u, v, eps_x, eps_p = {
         "noise": (one / alpha_t, -sigma_t / alpha_t, zero, one),
         "velocity": (alpha_t / square, -sigma_t / square, sigma_t / square, alpha_t / square),
-        "x0": (zero, one, one / sigma_t, -alpha_t / sigma_t),
+        "x0": (zero, one, one / divisor, -alpha_t / divisor),
     }[target]
 
     if not clips:
         a, b, c = alpha_s * u + direction * eps_x, alpha_s * v + direction * eps_p, zero
     elif recompute:
-        a, b, c = direction / sigma_t, zero, alpha_s - direction * alpha_t / sigma_t
+        a, b, c = direction / divisor, zero, alpha_s - direction * alpha_t / divisor
     else:
         a, b, c = direction * eps_x, direction * eps_p, alpha_s
 
