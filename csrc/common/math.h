@@ -50,25 +50,24 @@ DGM_INLINE void cos_sin_of_turns(float t, float& cosine, float& sine) {
 
 // The functions below take any float and give NaN for NaN; u = 2^-24 is half an ulp of 1.
 
-// x 2^n for integers -252 <= n <= 254, by two powers that are normal numbers.
-DGM_INLINE Vec times_power_of_two(Vec x, VecInt n) {
+// x 2^n for whole n, -252 <= n <= 254.
+DGM_INLINE Vec times_power_of_two(Vec x, Vec n) {
 #if DGM_VECTOR_BYTES == 64
-  return (Vec)_mm512_scalef_ps((__m512)x, _mm512_cvtepi32_ps((__m512i)n));
+  return (Vec)_mm512_scalef_ps((__m512)x, (__m512)n);
 #else
-  const VecInt half = n >> 1;
-  return x * (Vec)((half + 127) << 23) * (Vec)((n - half + 127) << 23);
+  // By two powers that are normal numbers.
+  const VecInt power = __builtin_convertvector(n, VecInt), half = power >> 1;
+  return x * (Vec)((half + 127) << 23) * (Vec)((power - half + 127) << 23);
 #endif
 }
 
 // r = x - n ln 2 with |r| <= ln 2 / 2, for x held to [-104, 89], beyond which e^x is 0 or infinity;
-// ln 2 in two parts so that n's product with the first is exact; n is x log2 e rounded by adding
-// 1.5 2^23, which leaves the integer in the low bits.
-DGM_INLINE Vec reduce_by_ln2(Vec x, VecInt& n) {
+// ln 2 in two parts so that n's product with the first is exact; n is x log2 e, rounded by adding
+// 1.5 2^23.
+DGM_INLINE Vec reduce_by_ln2(Vec x, Vec& n) {
   x = at_most(at_least(x, broadcast(-104.0f)), broadcast(89.0f));
-  const Vec shifted = x * 0x1.715476p+0f + 0x1.8p23f;
-  n = (VecInt)shifted - 0x4B400000;
-  const Vec whole = shifted - 0x1.8p23f;
-  return (x - whole * 0x1.62e4p-1f) - whole * 0x1.7f7d1cp-20f;
+  n = (x * 0x1.715476p+0f + 0x1.8p23f) - 0x1.8p23f;
+  return (x - n * 0x1.62e4p-1f) - n * 0x1.7f7d1cp-20f;
 }
 
 // p with e^r - 1 = r + r^2 p for |r| <= ln 2 / 2: Taylor's series to r^8 / 8!, whose rest is below
@@ -86,14 +85,14 @@ DGM_INLINE Vec expm1_reduced(Vec r) { return r + r * r * expm1_tail(r); }
 
 // e^x, within 3 u of it; infinity above 88.73, and where subnormals are zero, zero below -87.33.
 DGM_INLINE Vec exp(Vec x) {
-  VecInt n;
+  Vec n;
   const Vec r = reduce_by_ln2(x, n);
   return times_power_of_two(1.0f + expm1_reduced(r), n);
 }
 
 // e^x - 1, within 4 u of it however small x is.
 DGM_INLINE Vec expm1(Vec x) {
-  VecInt n;
+  Vec n;
   const Vec r = reduce_by_ln2(x, n);
   const Vec one = times_power_of_two(broadcast(1.0f), n);
   return times_power_of_two(expm1_reduced(r), n) + (one - 1.0f);

@@ -30,52 +30,52 @@ struct MultiplyVectors {
   }
 };
 
-// Groups that follow one another in a sample; counters of the kPairs groups from the i-th on.
-struct GroupsOfSample {
+// The counters of kBatch groups. Each has its place in a sample and its sample's place, of `rows`
+// samples from `sample` on.
+struct Groups {
   uint64_t sample;
-  uint32_t first;
+  alignas(64) uint32_t group[kBatch], row[kBatch];
 
-  DGM_INLINE_MEMBER void counters(int i, Words& group, Words& low, Words& high) const {
-    for (int lane = 0; lane < kPairs; ++lane) group[lane] = first + i + lane;
-    low = Words{} + static_cast<uint32_t>(sample);
-    high = Words{} + static_cast<uint32_t>(sample >> 32);
+  // Groups that follow one another in a sample.
+  DGM_INLINE_MEMBER Groups(uint64_t sample_, uint32_t first) : sample(sample_) {
+    for (int i = 0; i < kBatch; ++i) {
+      group[i] = first + i;
+      row[i] = 0;
+    }
   }
-};
 
-// The groups [first, first + groups) of one sample after the other, from number `begin` on.
-struct GroupsOfSamples {
-  uint64_t sample;
-  uint32_t group[kBatch], row[kBatch];
-
-  DGM_INLINE_MEMBER GroupsOfSamples(uint64_t sample_, uint32_t first, int32_t groups, int32_t begin)
+  // The groups [first, first + count) of one sample after the other, from number `begin` on.
+  DGM_INLINE_MEMBER Groups(uint64_t sample_, uint32_t first, int32_t count, int32_t begin)
       : sample(sample_) {
-    // Both are below 2^12: half a group added, the rounded quotient has the right whole part.
-    const float inverse = 1.0f / static_cast<float>(groups);
+    // Numbers are below 2^12: with half a group added, the rounded quotient has the right whole
+    // part.
+    const float inverse = 1.0f / static_cast<float>(count);
     for (int32_t i = 0; i < kBatch; ++i) {
       const auto quotient = static_cast<int32_t>((static_cast<float>(begin + i) + 0.5f) * inverse);
       row[i] = static_cast<uint32_t>(quotient);
-      group[i] = first + static_cast<uint32_t>(begin + i - quotient * groups);
+      group[i] = first + static_cast<uint32_t>(begin + i - quotient * count);
     }
-  }
-
-  DGM_INLINE_MEMBER void counters(int i, Words& group_, Words& low, Words& high) const {
-    for (int lane = 0; lane < kPairs; ++lane) {
-      group_[lane] = group[i + lane];
-      low[lane] = row[i + lane];
-    }
-    low += sample;
-    high = low >> 32;
   }
 };
 
+typedef uint32_t HalfWords __attribute__((vector_size(DGM_VECTOR_BYTES / 2)));
+
+DGM_INLINE Words widened(const uint32_t* words) {
+  HalfWords half;
+  __builtin_memcpy(&half, words, sizeof(half));
+  return __builtin_convertvector(half, Words);
+}
+
 // Draws the words of kBatch groups: words[j][i] is word j of the i-th.
-template <typename Groups>
 DGM_INLINE void draw_words(
     const PhiloxKey& key, const Groups& groups, uint32_t (&words)[4][kBatch]) {
   for (int i0 = 0; i0 < kBatch; i0 += kSets * kPairs) {
     Words c[4][kSets];
     for (int set = 0; set < kSets; ++set) {
-      groups.counters(i0 + set * kPairs, c[0][set], c[1][set], c[2][set]);
+      const int i = i0 + set * kPairs;
+      c[0][set] = widened(groups.group + i);
+      c[1][set] = groups.sample + widened(groups.row + i);
+      c[2][set] = c[1][set] >> 32;
       c[3][set] = Words{} + key.stream;
     }
 
@@ -100,7 +100,7 @@ DGM_INLINE void draw_words(
 }
 
 // Draws kBatch groups: out[j][i] is element j of the i-th.
-template <bool normal, typename Groups>
+template <bool normal>
 DGM_INLINE void draw_batch(const PhiloxKey& key, const Groups& groups, float (&out)[4][kBatch]) {
   alignas(64) uint32_t words[4][kBatch];
   draw_words(key, groups, words);
@@ -125,7 +125,7 @@ DGM_INLINE void draw_batch(const PhiloxKey& key, const Groups& groups, float (&o
 constexpr int kLine = 4 * kBatch;  // elements drawn at a time
 
 // Writes the elements of kBatch groups side by side.
-template <bool normal, typename Groups>
+template <bool normal>
 DGM_INLINE void draw_groups(const PhiloxKey& key, const Groups& groups, float* line) {
   alignas(64) float drawn[4][kBatch];
   draw_batch<normal>(key, groups, drawn);
@@ -138,7 +138,7 @@ DGM_INLINE void draw_groups(const PhiloxKey& key, const Groups& groups, float* l
 template <bool normal>
 DGM_INLINE void draw_line(
     const PhiloxKey& key, uint64_t sample, int64_t element, float (&line)[kLine]) {
-  draw_groups<normal>(key, GroupsOfSample{sample, static_cast<uint32_t>(element / 4)}, line);
+  draw_groups<normal>(key, Groups(sample, static_cast<uint32_t>(element / 4)), line);
 }
 
 // Draws `groups` groups from `group` on of each of `rows` samples from `sample` on, side by side:
@@ -151,9 +151,9 @@ static void draw_rows(
   const auto total = static_cast<int32_t>(rows * groups);
   for (int32_t i = 0; i < total; i += kBatch) {
     if (rows == 1) {
-      draw_groups<normal>(key, GroupsOfSample{sample, group + i}, out + 4 * i);
+      draw_groups<normal>(key, Groups(sample, group + i), out + 4 * i);
     } else {
-      const GroupsOfSamples places(sample, group, static_cast<int32_t>(groups), i);
+      const Groups places(sample, group, static_cast<int32_t>(groups), i);
       draw_groups<normal>(key, places, out + 4 * i);
     }
   }

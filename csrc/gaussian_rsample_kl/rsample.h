@@ -11,9 +11,13 @@ using gaussian_rsample_kl::Inputs;
 using gaussian_rsample_kl::Noise;
 using gaussian_rsample_kl::Rows;
 
-constexpr int64_t kChunk = 4096;  // elements whose noise waits in the L1 cache
-constexpr int64_t kWork = 64;     // multiply-adds that take as long as an element
-constexpr int64_t kParts = 64;    // of a sum over samples
+constexpr int64_t kChunk = 4096;  // elements of a task
+#ifndef KDRAW
+#define KDRAW 512
+#endif
+constexpr int64_t kDrawn = KDRAW;
+constexpr int64_t kWork = 64;   // multiply-adds that take as long as an element
+constexpr int64_t kParts = 64;  // of a sum over samples
 
 // What z, kl and their gradients are made of.
 struct Element {
@@ -28,33 +32,32 @@ struct Element {
 
 // Lemma. Let b = log_ratio / 2 and e^b - 1 = b + rest: then growth = b + rest and excess =
 // growth^2 + 2 rest. For small b rest is b^2 times a polynomial, so that nothing cancels, however
-// close the Gaussians are. For |b| > 0.34 the 1 and b can be subtracted: growth loses a factor of
-// at most 3.5, excess one of 7.
+// close the Gaussians are. From |b| = 0.34 on, the 1 and b can be subtracted: growth loses a factor
+// of at most 3.5, excess one of 7.
 template <bool prior>
 DGM_INLINE Element element(Vec mean, Vec log_var, Vec prior_mean, Vec prior_log_var) {
   Element x;
-  VecInt n;
-  const Vec r = reduce_by_ln2(0.5f * log_var, n);
-  Vec tail = expm1_tail(r);
-  x.std = times_power_of_two(1.0f + (r + r * r * tail), n);
+  Vec n;
+  Vec b = reduce_by_ln2(0.5f * log_var, n), rest = b * b * expm1_tail(b);
+  x.std = times_power_of_two(1.0f + (b + rest), n);
+  // Without a prior the exponential has done this sum already.
+  VecInt near = n == 0.0f;
+  x.offset = mean;
+  x.log_ratio = log_var;
+  x.ratio = x.std;
 
   if constexpr (prior) {
     x.scale = exp(-0.5f * prior_log_var);
     x.offset = (mean - prior_mean) * x.scale;
     x.log_ratio = log_var - prior_log_var;
     x.ratio = x.std * x.scale;
-    tail = expm1_tail(0.5f * x.log_ratio);
-  } else {
-    x.offset = mean;
-    x.log_ratio = log_var;
-    x.ratio = x.std;
+    b = 0.5f * x.log_ratio;
+    rest = b * b * expm1_tail(b);
+    near = absolute(b) <= 0.34f;
   }
 
-  // Without a prior b is r here: |b| <= 0.34 is within half of ln 2.
-  const Vec b = 0.5f * x.log_ratio, rest = b * b * tail;
-  const VecInt near = absolute(b) <= 0.34f;
   x.growth = near ? b + rest : x.ratio - 1.0f;
-  x.excess = x.growth * x.growth + 2.0f * (near ? rest : x.growth - b);
+  x.excess = x.growth * x.growth + 2.0f * (near ? rest : x.growth - 0.5f * x.log_ratio);
   return x;
 }
 
@@ -80,19 +83,26 @@ DGM_INLINE void read_noise(
   });
 }
 
-// Calls row(sample, noise) for samples [first, last), whose noise of [begin, end) it makes first.
+// Calls row(sample, begin, end, noise) for the elements [begin, end) of samples [first, last), in
+// parts whose noise it makes first.
 template <typename Row>
 DGM_INLINE void with_noise(
     const Noise& noise, bool wanted, int64_t first, int64_t last, int64_t begin, int64_t end,
     const Row& row) {
   // Whole batches are drawn, and whole vectors read.
-  alignas(64) float buffer[kChunk + kLine];
-  const int64_t width = std::max<int64_t>(4, (end - begin + 3) / 4 * 4), rows = kChunk / width;
+  alignas(64) float buffer[kDrawn + kLine];
+  const int64_t width = std::min(kDrawn, std::max<int64_t>(4, (end - begin + 3) / 4 * 4));
+  const int64_t rows = kDrawn / width;
 
   for (int64_t s = first; s < last; s += rows) {
     const int64_t count = std::min(rows, last - s);
-    if (wanted) read_noise(noise, s, count, begin, end, buffer);
-    for (int64_t i = 0; i < count; ++i) row(s + i, buffer + i * width);
+    int64_t from = begin;
+    do {
+      const int64_t to = std::min(from + width, end);
+      if (wanted) read_noise(noise, s, count, from, to, buffer);
+      for (int64_t i = 0; i < count; ++i) row(s + i, from, to, buffer + i * width);
+      from = to;
+    } while (from < end);
   }
 }
 
@@ -118,6 +128,7 @@ DGM_INLINE Element load_element(const Inputs<T>& in, int64_t sample, int64_t e, 
 template <typename T, bool prior, bool monte_carlo>
 DGM_INLINE float forward_row(
     const Forward<T>& p, int64_t sample, int64_t begin, int64_t end, const float* noise) {
+  const float least = 2.0f * p.in.free_bits;
   Vec twice{};
   for_each_vector(begin, end, [&](int64_t e, int64_t count) {
     const Element x = load_element<T, prior>(p.in, sample, e, count);
@@ -130,7 +141,7 @@ DGM_INLINE float forward_row(
       term = y * (y + 2.0f * eps) - x.log_ratio;
     } else {
       term = x.excess + x.offset * x.offset;
-      term = at_least(term, broadcast(2.0f * p.in.free_bits));
+      if (least > 0.0f) term = at_least(term, broadcast(least));
     }
     twice += first(term, count);
   });
@@ -143,9 +154,12 @@ static void forward_all(const Forward<T>& p) {
   sum_each_block(
       in.samples, in.elements, kChunk, kWork, p.kl,
       [&](int64_t first, int64_t last, int64_t begin, int64_t end, float* sums) {
-        with_noise(in.noise, true, first, last, begin, end, [&](int64_t s, const float* noise) {
-          sums[s - first] = forward_row<T, prior, monte_carlo>(p, s, begin, end, noise);
-        });
+        std::fill(sums, sums + (last - first), 0.0f);
+        with_noise(
+            in.noise, true, first, last, begin, end,
+            [&](int64_t s, int64_t from, int64_t to, const float* noise) {
+              sums[s - first] += forward_row<T, prior, monte_carlo>(p, s, from, to, noise);
+            });
       });
 }
 
@@ -238,11 +252,13 @@ static void backward_all(const Backward<T>& p) {
           if (shared[k]) std::fill_n(sums[k], kChunk, 0.0f);
         }
 
-        with_noise(in.noise, drawn, first, last, begin, end, [&](int64_t s, const float* noise) {
-          backward_row<T, prior, monte_carlo>(
-              p, s, begin, end, noise, shared[0] ? sums[0] : nullptr,
-              shared[1] ? sums[1] : nullptr);
-        });
+        with_noise(
+            in.noise, drawn, first, last, begin, end,
+            [&](int64_t s, int64_t from, int64_t to, const float* noise) {
+              backward_row<T, prior, monte_carlo>(
+                  p, s, from, to, noise, shared[0] ? sums[0] : nullptr,
+                  shared[1] ? sums[1] : nullptr);
+            });
 
         const int64_t part = i * in.elements + begin, size = end - begin;
         if (shared[0]) std::copy_n(sums[0], size, means.data() + part);
