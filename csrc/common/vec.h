@@ -157,6 +157,7 @@ DGM_INLINE Vec at_least(Vec x, Vec limit) {
   return limit > x ? limit : x;
 #endif
 }
+
 DGM_INLINE Vec absolute(Vec x) { return (Vec)((VecWord)x & 0x7FFFFFFFu); }
 DGM_INLINE Vec with_sign_of(Vec magnitude, Vec sign) {
   return (Vec)((VecWord)magnitude | ((VecWord)sign & 0x80000000u));
@@ -201,18 +202,22 @@ DGM_INLINE void swap_blocks(Vec& a, Vec& b) {
   b = hi;
 }
 
-template <int size>
-DGM_INLINE void transpose_steps(Vec (&rows)[kLanes]) {
-  if constexpr (size < kLanes) {
+template <int size, int count>
+DGM_INLINE void transpose_steps(Vec (&rows)[count]) {
+  if constexpr (size < count) {
 #pragma GCC unroll 16
-    for (int i = 0; i < kLanes; ++i) {
+    for (int i = 0; i < count; ++i) {
       if ((i & size) == 0) swap_blocks<size>(rows[i], rows[i + size]);
     }
     transpose_steps<size * 2>(rows);
   }
 }
 
-// Transposes a square of kLanes x kLanes held in registers.
-DGM_INLINE void transpose(Vec (&rows)[kLanes]) { transpose_steps<1>(rows); }
+// Transposes the squares of count x count that lie side by side in `count` registers, where count
+// is a power of two: one square of kLanes, two of half as many.
+template <int count>
+DGM_INLINE void transpose(Vec (&rows)[count]) {
+  transpose_steps<1>(rows);
+}
 
 }  // namespace dgm::DGM_ISA

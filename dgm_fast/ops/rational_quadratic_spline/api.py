@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from dgm_fast._core.checks import check_device, check_floating
-from dgm_fast.ops.rational_quadratic_spline import reference
+from dgm_fast.ops.rational_quadratic_spline import op, reference
 
 _LOW_PRECISION = (torch.bfloat16, torch.float16)
 
@@ -95,6 +95,12 @@ def rational_quadratic_spline(
     """
     _check_tensors(x, widths, heights, derivatives, tails)
     _check_options(widths.shape[-1], bound, parametrization, min_bin, min_derivative)
+
+    chosen = op.choose(impl, x)
+    if chosen != "reference":
+        constants = (bound, min_bin, min_derivative)
+        kind = (tails is None, parametrization == "zuko", inverse)
+        return op.run(chosen, x, widths, heights, derivatives, *constants, *kind)
 
     return reference.rational_quadratic_spline(
         x,

@@ -138,11 +138,13 @@ class _Spline:
         """Bound the gradients of widths or heights by those of a bin's ends.
 
         That of share p_i is spread p_i (a_i - sum_j p_j a_j), where a_i is the sum of the
-        gradients of the knots above i; p_i errs by the rounding of its exponent too.
+        gradients of the knots above i; p_i errs by the rounding of its exponent too, and may
+        count as zero below 2^-125.
         """
         clipped = unconstrained if self.limit is None else soft_clip(unconstrained, self.limit / 2)
         below = clipped.amax(-1, keepdim=True) - clipped
         shares = F.softmax(clipped, -1) * (1 + below / terms(self.bins))
+        shares = shares + 2.0**-125 / (terms(self.bins) * 2.0**-24)
 
         # The outermost knots do not move.
         ends = first * (self.index[..., 0] > 0) + last * (self.index[..., 0] < self.bins - 1)
