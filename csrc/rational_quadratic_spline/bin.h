@@ -6,7 +6,7 @@
 //   M = d1 theta^2 + 2 s t + d0 rest^2              slope = M (s / D)^2
 // All are sums of positive terms.
 
-#include "rational_quadratic_spline/tile.h"
+#include "common/math.h"
 
 namespace dgm::DGM_ISA {
 
@@ -92,7 +92,8 @@ DGM_INLINE BinGradients gradients_at(
   const Vec others = (g.s * rest2 + bin.d1 * g.t) * g.over_D;
   const Vec pull = grad_y * g.h * g.t * g.over_D;
 
-  const Vec s_by_s = pull * g.q * (bin.d1 * theta2 - bin.d0 * rest2) + grad_slope * log_slope.s_by_s;
+  const Vec s_by_s =
+      pull * g.q * (bin.d1 * theta2 - bin.d0 * rest2) + grad_slope * log_slope.s_by_s;
   const Vec over_w = 1.0f / g.w, over_h = 1.0f / g.h;
   return {
       (s_by_s - p.rest * by_theta) * over_w,
@@ -102,6 +103,61 @@ DGM_INLINE BinGradients gradients_at(
       pull * others + grad_slope * log_slope.by_d0,
       grad_slope * log_slope.by_d1 - pull * share,
   };
+}
+
+// Maps x (y where inverse) in its bin, or beyond the bounds.
+DGM_INLINE Vec map_in_bin(const spline::Options& o, const Bin& bin, Vec given, Vec& log_slope) {
+  const Vec inside = at_most(at_least(given, broadcast(-o.bound)), broadcast(o.bound));
+  const VecInt beyond = absolute(given) > o.bound;
+  const Place p = o.inverse ? place_of_y(bin, inside) : place_of_x(bin, inside);
+  const Segment g = segment_at(bin, p);
+  const Vec result = o.inverse ? bin.x0 + p.theta * g.w : y_of(bin, p, g);
+
+  log_slope = log(g.slope);
+  log_slope = o.inverse ? -log_slope : log_slope;
+  if (o.bounded) {
+    return result + (o.inverse ? 1.0f / g.slope : g.slope) * (given - inside);
+  }
+  log_slope = beyond ? Vec{} : log_slope;
+  return beyond ? given : result;
+}
+
+// Returns the gradient by what is given; those by the ends of its bin go to `by_bin`.
+//
+// Of the inverse by the implicit function: an end of the bin moves x by -1 / slope of what it moves
+// y, and what depends on x goes along.
+DGM_INLINE Vec gradients_by_bin(
+    const spline::Options& o, const Bin& bin, Vec given, Vec grad_result, Vec grad_log_slope,
+    BinGradients& by_bin) {
+  const Vec inside = at_most(at_least(given, broadcast(-o.bound)), broadcast(o.bound));
+  const VecInt beyond = absolute(given) > o.bound;
+  // The identity of the tails has no parameters.
+  const VecInt identity = o.bounded ? VecInt{} : beyond;
+  const Vec grad = identity ? Vec{} : grad_result;
+  Vec grad_slope = identity ? Vec{} : grad_log_slope;
+
+  const Place p = o.inverse ? place_of_y(bin, inside) : place_of_x(bin, inside);
+  const Segment g = segment_at(bin, p);
+  const LogSlope log_slope = log_slope_at(bin, p, g);
+  // Beyond a bound the slope is constant.
+  const Vec turn = beyond ? Vec{} : grad_slope * log_slope.by_theta / g.w;
+
+  Vec grad_y = grad, by_theta = grad * g.slope * g.w + grad_slope * log_slope.by_theta;
+  Vec by_given = grad * g.slope + turn, over = given - inside;
+  if (o.inverse) {
+    by_given = (grad - turn) / g.slope;
+    grad_y = -by_given;
+    by_theta = -grad * g.w;
+    grad_slope = -grad_slope;
+    over /= g.slope;
+  }
+
+  by_bin = gradients_at(bin, p, g, log_slope, grad_y, grad_slope, by_theta);
+  if (o.bounded) {
+    by_bin.d0 += given < 0.0f ? grad_y * over : Vec{};
+    by_bin.d1 += given > 0.0f ? grad_y * over : Vec{};
+  }
+  return identity ? grad_result : by_given;
 }
 
 }  // namespace dgm::DGM_ISA

@@ -39,8 +39,7 @@ Columns<T> columns(const Tensor& t) {
   T* const data = static_cast<T*>(t.data_ptr());
   int64_t last = 0;
   for (int64_t i = 0; i < t.dim(); ++i) last += (t.size(i) - 1) * t.stride(i);
-  return {data,        t.stride(0), t.stride(1),    t.stride(2),
-          t.stride(3), t.size(3),   data + last + 1};
+  return {data, t.stride(0), t.stride(1), t.stride(2), t.stride(3), t.size(3), data + last + 1};
 }
 
 template <typename F>
@@ -72,8 +71,13 @@ Options options_of(
   const int64_t columns = widths.size(3);
   const int64_t bins = packed ? (bounded ? columns - 1 : columns + 1) / 3 : columns;
   return {
-      bins,    static_cast<float>(bound), static_cast<float>(min_bin),
-      static_cast<float>(min_derivative), bounded, zuko, inverse};
+      bins,
+      static_cast<float>(bound),
+      static_cast<float>(min_bin),
+      static_cast<float>(min_derivative),
+      bounded,
+      zuko,
+      inverse};
 }
 
 std::tuple<Tensor, Tensor> forward(
@@ -82,8 +86,8 @@ std::tuple<Tensor, Tensor> forward(
   const int64_t samples = x.size(0), outer = x.size(1), inner = x.size(2);
   Tensor y = empty_matrix(samples, outer * inner, x.scalar_type());
   Tensor log_det = torch::stable::empty({samples}, ScalarType::Float);
-  const Options options = options_of(
-      widths, !heights, bound, min_bin, min_derivative, bounded, zuko, inverse);
+  const Options options =
+      options_of(widths, !heights, bound, min_bin, min_derivative, bounded, zuko, inverse);
 
   switch_dtypes(x, widths, [&](auto x_type, auto parameter_type) {
     using X = typename decltype(x_type)::type;

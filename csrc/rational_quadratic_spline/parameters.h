@@ -1,6 +1,6 @@
-// From unconstrained parameters to the ends of a bin, and gradients the way back; for a tile whose
-// rows are K widths, K heights and K - 1 or K + 1 derivatives. Compiled once per instruction set,
-// so without a guard.
+// From unconstrained parameters to the ends of a bin, and gradients the way back, for a tile: rows
+// of kLanes numbers, K widths, K heights and K - 1 or K + 1 derivatives. Compiled once per
+// instruction set, so without a guard.
 
 #include "rational_quadratic_spline/bin.h"
 
@@ -19,8 +19,8 @@ struct Scales {
   float softness;  // one over the limit that values are softly clipped at; 0: they are not
 };
 
-// e^x for x <= 0 within 2 u, and 0 where it is below 2e-38. Taylor's series to r^7 / 7! errs by less
-// than u / 10 where |r| <= ln 2 / 2.
+// e^x for x <= 0 within 2 u, and 0 where it is below 2e-38. Taylor's series to r^7 / 7! errs by
+// less than u / 10 where |r| <= ln 2 / 2.
 DGM_INLINE Vec exp_of_nonpositive(Vec x) {
   const Vec shifted = x * 0x1.715476p+0f + 0x1.8p23f;
   const Vec whole = shifted - 0x1.8p23f;
@@ -67,17 +67,17 @@ DGM_INLINE Vec exponentials(float* rows, int64_t bins) {
   return sum;
 }
 
-// Slopes at two knots and their derivatives by what makes them.
-DGM_INLINE Vec slope_of(const Scales& scales, Vec u, Vec* derivative) {
+// The slope at a knot, and its derivative.
+DGM_INLINE Vec slope_of(const Scales& scales, Vec u, Vec& derivative) {
   if (scales.softness > 0.0f) {
     const Vec over = 1.0f / (1.0f + absolute(u) * scales.softness);
     const Vec slope = exp(u * over);
-    if (derivative != nullptr) *derivative = slope * over * over;
+    derivative = slope * over * over;
     return slope;
   }
 
   const Vec tail = exp_of_nonpositive(-absolute(u));
-  if (derivative != nullptr) *derivative = (u >= 0.0f ? broadcast(1.0f) : tail) / (1.0f + tail);
+  derivative = (u >= 0.0f ? broadcast(1.0f) : tail) / (1.0f + tail);
   return scales.min_derivative + (at_least(u, Vec{}) + log1p_of_unit(tail));
 }
 
@@ -86,11 +86,11 @@ struct Factors {
   Vec over_x, over_y, slope0, slope1;
 };
 
-// Finds the bin that holds `inside` in a tile of exponentials; its slopes are still unconstrained.
+// Finds the bin that holds `given` in a tile of exponentials; its slopes are still unconstrained.
 template <int kBins>
 DGM_INLINE Bin find_bin(
     const spline::Options& o, const Scales& scales, const float* tile, const Factors& factors,
-    Vec inside) {
+    Vec given) {
   const int64_t bins = kBins > 0 ? kBins : o.bins;
   const float *const widths = tile, *const heights = tile + bins * kLanes;
   // The axis searched is a, the other one b.
@@ -118,7 +118,7 @@ DGM_INLINE Bin find_bin(
       a1 = high_a;
       b1 = high_b;
     } else {
-      const VecInt entered = inside >= low_a;
+      const VecInt entered = given >= low_a;
       a0 = entered ? low_a : a0;
       b0 = entered ? low_b : b0;
       a1 = entered ? high_a : a1;
@@ -136,9 +136,9 @@ DGM_INLINE Bin find_bin(
 
 // Makes the slopes of a bin of its unconstrained ones.
 DGM_INLINE void constrain_slopes(
-    const spline::Options& o, const Scales& scales, Bin& bin, Vec* derivative0, Vec* derivative1) {
-  bin.d0 = slope_of(scales, bin.d0, derivative0);
-  bin.d1 = slope_of(scales, bin.d1, derivative1);
+    const spline::Options& o, const Scales& scales, Bin& bin, Factors& factors) {
+  bin.d0 = slope_of(scales, bin.d0, factors.slope0);
+  bin.d1 = slope_of(scales, bin.d1, factors.slope1);
   if (o.bounded) return;
   bin.d0 = bin.number == 0.0f ? broadcast(1.0f) : bin.d0;
   bin.d1 = bin.number == static_cast<float>(o.bins - 1) ? broadcast(1.0f) : bin.d1;
@@ -168,9 +168,11 @@ DGM_INLINE void gradients_of_parameters(
   const VecInt in_last = bin.number == static_cast<float>(bins - 1);
   const Vec low = bound - bin.number * least, high = low - least;
   const ShareGradients x(
-      grad.x0, in_last ? Vec{} : grad.x1, bin.x0 + low, bin.x1 + high, scales.spread, factors.over_x);
+      grad.x0, in_last ? Vec{} : grad.x1, bin.x0 + low, bin.x1 + high, scales.spread,
+      factors.over_x);
   const ShareGradients y(
-      grad.y0, in_last ? Vec{} : grad.y1, bin.y0 + low, bin.y1 + high, scales.spread, factors.over_y);
+      grad.y0, in_last ? Vec{} : grad.y1, bin.y0 + low, bin.y1 + high, scales.spread,
+      factors.over_y);
 
 #pragma GCC unroll 16
   for (int64_t i = 0; i < bins; ++i) {

@@ -1,15 +1,7 @@
 // Numbers of kLanes elements, brought from memory into a tile whose row c holds column c of all of
-// them, and back. Compiled once per instruction set, so without a guard.
-
-#include "common/math.h"
+// them, and back. Compiled once per instruction set, so without a guard; after group.h.
 
 namespace dgm::DGM_ISA {
-
-// Columns transposed at a time; on AVX-512 two squares of eight lie side by side.
-constexpr int kSquare = kLanes < 8 ? kLanes : 8;
-
-// Rows of a tile that its last square may write beyond the last column.
-constexpr int kSpareRows = kSquare;
 
 // Where each lane's element has its columns: `step` apart from `at[0]` on where they are `together`
 // in one row, and else where `at` says.
@@ -27,7 +19,8 @@ template <typename T>
 DGM_INLINE Vec load_squares(const T* a, [[maybe_unused]] const T* b) {
 #if DGM_VECTOR_BYTES == 64
   if constexpr (sizeof(T) == sizeof(float)) {
-    return (Vec)_mm512_insertf32x8(_mm512_castps256_ps512(_mm256_loadu_ps(a)), _mm256_loadu_ps(b), 1);
+    return (Vec)_mm512_insertf32x8(
+        _mm512_castps256_ps512(_mm256_loadu_ps(a)), _mm256_loadu_ps(b), 1);
   } else {
     const __m128i low = _mm_loadu_si128(reinterpret_cast<const __m128i*>(a));
     const __m128i high = _mm_loadu_si128(reinterpret_cast<const __m128i*>(b));
@@ -102,7 +95,8 @@ DGM_INLINE void load_rows(
 }
 
 template <typename T>
-DGM_INLINE void load_tile(const spline::Columns<const T>& from, const Lanes<const T>& lanes, float* tile) {
+DGM_INLINE void load_tile(
+    const spline::Columns<const T>& from, const Lanes<const T>& lanes, float* tile) {
   if (from.column == 1) return load_rows(from, lanes, tile);
 
   for (int64_t c = 0; c < from.count; ++c) {
@@ -110,7 +104,8 @@ DGM_INLINE void load_tile(const spline::Columns<const T>& from, const Lanes<cons
       store(tile + c * kLanes, load(lanes.at[0] + c * from.column, lanes.count));
     } else {
       for (int j = 0; j < kLanes; ++j) {
-        tile[c * kLanes + j] = static_cast<float>(lanes[std::min<int64_t>(j, lanes.count - 1)][c * from.column]);
+        tile[c * kLanes + j] =
+            static_cast<float>(lanes[std::min<int64_t>(j, lanes.count - 1)][c * from.column]);
       }
     }
   }

@@ -10,8 +10,6 @@ from torch import Tensor
 from dgm_fast._core.checks import check_device, check_floating
 from dgm_fast.ops.rational_quadratic_spline import op, reference
 
-_LOW_PRECISION = (torch.bfloat16, torch.float16)
-
 
 def rational_quadratic_spline(
     x: Tensor,
@@ -65,10 +63,10 @@ def rational_quadratic_spline(
         Returns y (B, *E) and log_det (B,).
 
     Precision:
-        float32, bfloat16 and float16, computed in float32; float64 on the reference. Parameters
-        may be of lower precision than a float32 x, as a network's are under autocast. log_det is
-        float32 (float64 for float64), in nats. In float32 the inverse returns to x within some
-        units of rounding of `bound` over the least slope of the spline.
+        float32, bfloat16 and float16, computed in float32; float64 on the reference. y has the
+        dtype that x and the parameters promote to, so a network may run in bfloat16 on data in
+        float32. log_det is float32 (float64 for float64), in nats. In float32 the inverse returns
+        to x within some units of rounding of `bound` over the least slope of the spline.
 
     Gradients:
         For x and all parameters, of both results, finite everywhere; at a knot those of the bin
@@ -96,6 +94,7 @@ def rational_quadratic_spline(
     _check_tensors(x, widths, heights, derivatives, tails)
     _check_options(widths.shape[-1], bound, parametrization, min_bin, min_derivative)
 
+    x = x.to(torch.promote_types(x.dtype, widths.dtype))
     chosen = op.choose(impl, x)
     if chosen != "reference":
         constants = (bound, min_bin, min_derivative)
@@ -153,12 +152,6 @@ def _check_parameter(name: str, value: Tensor, x: Tensor, last: int, meaning: st
         )
 
     check_device(name, value, "x", x)
-    lower = x.dtype is torch.float32 and value.dtype in _LOW_PRECISION
-    if value.dtype != x.dtype and not lower:
-        raise TypeError(
-            f"{name} must have the dtype of x, or a lower precision than x in float32; "
-            f"got {value.dtype} and {x.dtype}"
-        )
 
 
 def _check_options(
