@@ -234,17 +234,20 @@ def test_compiles_to_one_graph_for_every_batch_size(subject):
     function = partial(subject.cases.function, impl=subject.implementation.name)
     compiled = torch.compile(function, fullgraph=True, dynamic=True, backend=backend)
 
+    counts = []
     for batch in (7, 5, 12):
         smaller = subject.cases.with_batch(inputs, batch)
         eager, traced = outputs(function(**smaller)), outputs(compiled(**smaller))
         torch.testing.assert_close(traced, eager)
+        counts.append(backend.frame_count)
 
         if case.differentiable:
             torch.testing.assert_close(
                 backward(traced, inputs, case), backward(eager, inputs, case)
             )
 
-    assert backend.frame_count == 1, "the batch size is compiled into the graph"
+    # The first size may take two: dynamo starts over to make a float argument a constant.
+    assert len(set(counts)) == 1, "the batch size is compiled into the graph"
 
 
 @each_subject(differentiable=True)

@@ -95,7 +95,7 @@ def rational_quadratic_spline(
     _check_options(widths.shape[-1], bound, parametrization, min_bin, min_derivative)
 
     x = x.to(torch.promote_types(x.dtype, widths.dtype))
-    chosen = op.choose(impl, x)
+    chosen = op.choose(impl, x, shared=widths.ndim == x.ndim)
     if chosen != "reference":
         constants = (bound, min_bin, min_derivative)
         kind = (tails is None, parametrization == "zuko", inverse)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from dgm_fast._core.autograd import differentiable
-from dgm_fast._core.implementation import cpp, requested
+from dgm_fast._core.implementation import ImplementationUnavailable, cpp, requested
 from dgm_fast._core.op import Direction, Op
 from dgm_fast.ops.rational_quadratic_spline import reference
 
@@ -107,9 +107,15 @@ def _reference(
 _differentiable = differentiable(_op, range(4), _reference)
 
 
-def choose(impl: str, x: Tensor) -> str:
-    """Return the implementation to run."""
-    return _op.choose(requested(impl), x.device, x.dtype)
+def choose(impl: str, x: Tensor, shared: bool) -> str:
+    """Return the implementation to run; parameters that samples share have the reference alone."""
+    wanted = requested(impl)
+    if shared and wanted not in ("auto", "reference"):
+        raise ImplementationUnavailable(
+            f"rational_quadratic_spline: impl={wanted!r} cannot run: it has no kernel for "
+            f"parameters that samples share; expand them over the batch"
+        )
+    return "reference" if shared else _op.choose(wanted, x.device, x.dtype)
 
 
 def run(
@@ -120,10 +126,10 @@ def run(
     derivatives: Tensor | None,
     *options: float | bool,
 ) -> tuple[Tensor, Tensor]:
-    """Run a kernel on x (B, *E), differentiably; parameters may lack the dim B."""
+    """Run a kernel on x (B, *E), differentiably."""
+    parameters: list[Tensor | None] = [widths, heights, derivatives]
     parameters = [
-        None if each is None else each.expand(*x.shape, each.shape[-1])
-        for each in (widths, heights, derivatives)
+        None if each is None else each.expand(*x.shape, each.shape[-1]) for each in parameters
     ]
     outer = 1
     if x.ndim > 2 and not all(each is None or _is_even(each) for each in parameters):
