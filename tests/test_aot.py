@@ -122,11 +122,9 @@ def test_philox_launches_for_indices_of_64_bits(bound, elements):
     assert bound == ["philox_kernel"] * 2
 
 
-@pytest.mark.parametrize(
-    "dtypes", [(torch.float32, torch.float32), (torch.float32, torch.bfloat16)]
-)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("shape", [(64, 12, 32, 32), (3, 4, 9001), (64, 6, 5), (5, 3), (1, 1)])
-def test_affine_coupling_launches_for_channels_masks_and_no_scale(bound, shape, dtypes):
+def test_affine_coupling_launches_for_channels_masks_and_no_scale(bound, shape, dtype):
     kernels = pytest.importorskip("dgm_fast.ops.affine_coupling.kernels")
     moved = (shape[0], (shape[1] + 1) // 2, *shape[2:])
     parameters = torch.ones(shape[0], 2 * moved[1], *shape[2:], dtype=dtype)
