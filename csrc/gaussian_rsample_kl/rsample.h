@@ -12,12 +12,9 @@ using gaussian_rsample_kl::Noise;
 using gaussian_rsample_kl::Rows;
 
 constexpr int64_t kChunk = 4096;  // elements of a task
-#ifndef KDRAW
-#define KDRAW 512
-#endif
-constexpr int64_t kDrawn = KDRAW;
-constexpr int64_t kWork = 64;   // multiply-adds that take as long as an element
-constexpr int64_t kParts = 64;  // of a sum over samples
+constexpr int64_t kDrawn = 512;   // normals made at a time
+constexpr int64_t kWork = 64;     // multiply-adds that take as long as an element
+constexpr int64_t kParts = 64;    // of a sum over samples
 
 // What z, kl and their gradients are made of.
 struct Element {
@@ -164,6 +161,7 @@ static void forward_all(const Forward<T>& p) {
 }
 
 // Adds an element's share to the gradient of a row that all samples have, or writes a row's own.
+// The sums start where the noise does, at element `begin`.
 template <typename T>
 DGM_INLINE void give(
     float* sums, Rows<T> grad, int64_t sample, int64_t e, int64_t begin, Vec value, int64_t count) {
@@ -256,8 +254,8 @@ static void backward_all(const Backward<T>& p) {
             in.noise, drawn, first, last, begin, end,
             [&](int64_t s, int64_t from, int64_t to, const float* noise) {
               backward_row<T, prior, monte_carlo>(
-                  p, s, from, to, noise, shared[0] ? sums[0] : nullptr,
-                  shared[1] ? sums[1] : nullptr);
+                  p, s, from, to, noise, shared[0] ? sums[0] + (from - begin) : nullptr,
+                  shared[1] ? sums[1] + (from - begin) : nullptr);
             });
 
         const int64_t part = i * in.elements + begin, size = end - begin;
