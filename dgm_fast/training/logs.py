@@ -13,7 +13,8 @@ from dgm_fast.training.checkpoint import write_atomically
 __all__ = ["COLUMNS", "RunLog"]
 
 COLUMNS = (
-    "epoch", "step", "train_nats", "validation_nats", "learning_rate", "gradient_norm", "seconds",
+    "epoch", "step", "train_nats", "validation_nats", "learning_rate", "gradient_norm",
+    "cpu_seconds", "seconds",
 )  # fmt: skip
 
 
@@ -21,7 +22,8 @@ class RunLog:
     """Write one row an epoch to `folder`/log.csv and, with `tensorboard`, to `folder`/tensorboard.
 
     A resumed run passes its `step`: rows that a crash left beyond it are dropped, then written
-    again. `gradient_norm` is that of the epoch's last step, as the optimizer saw it.
+    again. `gradient_norm` is that of the epoch's last step, as the optimizer saw it. `seconds` are
+    those of training so far, validation left out; `cpu_seconds` sum over this process's threads.
     """
 
     def __init__(self, folder: Path, step: int, tensorboard: bool, console: Console) -> None:

@@ -53,6 +53,7 @@ class Counters:
     best_step: int = 0
     stale_epochs: int = 0
     loss_sum: float = 0.0
+    cpu_seconds: float = 0.0
     seconds: float = 0.0
 
 
@@ -179,15 +180,18 @@ def _begin(
 
 def _train_epochs(run: Run, log: RunLog | None, stop: StopRequest, bar: Progress) -> bool:
     """Train until finished or asked to stop; return whether it was asked to."""
+    counters = run.counters
     while not run.finished:
-        start = time.perf_counter()
+        start, cpu_start = time.perf_counter(), time.process_time()
         row = _train_epoch(run, stop, bar)
-        run.counters.seconds += time.perf_counter() - start
+        counters.seconds += time.perf_counter() - start
+        counters.cpu_seconds += time.process_time() - cpu_start
         if row is None:
             _save(run)
             return True
 
-        row |= {"validation_nats": _validate(run), "seconds": round(run.counters.seconds, 3)}
+        row |= {"validation_nats": _validate(run)}
+        row |= {name: round(getattr(counters, name), 3) for name in ("cpu_seconds", "seconds")}
         bar.update(bar.task_ids[0], nats=f"{row['validation_nats']:.3f}")
         if log is not None:
             log.write(row)

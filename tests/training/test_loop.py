@@ -34,7 +34,7 @@ def stop_at(model, step, number=signal.SIGINT):
     model.training_step_begin = begin_and_stop
 
 
-def read_log(folder, *, without=("seconds",)):
+def read_log(folder, *, without=("cpu_seconds", "seconds")):
     with (folder / "log.csv").open(newline="") as file:
         return [{k: v for k, v in row.items() if k not in without} for row in csv.DictReader(file)]
 
@@ -46,7 +46,8 @@ def final_state(folder):
     path = folder / "training.safetensors"
     with safe_open(path, "pt") as file:
         document = json.loads(file.metadata()["state"])
-    document["progress"]["counters"].pop("seconds")
+    for name in ("cpu_seconds", "seconds"):
+        document["progress"]["counters"].pop(name)
     return load_file(path), document
 
 

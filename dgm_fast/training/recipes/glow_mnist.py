@@ -37,11 +37,12 @@ def recipe(binarization: str = "none") -> Recipe:
             hidden=128,
         ),
         train=TrainConfig(
-            epochs=18,
+            epochs=20,
             batch_size=64,
             learning_rate=0.002,
             warmup_steps=500,
             gradient_clip=1000.0,
             ema_decay=0.999,
+            bf16=True,
         ),
     )

@@ -39,11 +39,12 @@ def recipe(binarization: str = "none") -> Recipe:
             blocks=2,
         ),
         train=TrainConfig(
-            epochs=12,
+            epochs=17,
             batch_size=64,
             learning_rate=0.002,
             warmup_steps=500,
             gradient_clip=1000.0,
             ema_decay=0.999,
+            bf16=True,
         ),
     )
