@@ -70,20 +70,6 @@ DGM_INLINE VecInt load_mask(const bool* mask, int64_t count) {
   return load(reinterpret_cast<const uint8_t*>(mask), count) != 0.0f;
 }
 
-// Stores past the caches where the whole result is beyond them.
-template <typename T>
-DGM_INLINE void put(T* p, Vec v, int64_t count, bool streams) {
-  if (streams && count == kLanes) {
-    stream(p, v);
-  } else {
-    store(p, v, count);
-  }
-}
-
-DGM_INLINE bool is_aligned(const void* p) {
-  return reinterpret_cast<uintptr_t>(p) % DGM_VECTOR_BYTES == 0;
-}
-
 // Copies lines, or fills them with zeros where there are none to copy.
 template <typename T>
 static void copy_lines(

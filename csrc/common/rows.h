@@ -6,8 +6,10 @@
 
 #include <cstdint>
 #include <optional>
+#include <type_traits>
 
 #include "common/scalar.h"
+#include "common/stock.h"
 
 namespace dgm {
 
@@ -20,7 +22,8 @@ template <typename Char>
 struct Rows {
   Char* data = nullptr;  // null where absent
   ScalarType dtype = ScalarType::Float;
-  int64_t step = 0;  // in bytes, from row to row
+  int64_t step = 0;      // in bytes, from row to row
+  bool streams = false;  // written past the caches
 
   explicit operator bool() const { return data != nullptr; }
 
@@ -37,7 +40,8 @@ inline torch::stable::Tensor in_rows(const torch::stable::Tensor& t) {
 template <typename Char>
 Rows<Char> rows_of(const torch::stable::Tensor& t) {
   const ScalarType dtype = t.scalar_type();
-  return {static_cast<Char*>(t.data_ptr()), dtype, t.stride(0) * item_bytes(dtype)};
+  const bool streams = !std::is_const_v<Char> && is_large(t);
+  return {static_cast<Char*>(t.data_ptr()), dtype, t.stride(0) * item_bytes(dtype), streams};
 }
 
 // Noise that is given, or else drawn where it is used.

@@ -124,6 +124,20 @@ DGM_INLINE void store(T* p, Vec v, int64_t count) {
   for (int64_t i = 0; i < count; ++i) p[i] = lanes[i];
 }
 
+// Stores past the caches where the whole result is beyond them.
+template <typename T>
+DGM_INLINE void put(T* p, Vec v, int64_t count, bool streams) {
+  if (streams && count >= kLanes) {
+    stream(p, v);
+  } else {
+    store(p, v, count);
+  }
+}
+
+DGM_INLINE bool is_aligned(const void* p) {
+  return reinterpret_cast<uintptr_t>(p) % DGM_VECTOR_BYTES == 0;
+}
+
 // The first `count` lanes, zero in the others: for sums.
 DGM_INLINE Vec first(Vec v, int64_t count) {
   if (count >= kLanes) return v;

@@ -94,6 +94,7 @@ static void backward(const Backward& b) {
           if (b.grad_prediction) write_line(b.grad_prediction, s, i, count, prediction_line);
           if (b.grad_x0) write_line(b.grad_x0, s, i, count, x0_line);
         });
+        streams_are_done();
         return 0.0f;
       });
 }

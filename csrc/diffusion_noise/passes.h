@@ -52,6 +52,7 @@ static void forward(const diffusion_noise::Forward& f) {
           write_line(f.x_t, s, i, count, x_t_line);
           if (f.made) write_line(f.made, s, i, count, made_line);
         }
+        streams_are_done();
         return 0.0f;
       });
 }
@@ -80,6 +81,7 @@ static void backward(const diffusion_noise::Backward& b) {
           }
           write_line(b.grad_x0, s, i, count, x0_line);
         }
+        streams_are_done();
         return 0.0f;
       });
 }

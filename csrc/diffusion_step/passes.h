@@ -65,6 +65,7 @@ static void forward(const Inputs& in, const Rows<char>& x_s) {
           }
           write_line(x_s, s, i, count, out_line);
         }
+        streams_are_done();
         return 0.0f;
       });
 }
@@ -112,6 +113,7 @@ static void backward(const Backward& b) {
             if (wanted[k]) write_line(wanted[k], s, i, count, lines[k]);
           }
         }
+        streams_are_done();
         return 0.0f;
       });
 }
