@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from dgm_fast._core.autograd import differentiable
-from dgm_fast._core.implementation import cpp
+from dgm_fast._core.implementation import cpp, triton
 from dgm_fast._core.op import Direction, Op
 from dgm_fast.ops.gaussian_mixture_log_prob import reference
 
@@ -37,7 +37,15 @@ _op = Op(
             _fake_backward,
         ),
     },
-    [cpp(torch.float32, torch.bfloat16, torch.float16)],
+    [
+        cpp(torch.float32, torch.bfloat16, torch.float16),
+        triton(
+            "dgm_fast.ops.gaussian_mixture_log_prob.kernels",
+            torch.float32,
+            torch.bfloat16,
+            torch.float16,
+        ),
+    ],
 )
 
 _run = differentiable(_op, range(4), reference.gaussian_mixture_log_prob)
