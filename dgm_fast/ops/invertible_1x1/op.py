@@ -14,7 +14,7 @@ from torch import Tensor
 
 from dgm_fast._core.autograd import differentiable
 from dgm_fast._core.checks import autocast_dtype
-from dgm_fast._core.implementation import cpp
+from dgm_fast._core.implementation import cpp, triton
 from dgm_fast._core.op import Direction, Op
 from dgm_fast.ops.invertible_1x1 import reference
 from dgm_fast.ops.invertible_1x1.factors import PLU
@@ -54,7 +54,10 @@ _op = Op(
             _fake_backward,
         ),
     },
-    [cpp(torch.float32, torch.bfloat16, torch.float16)],
+    [
+        cpp(torch.float32, torch.bfloat16, torch.float16),
+        triton("dgm_fast.ops.invertible_1x1.kernels", torch.float32, torch.bfloat16, torch.float16),
+    ],
 )
 
 
