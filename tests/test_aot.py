@@ -140,3 +140,35 @@ def test_affine_coupling_launches_for_channels_masks_and_no_scale(bound, shape, 
         assert [each.shape for each in grads] == [shape, tensors[2].shape, (0,)]
 
     assert bound == ["forward_kernel", "backward_kernel"] * 3
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("shape", [(64, 512), (3000, 3), (5, 5000), (1, 1)])
+def test_gaussian_rsample_kl_launches_for_priors_forms_and_noise(bound, shape, dtype):
+    kernels = pytest.importorskip("dgm_fast.ops.gaussian_rsample_kl.kernels")
+    own, row = torch.ones(shape, dtype=dtype), torch.ones(1, shape[1], dtype=dtype)
+    noise, seed = torch.ones(shape), torch.tensor(3)
+    grad_z, grad_kl = torch.ones((), dtype=dtype).expand(shape), torch.ones(()).expand(shape[0])
+    pieces = ["add_parts_kernel"] * (shape[1] > 4096)
+    expected = []
+
+    for prior, source, monte_carlo in (
+        ((None, None), (None, seed), False),
+        ((own, own), (noise, None), True),
+        ((row, own), (None, seed), True),
+        ((row, row), (None, seed), False),
+    ):
+        arguments = (own, own, *prior, *source, 2**40, 2**32 - 1, monte_carlo, 0.5)
+        z, kl = kernels.forward(*arguments)
+        assert (z.shape, kl.shape, kl.dtype) == (shape, shape[:1], torch.float32)
+
+        needs = [True, True, *(each is not None for each in prior)]
+        inputs = [own, own, *(own[:0] if each is None else each for each in prior)]
+        for grads in ((grad_z, grad_kl), (None, grad_kl)):
+            got = kernels.backward(*grads, *arguments, needs)
+            assert [each.shape for each in got] == [each.shape for each in inputs]
+
+        sums = ["add_parts_kernel"] * sum(each is row for each in prior) * (shape[0] > 1)
+        expected += ["forward_kernel", *pieces, *["backward_kernel", *sums] * 2]
+
+    assert bound == expected

@@ -15,16 +15,16 @@ import triton.language as tl
 @triton.jit
 def exp(x):
     """Return e^x, within 3 u; infinity above 88.73."""
-    reduced, n = _reduce_by_ln2(x)
-    return _times_power_of_two(1.0 + _expm1_reduced(reduced), n)
+    reduced, n = reduce_by_ln2(x)
+    return times_power_of_two(1.0 + _expm1_reduced(reduced), n)
 
 
 @triton.jit
 def expm1(x):
     """Return e^x - 1, within 4 u."""
-    reduced, n = _reduce_by_ln2(x)
-    one = _times_power_of_two(tl.full(x.shape, 1.0, tl.float32), n)
-    return _times_power_of_two(_expm1_reduced(reduced), n) + (one - 1.0)
+    reduced, n = reduce_by_ln2(x)
+    one = times_power_of_two(tl.full(x.shape, 1.0, tl.float32), n)
+    return times_power_of_two(_expm1_reduced(reduced), n) + (one - 1.0)
 
 
 @triton.jit
@@ -120,7 +120,7 @@ def atan(x):
 
 
 @triton.jit
-def _reduce_by_ln2(x):
+def reduce_by_ln2(x):
     """Return r, n with x = r + n ln 2 and |r| <= ln 2 / 2, for x clamped to [-104, 89]."""
     x = tl.where(x > 89.0, 89.0, tl.where(x < -104.0, -104.0, x))
     # Adding 1.5 2^23 rounds to an integer and leaves it in the low bits.
@@ -132,19 +132,23 @@ def _reduce_by_ln2(x):
 
 
 @triton.jit
-def _expm1_reduced(r):
-    """Return e^r - 1 for |r| <= ln 2 / 2: Taylor's series, whose rest is below 2^-31 r."""
+def expm1_tail(r):
+    """Return p, e^r - 1 = r + r^2 p, for |r| <= ln 2 / 2: Taylor's series but for 2^-31 r."""
     p = 0.00019841270113829523 + r * 2.4801587642286904e-05
     p = 0.0013888889225199819 + r * p
     p = 0.008333333767950535 + r * p
     p = 0.0416666679084301 + r * p
     p = 0.1666666716337204 + r * p
-    p = 0.5 + r * p
-    return r + r * r * p
+    return 0.5 + r * p
 
 
 @triton.jit
-def _times_power_of_two(x, n):
+def _expm1_reduced(r):
+    return r + r * r * expm1_tail(r)
+
+
+@triton.jit
+def times_power_of_two(x, n):
     """Return x 2^n for -252 <= n <= 254, by two powers that are normal numbers."""
     half = n >> 1
     first = ((half + 127) << 23).to(tl.float32, bitcast=True)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from dgm_fast._core.autograd import differentiable
-from dgm_fast._core.implementation import cpp
+from dgm_fast._core.implementation import cpp, triton
 from dgm_fast._core.op import Direction, Op
 from dgm_fast.ops.gaussian_rsample_kl import reference
 
@@ -48,7 +48,7 @@ _op = Op(
             _fake_backward,
         ),
     },
-    [cpp(*_DTYPES)],
+    [cpp(*_DTYPES), triton("dgm_fast.ops.gaussian_rsample_kl.kernels", *_DTYPES)],
 )
 _run = differentiable(_op, range(_DIFFERENTIABLE), reference.gaussian_rsample_kl)
 
