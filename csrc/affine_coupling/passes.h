@@ -32,14 +32,6 @@ DGM_INLINE void for_each_run(const Part& part, int64_t begin, int64_t end, const
   }
 }
 
-// Calls f(place, lanes) for the vectors of a block; all but the last are whole and known to be.
-template <typename F>
-DGM_INLINE void for_each_vector(int64_t count, const F& f) {
-  int64_t i = 0;
-  for (; i + kLanes <= count; i += kLanes) f(i, static_cast<int64_t>(kLanes));
-  if (i < count) f(i, count - i);
-}
-
 // Returns `count` elements as floats, in whole vectors: where they are, or converted.
 template <typename U>
 static const float* as_floats(const U* u, int64_t count, float (&block)[kBlock]) {

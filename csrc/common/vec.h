@@ -124,7 +124,19 @@ DGM_INLINE void store(T* p, Vec v, int64_t count) {
   for (int64_t i = 0; i < count; ++i) p[i] = lanes[i];
 }
 
-// Stores past the caches where the whole result is beyond them.
+// Calls f(place, lanes) for the vectors of a block; all but the last are whole and known to be.
+template <typename F>
+DGM_INLINE void for_each_vector(int64_t count, const F& f) {
+  int64_t i = 0;
+  for (; i + kLanes <= count; i += kLanes) f(i, static_cast<int64_t>(kLanes));
+  if (i < count) f(i, count - i);
+}
+
+DGM_INLINE bool is_aligned(const void* p) {
+  return reinterpret_cast<uintptr_t>(p) % DGM_VECTOR_BYTES == 0;
+}
+
+// Stores past the caches where a whole result is beyond them: `streams` needs p aligned.
 template <typename T>
 DGM_INLINE void put(T* p, Vec v, int64_t count, bool streams) {
   if (streams && count >= kLanes) {
@@ -132,10 +144,6 @@ DGM_INLINE void put(T* p, Vec v, int64_t count, bool streams) {
   } else {
     store(p, v, count);
   }
-}
-
-DGM_INLINE bool is_aligned(const void* p) {
-  return reinterpret_cast<uintptr_t>(p) % DGM_VECTOR_BYTES == 0;
 }
 
 // The first `count` lanes, zero in the others: for sums.

@@ -2,22 +2,32 @@
 
 from __future__ import annotations
 
-from typing import Any
+import math
 
 import torch
 from torch import Tensor
 
 from dgm_fast._core.autograd import differentiable
+from dgm_fast._core.implementation import cpp, triton
 from dgm_fast._core.op import Direction, Op
 from dgm_fast.ops.actnorm import reference
 
+# x is (B, C, P).
 _ARGUMENTS = "Tensor x, Tensor log_scale, Tensor shift, bool inverse"
+
+
+def empty_like(x: Tensor) -> Tensor:
+    """Return an empty tensor for a result (B, C, P): channels last where x has them last."""
+    if x.shape[1] > 1 and x.shape[2] > 1 and x.stride(1) == 1:
+        return x.new_empty(x.shape[0], x.shape[2], x.shape[1]).transpose(1, 2)
+
+    return x.new_empty(x.shape)
 
 
 def _fake_forward(
     x: Tensor, log_scale: Tensor, shift: Tensor, inverse: bool
 ) -> tuple[Tensor, Tensor]:
-    return x.new_empty(x.shape), x.new_empty(x.shape[:1], dtype=torch.float32)
+    return empty_like(x), x.new_empty(x.shape[:1], dtype=torch.float32)
 
 
 def _fake_backward(
@@ -29,10 +39,8 @@ def _fake_backward(
     inverse: bool,
     needs: list[bool],
 ) -> tuple[Tensor, ...]:
-    return tuple(
-        like.new_empty(like.shape if need else (0,))
-        for like, need in zip((x, log_scale, shift), needs, strict=True)
-    )
+    grad_x = empty_like(x) if needs[0] else x.new_empty(0)
+    return grad_x, *(shift.new_empty(shift.shape if need else 0) for need in needs[1:])
 
 
 _op = Op(
@@ -45,7 +53,10 @@ _op = Op(
             _fake_backward,
         ),
     },
-    [],
+    [
+        cpp(torch.float32, torch.bfloat16, torch.float16),
+        triton("dgm_fast.ops.actnorm.kernels", torch.float32, torch.bfloat16, torch.float16),
+    ],
 )
 
 
@@ -56,11 +67,15 @@ def _reference(x: Tensor, log_scale: Tensor, shift: Tensor, inverse: bool) -> tu
 _run = differentiable(_op, (0, 1, 2), _reference)
 
 
-def run(impl: str, *arguments: Any) -> tuple[Tensor, Tensor]:
-    """Run the implementation asked for; the arguments are the operator's."""
-    x = arguments[0]
+def run(
+    impl: str, x: Tensor, log_scale: Tensor, shift: Tensor, inverse: bool
+) -> tuple[Tensor, Tensor]:
+    """Run the implementation asked for on x (B, C, *)."""
     implementation = _op.choose(impl, x.device, x.dtype)
     if implementation == "reference":
-        return _reference(*arguments)
+        return _reference(x, log_scale, shift, inverse)
 
-    return _run(implementation, *arguments)
+    # A view of images that have their channels last, too.
+    pixels = x if x.ndim == 3 else x.reshape(*x.shape[:2], math.prod(x.shape[2:]))
+    y, log_det = _run(implementation, pixels, log_scale, shift, inverse)
+    return y.view(x.shape), log_det
