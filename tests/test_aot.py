@@ -172,3 +172,38 @@ def test_gaussian_rsample_kl_launches_for_priors_forms_and_noise(bound, shape, d
         expected += ["forward_kernel", *pieces, *["backward_kernel", *sums] * 2]
 
     assert bound == expected
+
+
+def _channels_last(shape, dtype):
+    return torch.ones(shape, dtype=dtype).transpose(1, -1).contiguous().transpose(1, -1)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("shape", [(64, 12, 1024), (3, 4, 9001), (700, 3, 2), (5, 3, 1), (1, 1, 1)])
+def test_actnorm_launches_for_both_layouts(bound, shape, dtype):
+    kernels = pytest.importorskip("dgm_fast.ops.actnorm.kernels")
+    log_scale, shift = torch.ones(2, shape[1]).unbind()
+
+    for x in (torch.ones(shape, dtype=dtype), _channels_last(shape, dtype)):
+        y, log_det = kernels.forward(x, log_scale, shift, False)
+        assert (y.shape, y.stride(), log_det.shape) == (x.shape, x.stride(), shape[:1])
+        for needs in ([True, True, True], [True, False, False], [False, True, False]):
+            grads = kernels.backward(y, log_det, x, log_scale, shift, False, needs)
+            shapes = zip((shape, shape[1:2], shape[1:2]), needs, strict=True)
+            assert [each.shape for each in grads] == [size if n else (0,) for size, n in shapes]
+        kernels.backward(None, log_det, x, log_scale, shift, True, [True, True, True])
+
+    passes = ["forward_kernel", "backward_kernel", "parameters_kernel", "backward_kernel"]
+    passes += ["backward_kernel", "parameters_kernel", "parameters_kernel"]
+    assert bound == passes * 2
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("shape", [(64, 12, 1024), (3, 4, 9001), (700, 3, 2), (5, 3, 1), (1, 1, 1)])
+def test_actnorm_statistics_launches_for_both_layouts(bound, shape, dtype):
+    kernels = pytest.importorskip("dgm_fast.ops.actnorm_statistics.kernels")
+    for x in (torch.ones(shape, dtype=dtype), _channels_last(shape, dtype)):
+        found = kernels.forward(x)
+        assert [each.shape for each in found] == [shape[1:2], shape[1:2], ()]
+
+    assert bound == ["pieces_kernel", "merge_kernel"] * 2

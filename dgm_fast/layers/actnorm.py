@@ -6,7 +6,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from dgm_fast.ops import actnorm
+from dgm_fast.ops import actnorm, actnorm_statistics
 
 __all__ = ["ActNorm"]
 
@@ -33,7 +33,8 @@ class ActNorm(nn.Module):
         x (B, C, *E) -> y (B, C, *E), log_det (B,).
 
     Precision:
-        Statistics are computed in float64 on at least float32; log_det is in nats.
+        Statistics are those of `ops.actnorm_statistics`, merged over processes in float64; log_det
+        is in nats.
 
     Raises:
         ValueError: x does not have C channels.
@@ -87,7 +88,7 @@ class ActNorm(nn.Module):
         if x.numel() == 0 and not _is_distributed():
             return
 
-        mean, std = _statistics_of_all_processes(x)
+        mean, std = _statistics_of_all_processes(x, self.impl)
         log_scale = (-std.log()).clamp(max=_LARGEST_LOG_SCALE)
         found = log_scale, -mean
         for parameter, value in zip((self.log_scale, self.shift), found, strict=True):
@@ -115,14 +116,16 @@ def _is_distributed() -> bool:
     return dist.is_available() and dist.is_initialized()
 
 
-def _statistics_of_all_processes(x: Tensor) -> tuple[Tensor, Tensor]:
+def _statistics_of_all_processes(x: Tensor, impl: str) -> tuple[Tensor, Tensor]:
     """Return mean and standard deviation of every channel (dim 1), in float64."""
-    each = x.double().transpose(0, 1).flatten(1)
-    count = torch.full_like(each[:, 0], each.shape[1])
-    sums = torch.stack([count, each.sum(1), each.square().sum(1)])
-    if _is_distributed():
-        dist.all_reduce(sums)
+    mean, squares, count = (each.double() for each in actnorm_statistics(x, impl=impl))
+    if not _is_distributed():
+        return mean, (squares / count).sqrt()
 
-    # In float64 the second moment minus the squared mean loses nothing that float32 data had.
-    mean, second = sums[1:] / sums[0]
-    return mean, (second - mean.square()).clamp(min=0).sqrt()
+    # The mean of all first, so that each process' deviations from it cancel nothing.
+    sums = torch.cat([count * mean, count[None]])
+    dist.all_reduce(sums)
+    mean_of_all = sums[:-1] / sums[-1]
+    squares = squares + count * (mean - mean_of_all).square()
+    dist.all_reduce(squares)
+    return mean_of_all, (squares / sums[-1]).sqrt()
