@@ -214,5 +214,11 @@ def test_bad_input_errors():
         model.sample(2, guidance=2.0)
     with pytest.raises(ValueError, match=r"context must hold values in 0 \.\. 2; got 3 to 3"):
         model.sample(2, torch.tensor(3))
+    with pytest.raises(ValueError, match=r"context must have dims that broadcast to shape = \(4,"):
+        model.sample((4, 2), torch.arange(3))
+    with pytest.raises(ValueError, match=r"noise must have shape .*\(2, 4, 4\); got \(2, 16\)"):
+        model.sample(2, noise=torch.zeros(2, 16))
+    with pytest.raises(ValueError, match="x must hold integers"):
+        model.log_prob(torch.full((2, 4, 4), 0.5))
     with pytest.raises(ValueError, match="eta must be in"):
         model.sample(2, sampler="ddim", eta=2.0)

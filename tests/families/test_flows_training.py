@@ -305,7 +305,7 @@ def test_logistic_base_samples_its_density():
         ("glow", lambda m: m(torch.zeros(())), ValueError, "x must have shape"),
         ("glow", lambda m: m.inverse(torch.zeros(2, 4, 4)), ValueError, "z must have shape"),
         ("glow", lambda m: m.log_prob(torch.full((2, 1, 4, 4), 4.0)), ValueError, "x must hold"),
-        ("glow", lambda m: m.log_prob(torch.full((2, 1, 4, 4), 0.5)), ValueError, "x must hold"),
+        ("glow", lambda m: m.log_prob(torch.full((2, 1, 4, 4), 0.5)), ValueError, "got fractions"),
         ("glow", lambda m: m.log_prob(torch.zeros(2, 1, 4, 4), samples=0), ValueError, "samples"),
         (
             "glow",
@@ -313,12 +313,25 @@ def test_logistic_base_samples_its_density():
             ValueError,
             "context must be None",
         ),
+        (
+            "glow",
+            lambda m: m.sample(2, temperature=-1.0),
+            ValueError,
+            "temperature must not be",
+        ),
+        ("glow", lambda m: m.sample((2, -1)), ValueError, "shape must not hold negative sizes"),
+        (
+            "classes",
+            lambda m: m.sample((4, 2), torch.arange(3)),
+            ValueError,
+            r"context must have dims that broadcast to shape = \(4, 2\); got \(3,\)",
+        ),
         ("classes", lambda m: m.log_prob(torch.zeros(2, 1, 4, 4)), ValueError, "must be labels"),
         (
             "classes",
             lambda m: m.log_prob(torch.zeros(2, 1, 4, 4), torch.tensor([0, 3])),
             ValueError,
-            r"context must hold values in \[0, 2\]; got 0 to 3",
+            r"context must hold values in 0 \.\. 2; got 0 to 3",
         ),
         (
             "classes",
@@ -330,7 +343,7 @@ def test_logistic_base_samples_its_density():
             "classes",
             lambda m: m.log_prob(torch.zeros(2, 1, 4, 4), torch.zeros(3).long()),
             ValueError,
-            r"context must have shape \(2,\)",
+            r"context must have shape \(B,\) = \(2,\)",
         ),
     ],
 )

@@ -258,18 +258,25 @@ def test_bad_inputs(inputs, match):
 
 
 @pytest.mark.parametrize(
-    ("context", "match"),
+    ("context", "error", "match"),
     [
-        (None, "context must be labels of 3 classes; got None"),
-        (torch.zeros(2), "context must be int64 labels"),
-        (torch.zeros(3).long(), r"context must be int64 labels of shape \(2,\)"),
-        (torch.tensor([0, 3]), r"context must hold labels in \[0, 2\]; got 0 to 3"),
+        (None, ValueError, "context must be labels of 3 classes; got None"),
+        (torch.zeros(2), TypeError, "context must be int64 labels"),
+        (torch.zeros(3).long(), ValueError, r"context must have shape \(B,\) = \(2,\)"),
+        (torch.tensor([0, 3]), ValueError, r"context must hold values in 0 \.\. 2; got 0 to 3"),
     ],
 )
-def test_bad_labels(context, match):
+def test_bad_labels(context, error, match):
     model = make_model(VARIANTS["labels"])
-    with pytest.raises(ValueError, match=match):
+    with pytest.raises(error, match=match):
         model.elbo(torch.zeros(2, 3, 4, 4), context)
+
+
+def test_labels_that_do_not_broadcast_to_the_samples():
+    model = make_model(VARIANTS["labels"])
+    assert model.sample((4, 3), torch.arange(3)).shape == (4, 3, 3, 4, 4)
+    with pytest.raises(ValueError, match=r"context must have dims that broadcast to shape = \(4,"):
+        model.sample((4, 2), torch.arange(3))
 
 
 @pytest.mark.parametrize("samples", [0, -1])

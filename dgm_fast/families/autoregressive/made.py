@@ -44,6 +44,7 @@ from dgm_fast.families.autoregressive.degrees import (
     random_degrees,
     random_places,
 )
+from dgm_fast.families.checks import as_shape, context_rows
 from dgm_fast.families.pretrained import Pretrained
 from dgm_fast.layers import MaskedLinear
 from dgm_fast.ops import MaskStructure, philox_uniform
@@ -326,12 +327,10 @@ class MADE(Pretrained, nn.Module):
         Shapes:
             Returns (*shape, D), dtype and device of the parameters.
         """
-        shape = (shape,) if isinstance(shape, int) else tuple(shape)
+        shape = as_shape(shape)
         D, n = self.config.features, math.prod(shape)
         weight = self.layers[0].weight
-        if context is not None:
-            context = context.expand(*shape, -1).reshape(n, context.shape[-1])
-
+        context = context_rows(context, shape, labels=False)
         seed = draw_seed(weight.device, generator)
         noise = self.conditional.draw_noise(n, D, seed, weight.dtype)
         sets = [self._active_set] if self.training else range(self.config.num_masks)

@@ -8,7 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-__all__ = ["BoundTerms", "discretized_gaussian_log_prob"]
+from dgm_fast.families.diffusion.schedules import Schedule
+
+__all__ = ["BoundTerms", "decoder_nats", "discretized_gaussian_log_prob", "term_nats"]
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,31 @@ class BoundTerms:
         }
         bits = self.features * math.log(2)
         return {name: value.double().mean().item() / bits for name, value in terms.items()}
+
+
+def term_nats(
+    schedule: Schedule, x0: Tensor, t: Tensor, estimate: Tensor, levels: int | None
+) -> Tensor:
+    """Return the bound's term at each sample's time, (B,), for estimates of x_0 (B, *E).
+
+    Arguments:
+        schedule: of the model.
+        x0: the data in the network's units, (B, *E).
+        t: (B,) int64; at 0 the term is L_0.
+        estimate: of x0.
+        levels: of the data, or None.
+    """
+    squared = (estimate - x0).square().flatten(1)
+    error = schedule.kl_weight[t] * squared.sum(1) + squared.shape[1] * schedule.kl_constant[t]
+    if levels is None:
+        return error
+    return torch.where(t == 0, decoder_nats(schedule, x0, estimate, levels), error)
+
+
+def decoder_nats(schedule: Schedule, x0: Tensor, mean: Tensor, levels: int) -> Tensor:
+    """Return -log p(x_0 | x_1) of grey levels, (B,)."""
+    scale = schedule.decoder_variance.sqrt().to(mean.dtype)
+    return -discretized_gaussian_log_prob(x0, mean, scale, levels).flatten(1).sum(1)
 
 
 def discretized_gaussian_log_prob(x: Tensor, mean: Tensor, scale: Tensor, levels: int) -> Tensor:

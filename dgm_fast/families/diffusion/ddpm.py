@@ -31,12 +31,12 @@ from torch import Tensor, nn
 from dgm_fast import ops
 from dgm_fast._core.random import draw_seed
 from dgm_fast._core.schedule import per_sample
-from dgm_fast.families.checks import check_integers, check_labels
-from dgm_fast.families.diffusion.bound import BoundTerms, discretized_gaussian_log_prob
+from dgm_fast.families import checks
+from dgm_fast.families.diffusion.bound import BoundTerms, decoder_nats, term_nats
 from dgm_fast.families.diffusion.config import DDPMConfig
 from dgm_fast.families.diffusion.parametrization import convert
-from dgm_fast.families.diffusion.schedules import Schedule, draw_times
-from dgm_fast.families.diffusion.unet import UNet
+from dgm_fast.families.diffusion.schedules import Schedule, draw_times, times_visited
+from dgm_fast.families.diffusion.unet import make_unet
 from dgm_fast.families.pretrained import Pretrained
 from dgm_fast.sampling import ddim_encode, diffusion_sample
 
@@ -111,7 +111,7 @@ class DDPM(Pretrained, nn.Module):
         self.config, self.impl = config, impl
         self.event_shape, self.levels = config.event_shape, config.levels
         self.classes = config.classes
-        self.network = (_make_unet(config) if network is None else network).to(device, dtype)
+        self.network = (make_unet(config) if network is None else network).to(device, dtype)
 
         device = torch.get_default_device() if device is None else torch.device(device)
         with torch.device("cpu"):
@@ -143,7 +143,8 @@ class DDPM(Pretrained, nn.Module):
         t = draw_times(B, T, self.config.times, seed, _TIME_STREAM)
         label = self._labels(context, B)
         if label is not None and self.training:
-            label = self._some_dropped(label, seed)
+            u = ops.philox_uniform((B, 1), seed=seed, stream=_LABEL_STREAM)[:, 0]
+            label = torch.where(u < self.config.label_dropout, self.classes, label)
 
         tables, impl = self._tables, self.impl
         x_t, _ = ops.diffusion_noise(x0, t, *tables[:2], None, seed=seed, impl=impl)
@@ -158,7 +159,7 @@ class DDPM(Pretrained, nn.Module):
             mean = self._estimate(x_t, t, prediction)
             # Elsewhere the decoder is asked about x0 itself, so that its gradients stay finite.
             mean = torch.where(per_sample(t, x0, t.dtype) == 0, mean, x0)
-            term = torch.where(t == 0, self._decoder_nats(x0, mean), term)
+            term = torch.where(t == 0, decoder_nats(self.schedule, x0, mean, self.levels), term)
 
         return (T * term + self.schedule.prior_kl(x0)).mean()
 
@@ -180,7 +181,6 @@ class DDPM(Pretrained, nn.Module):
         The estimate of x_0 is clipped to [-1, 1] where the data have levels, as `sample` does.
 
         Arguments:
-            x: (B, *event_shape).
             context: labels (B,); without them a class-conditional model is unconditional.
             generator: of the noise, on the model's device; default torch's own.
         """
@@ -193,8 +193,7 @@ class DDPM(Pretrained, nn.Module):
             times = torch.arange(begin, min(begin + step, T), device=x0.device)
             rows = x0.repeat(len(times), *[1] * (x0.ndim - 1))
             labels = None if label is None else label.repeat(len(times))
-            t = times.repeat_interleave(B)
-            terms_at = self._term_nats(rows, t, labels, seed, begin * B)
+            terms_at = self._term_nats(rows, times.repeat_interleave(B), labels, seed, begin * B)
             chunks.append(terms_at.view(len(times), B))
 
         terms = torch.cat(chunks)  # (T, B)
@@ -266,22 +265,24 @@ class DDPM(Pretrained, nn.Module):
         if guidance != 1 and (context is None or not self.classes):
             raise ValueError(f"guidance must be 1 without labels to follow; got {guidance}")
 
-        shape = (shape,) if isinstance(shape, int) else tuple(shape)
+        shape, event = checks.as_shape(shape), self.event_shape
+        if noise is not None and tuple(noise.shape) != (*shape, *event):
+            expected = f"(*shape, *event_shape) = {(*shape, *event)}"
+            raise ValueError(f"noise must have shape {expected}; got {tuple(noise.shape)}")
         n, device = math.prod(shape), self.schedule.alpha.device
-        label = self._labels(None if context is None else context.expand(shape).reshape(n), n)
+        label = self._labels(checks.context_rows(context, shape, labels=True), n)
         free = torch.full_like(label, self.classes) if guidance != 1 else None
         ancestral = sampler == "ddpm"
         seed = draw_seed(device, generator)
 
         def draw(stream: int) -> Tensor:
-            event = (n, *self.event_shape)
             where = {"sample_offset": sample_offset, "stream": stream, "impl": self.impl}
-            return ops.philox_normal(event, seed=seed, dtype=torch.float32, **where)
+            return ops.philox_normal((n, *event), seed=seed, dtype=torch.float32, **where)
 
         x = diffusion_sample(
             lambda x, t: self.network(x, t, label),
-            draw(self.config.timesteps) if noise is None else noise.reshape(n, *self.event_shape),
-            self._times_visited(steps),
+            draw(self.config.timesteps) if noise is None else noise.reshape(n, *event),
+            times_visited(self.config.timesteps, steps),
             *self._tables,
             eta=None if ancestral else eta,
             variance=self.config.variance,
@@ -296,7 +297,7 @@ class DDPM(Pretrained, nn.Module):
         if ancestral:
             x = x + self.schedule.decoder_variance.sqrt().to(x.dtype) * draw(0).to(x.dtype)
 
-        return self._unscaled(x).view(*shape, *self.event_shape)
+        return self._unscaled(x).view(*shape, *event)
 
     @torch.no_grad()
     def encode(
@@ -318,7 +319,7 @@ class DDPM(Pretrained, nn.Module):
         return ddim_encode(
             lambda x, t: self.network(x, t, label),
             self._scaled(x),
-            self._times_visited(steps)[::-1],
+            times_visited(self.config.timesteps, steps)[::-1],
             *self._tables,
             impl=self.impl,
         )
@@ -337,9 +338,8 @@ class DDPM(Pretrained, nn.Module):
         B, T = len(x0), self.config.timesteps
         seed = draw_seed(x0.device)
 
-        l_0 = self._term_nats(
-            x0, torch.zeros(B, dtype=torch.int64, device=x0.device), label, seed, 0
-        )
+        first = torch.zeros(B, dtype=torch.int64, device=x0.device)
+        l_0 = self._term_nats(x0, first, label, seed, 0)
         l_t = torch.zeros_like(l_0)
         if T > 1:
             t = 1 + draw_times(B, T - 1, "stratified", seed, _TIME_STREAM)
@@ -358,55 +358,36 @@ class DDPM(Pretrained, nn.Module):
         if self._clip is not None:
             estimate = estimate.clamp(-self._clip, self._clip)
 
-        error = (estimate - x0).square().flatten(1).sum(1)
-        term = self.schedule.kl_weight[t] * error + self.features * self.schedule.kl_constant[t]
-        if self.levels is None:
-            return term
-        return torch.where(t == 0, self._decoder_nats(x0, estimate), term)
+        return term_nats(self.schedule, x0, t, estimate, self.levels)
 
     def _estimate(self, x_t: Tensor, t: Tensor, prediction: Tensor) -> Tensor:
         """Return the estimate of x_0 that a prediction stands for."""
         alpha, sigma, target = self._tables
         return convert(prediction, x_t, alpha[t], sigma[t], target, "x0")
 
-    def _decoder_nats(self, x0: Tensor, mean: Tensor) -> Tensor:
-        """Return -log p(x_0 | x_1) of grey levels, (B,)."""
-        scale = self.schedule.decoder_variance.sqrt().to(mean.dtype)
-        log_prob = discretized_gaussian_log_prob(x0, mean, scale, self.levels)
-        return -log_prob.flatten(1).sum(1)
-
     def _labels(self, context: Tensor | None, B: int) -> Tensor | None:
         """Check the labels and return them, (B,), the one past all classes where none are given."""
         if not self.classes:
             if context is not None:
-                raise ValueError(
-                    f"context must be None for a model without classes; "
-                    f"got shape {tuple(context.shape)}"
-                )
+                got = tuple(context.shape)
+                raise ValueError(f"context must be None without classes; got shape {got}")
             return None
         if context is None:
             device = self.schedule.alpha.device
             return torch.full((B,), self.classes, dtype=torch.int64, device=device)
 
-        check_labels(context, self.classes, B)
+        checks.check_labels(context, self.classes, B)
         return context
-
-    def _some_dropped(self, label: Tensor, seed: Tensor) -> Tensor:
-        u = ops.philox_uniform((len(label), 1), seed=seed, stream=_LABEL_STREAM)[:, 0]
-        return torch.where(u < self.config.label_dropout, self.classes, label)
 
     def _scaled(self, x: Tensor) -> Tensor:
         """Return the data in the network's units: [-1, 1] for grey levels."""
-        if x.ndim == 0 or tuple(x.shape[1:]) != self.event_shape:
-            raise ValueError(
-                f"x must have shape (B, *event_shape = {self.event_shape}); got {tuple(x.shape)}"
-            )
+        checks.check_event("x", x, self.event_shape)
         if x.dtype is not torch.float64:
             x = x.float()
         if self.levels is None:
             return x
 
-        check_integers("x", x, self.levels - 1)
+        checks.check_integers("x", x, self.levels - 1)
         return x * (2 / (self.levels - 1)) - 1
 
     def _unscaled(self, x: Tensor) -> Tensor:
@@ -414,33 +395,5 @@ class DDPM(Pretrained, nn.Module):
             return x
         return ((x + 1) * ((self.levels - 1) / 2)).round().clamp(0, self.levels - 1)
 
-    def _times_visited(self, steps: int | None) -> list[int]:
-        """Return the times of a sampler from the last down to 0."""
-        T = self.config.timesteps
-        steps = T if steps is None else steps
-        if not 1 <= steps <= T:
-            raise ValueError(f"steps must be in 1 .. timesteps = {T}; got {steps}")
-        return torch.linspace(T - 1, 0, steps).round().long().tolist()
-
     def extra_repr(self) -> str:
         return str(self.config)
-
-
-def _make_unet(config: DDPMConfig) -> UNet:
-    # The highest has the period of one grey level.
-    highest = math.pi * ((config.levels or 1) - 1)
-    frequencies = [highest / 2**octave for octave in range(config.fourier)]
-    return UNet(
-        config.event_shape,
-        config.timesteps,
-        channels=config.channels,
-        multipliers=config.multipliers,
-        blocks=config.blocks,
-        attention=config.attention,
-        heads=config.heads,
-        patch=config.patch,
-        dropout=config.dropout,
-        groups=config.groups,
-        frequencies=frequencies,
-        labels=config.classes + 1 if config.classes else 0,
-    )

@@ -27,6 +27,8 @@ __all__ = [
     "draw_times",
     "gaussian_posterior",
     "linear_betas",
+    "log_snr_betas",
+    "times_visited",
 ]
 
 # Keeps the last steps from destroying everything at once (Nichol and Dhariwal, 2021, section 3.2).
@@ -268,3 +270,11 @@ def _tables(alpha: Tensor, sigma: Tensor, variance: str, target: str) -> dict[st
         "target_weight": weight * of_target[target],
         "decoder_variance": chosen[0],
     }
+
+
+def times_visited(timesteps: int, steps: int | None) -> list[int]:
+    """Return the times of a sampler of so many steps, default all, from the last down to 0."""
+    steps = timesteps if steps is None else steps
+    if not 1 <= steps <= timesteps:
+        raise ValueError(f"steps must be in 1 .. timesteps = {timesteps}; got {steps}")
+    return torch.linspace(timesteps - 1, 0, steps).round().long().tolist()

@@ -20,12 +20,16 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["UNet"]
+if TYPE_CHECKING:
+    from dgm_fast.families.diffusion.config import DDPMConfig
+
+__all__ = ["UNet", "make_unet"]
 
 
 def sinusoidal_embedding(position: Tensor, features: int) -> Tensor:
@@ -266,3 +270,24 @@ class UNet(nn.Module):
 
     def _unfold(self, h: Tensor, H: int, W: int) -> Tensor:
         return h if self.patch == 1 else F.pixel_shuffle(h, self.patch)[..., :H, :W]
+
+
+def make_unet(config: DDPMConfig) -> UNet:
+    """Return the network that the hyperparameters of a diffusion model describe."""
+    # The highest has the period of one grey level.
+    highest = math.pi * ((config.levels or 1) - 1)
+    frequencies = [highest / 2**octave for octave in range(config.fourier)]
+    return UNet(
+        config.event_shape,
+        config.timesteps,
+        channels=config.channels,
+        multipliers=config.multipliers,
+        blocks=config.blocks,
+        attention=config.attention,
+        heads=config.heads,
+        patch=config.patch,
+        dropout=config.dropout,
+        groups=config.groups,
+        frequencies=frequencies,
+        labels=config.classes + 1 if config.classes else 0,
+    )

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from dgm_fast._core.random import draw_seed
+from dgm_fast.families import checks
 from dgm_fast.families.flows.base import BASES
 from dgm_fast.families.flows.chain import Chain
 from dgm_fast.families.flows.dequantization import (
@@ -195,14 +196,14 @@ class Flow(Pretrained, nn.Module):
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Map real events to (z, log |det dz/dx|); of integer data, dequantized ones."""
-        self._check_event(x, "x")
+        checks.check_event("x", x, self.event_shape)
         y, log_det = self.preprocess(x.to(self._dtype))
         z, more = self.transform(y, self._context(context, len(x)))
         return z, log_det + more
 
     def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Map noise to real events: (x, log |det dx/dz|)."""
-        self._check_event(z, "z")
+        checks.check_event("z", z, self.event_shape)
         y, log_det = self.transform.inverse(z.to(self._dtype), self._context(context, len(z)))
         x, more = self.preprocess.inverse(y)
         return x, log_det + more
@@ -218,13 +219,13 @@ class Flow(Pretrained, nn.Module):
             context: as in the class.
             samples: S; more than one makes S times as much work.
         """
-        self._check_event(x, "x")
+        checks.check_event("x", x, self.event_shape)
         if samples < 1:
             raise ValueError(f"samples must be at least 1; got {samples}")
         if self.dequantization is None:
             return self._density(x, context)
 
-        self._check_levels(x)
+        checks.check_integers("x", x, self.levels - 1)
         x = x.to(self._dtype).repeat_interleave(samples, 0)
         context = None if context is None else context.repeat_interleave(samples, 0)
         v, log_q = self.dequantization(x)
@@ -254,14 +255,13 @@ class Flow(Pretrained, nn.Module):
         Shapes:
             Returns (*shape, *event_shape), dtype and device of the parameters.
         """
-        shape = (shape,) if isinstance(shape, int) else tuple(shape)
-        n = math.prod(shape)
-        if context is not None:
-            inner = () if self.classes else context.shape[-1:]
-            context = context.expand(*shape, *inner).reshape(n, *inner)
+        shape = checks.as_shape(shape)
+        context = checks.context_rows(context, shape, labels=self.classes > 0)
+        if not temperature >= 0:
+            raise ValueError(f"temperature must not be negative; got {temperature}")
 
         seed = draw_seed(self._device, generator)
-        noise = self.base.sample((n, *self.event_shape), seed, self._dtype)
+        noise = self.base.sample((math.prod(shape), *self.event_shape), seed, self._dtype)
         x, _ = self.inverse(temperature * noise, context)
         if self.levels is not None:
             x = x.floor().clamp(0, self.levels - 1)
@@ -282,28 +282,12 @@ class Flow(Pretrained, nn.Module):
         if context is None:
             return None
 
-        expected = (B,) if self.classes else (B, C)
-        if tuple(context.shape) != expected:
-            raise ValueError(f"context must have shape {expected}; got {tuple(context.shape)}")
-        if self.embedding is None:
-            return context.to(self._dtype)
-
-        if context.dtype != torch.int64:
-            raise TypeError(f"context must be int64 labels; got dtype {context.dtype}")
-        _check_range("context", context, self.classes - 1)
-        return self.embedding(context)
-
-    def _check_event(self, x: Tensor, name: str) -> None:
-        if tuple(x.shape[1:]) != self.event_shape or x.ndim == 0:
-            raise ValueError(
-                f"{name} must have shape (B, *event_shape = {self.event_shape}); "
-                f"got {tuple(x.shape)}"
-            )
-
-    def _check_levels(self, x: Tensor) -> None:
-        _check_range("x", x, self.levels - 1)
-        if _may_look_at(x) and x.is_floating_point() and bool((x != x.round()).any()):
-            raise ValueError("x must hold integers (as any dtype); got fractions")
+        if self.embedding is not None:
+            checks.check_labels(context, self.classes, B)
+            return self.embedding(context)
+        if tuple(context.shape) != (B, C):
+            raise ValueError(f"context must have shape {(B, C)}; got {tuple(context.shape)}")
+        return context.to(self._dtype)
 
     @property
     def _dtype(self) -> torch.dtype:
@@ -316,14 +300,3 @@ class Flow(Pretrained, nn.Module):
     def extra_repr(self) -> str:
         """Show the configuration."""
         return str(self.config)
-
-
-def _may_look_at(x: Tensor) -> bool:
-    return x.device.type == "cpu" and not torch.compiler.is_compiling() and x.numel() > 0
-
-
-def _check_range(name: str, x: Tensor, high: int) -> None:
-    if _may_look_at(x) and bool(((x < 0) | (x > high)).any()):
-        raise ValueError(
-            f"{name} must hold values in [0, {high}]; got {x.min().item()} to {x.max().item()}"
-        )

@@ -101,8 +101,7 @@ class Glow(Flow):
             for _ in range(config.steps):
                 steps += [Mixing(C, plu=config.plu, impl=self.impl), self._coupling(C)]
             is_last = i + 1 == config.scales
-            prior = Prior((C, H, W), config.context_features) if is_last else self._split_prior(C)
-            steps.append(prior)
+            steps.append(self._last_prior(C, H, W) if is_last else self._split_prior(C))
             scales.append(Chain(steps, reversible=config.reversible))
             shapes.append((C, H, W))
             C = C // 2
@@ -123,6 +122,9 @@ class Glow(Flow):
             bound=_LOG_SCALE_BOUND,
             impl=self.impl,
         )
+
+    def _last_prior(self, C: int, H: int, W: int) -> Prior:
+        return Prior((C, H, W), self.config.context_features, impl=self.impl)
 
     def _split_prior(self, C: int) -> AffineCoupling:
         """Return the map of the half that goes to standard normals, given the half that stays."""

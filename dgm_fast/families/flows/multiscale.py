@@ -146,13 +146,17 @@ class Prior(nn.Module):
     Arguments:
         shape: of an event.
         context_features: width of the context, 0 for none.
+        impl: of `ops.affine_coupling`.
 
     References:
         Kingma, Dhariwal, "Glow: Generative Flow with Invertible 1x1 Convolutions", 2018, sec. 3.
     """
 
-    def __init__(self, shape: Sequence[int], context_features: int = 0) -> None:
+    def __init__(
+        self, shape: Sequence[int], context_features: int = 0, *, impl: str = "auto"
+    ) -> None:
         super().__init__()
+        self.impl = impl
         # Log-scales, then shifts.
         self.shared = nn.Parameter(torch.zeros(2, *shape))
         self.context = None
@@ -162,17 +166,18 @@ class Prior(nn.Module):
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Return y and log |det dy/dx|, (B,)."""
-        return affine_coupling(x, *self._scale_and_shift(x, context), shift_first=True)
+        return self._scaled_and_shifted(x, context, inverse=False)
 
     def inverse(self, y: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Return x and log |det dx/dy|, (B,)."""
-        return affine_coupling(
-            y, *self._scale_and_shift(y, context), shift_first=True, inverse=True
-        )
+        return self._scaled_and_shifted(y, context, inverse=True)
 
-    def _scale_and_shift(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
+    def _scaled_and_shifted(
+        self, x: Tensor, context: Tensor | None, inverse: bool
+    ) -> tuple[Tensor, Tensor]:
         both = self.shared.expand(len(x), *self.shared.shape)
         if self.context is not None:
             both = both + self.context(context).view(both.shape)
-        log_scale, shift = both.unbind(1)
-        return log_scale, shift
+        return affine_coupling(
+            x, *both.unbind(1), shift_first=True, inverse=inverse, impl=self.impl
+        )

@@ -38,6 +38,7 @@ from dgm_fast.distributions import (
     DiscretizedLogisticConditional,
     GaussianConditional,
 )
+from dgm_fast.families.checks import as_shape, check_event, check_labels, context_rows
 from dgm_fast.families.latent.config import VAEConfig
 from dgm_fast.families.latent.diagnostics import kl_per_dimension, latent_diagnostics
 from dgm_fast.families.latent.flows import LatentFlows
@@ -289,10 +290,10 @@ class VAE(Pretrained, nn.Module):
         Shapes:
             Returns (*shape, *event_shape), dtype and device of the parameters.
         """
-        shape = (shape,) if isinstance(shape, int) else tuple(shape)
+        shape = as_shape(shape)
         n, L, D = math.prod(shape), self.config.latent_features, math.prod(self.event_shape)
         weight = self.posterior.weight
-        labels = None if context is None else context.expand(shape).reshape(n)
+        labels = context_rows(context, shape, labels=True)
 
         seed = draw_seed(weight.device, generator)
         z = ops.philox_normal((n, L), seed=seed, stream=_PRIOR_STREAM, dtype=weight.dtype)
@@ -302,11 +303,7 @@ class VAE(Pretrained, nn.Module):
         return x.view(*shape, *self.event_shape)
 
     def _encode(self, x: Tensor, context: Tensor | None) -> _Encoded:
-        if x.ndim == 0 or tuple(x.shape[1:]) != self.event_shape:
-            raise ValueError(
-                f"x must have shape (B, *event_shape) with event_shape {self.event_shape}; got "
-                f"{tuple(x.shape)}"
-            )
+        check_event("x", x, self.event_shape)
         self.conditional.check_values(x)
         label = self._one_hot(context, len(x))
         values = self.conditional.encode(x.to(self.posterior.weight.dtype))
@@ -320,17 +317,7 @@ class VAE(Pretrained, nn.Module):
             raise ValueError(f"context must be labels of {self.classes} classes; got {got}")
         if context is None:
             return None
-        if context.dtype != torch.int64 or context.shape != (batch,):
-            raise ValueError(
-                f"context must be int64 labels of shape ({batch},); got {context.dtype} of shape "
-                f"{tuple(context.shape)}"
-            )
-        if context.device.type == "cpu" and not torch.compiler.is_compiling() and batch > 0:
-            low, high = int(context.min()), int(context.max())
-            if low < 0 or high >= self.classes:
-                raise ValueError(
-                    f"context must hold labels in [0, {self.classes - 1}]; got {low} to {high}"
-                )
+        check_labels(context, self.classes, batch)
         return F.one_hot(context, self.classes).to(self.posterior.weight.dtype)
 
     def _draw(
