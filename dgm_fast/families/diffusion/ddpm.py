@@ -181,6 +181,7 @@ class DDPM(Pretrained, nn.Module):
         The estimate of x_0 is clipped to [-1, 1] where the data have levels, as `sample` does.
 
         Arguments:
+            x: (B, *event_shape).
             context: labels (B,); without them a class-conditional model is unconditional.
             generator: of the noise, on the model's device; default torch's own.
         """
