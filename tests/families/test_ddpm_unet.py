@@ -134,9 +134,23 @@ def test_dropout_acts_in_training_only():
 
 def test_convolutions_read_their_channels_side_by_side():
     network = UNet((8, 8), **SMALL)
+    # Weights from a file come with the channels first.
+    weights = {name: value.contiguous() for name, value in network.state_dict().items()}
+    network.load_state_dict(weights, assign=True)
     for module in network.modules():
         if isinstance(module, nn.Conv2d):
             assert module.weight.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_patches_fold_as_pixel_unshuffle_does():
+    network = UNet((3, 6, 4), **SMALL, patch=2)
+    x = torch.randn(2, 3, 6, 4)
+
+    folded = network._fold(x)
+
+    assert torch.equal(folded, nn.functional.pixel_unshuffle(x, 2))
+    assert torch.equal(network._unfold(folded, 6, 4), x)
+    assert network._unfold(network._fold(x[:0]), 6, 4).shape == (0, 3, 6, 4)
 
 
 def test_embedding():

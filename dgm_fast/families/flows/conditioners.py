@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dgm_fast.families.layout import keep_channels_last
+
 __all__ = ["MLP", "ConvNet", "ResidualConvNet", "ZeroConv"]
 
 
@@ -92,7 +94,7 @@ class ConvNet(_ImageNet):
     ) -> None:
         super().__init__(in_channels, out_channels, hidden, context_features, context_image)
         self.middle = nn.Conv2d(hidden, hidden, 1)
-        _channels_last(self)
+        keep_channels_last(self)
 
     def hidden(self, h: Tensor) -> Tensor:
         """Mix the channels of each pixel."""
@@ -117,7 +119,7 @@ class ResidualConvNet(_ImageNet):
     ) -> None:
         super().__init__(in_channels, out_channels, hidden, context_features, context_image)
         self.blocks = nn.ModuleList(_ResidualBlock(hidden) for _ in range(blocks))
-        _channels_last(self)
+        keep_channels_last(self)
 
     def hidden(self, h: Tensor) -> Tensor:
         """Apply the blocks."""
@@ -152,15 +154,3 @@ def _zero(layer: nn.Module) -> nn.Module:
     for parameter in layer.parameters():
         nn.init.zeros_(parameter)
     return layer
-
-
-def _channels_last(net: nn.Module) -> None:
-    """Lay out the weights for convolutions with the channels last, also after loading others."""
-    _lay_out(net)
-    net.register_load_state_dict_post_hook(_lay_out)
-
-
-def _lay_out(net: nn.Module, _: object = None) -> None:
-    for module in net.modules():
-        if isinstance(module, nn.Conv2d):
-            module.weight.data = module.weight.data.contiguous(memory_format=torch.channels_last)
