@@ -20,7 +20,7 @@ def recipe(binarization: str = "none") -> Recipe:
         model=GlowConfig(
             event_shape=(1, 8, 8),
             levels=17,
-            logit_alpha=0.05,
+            logit_alpha=0.01,
             steps=4,
             hidden=32,
         ),

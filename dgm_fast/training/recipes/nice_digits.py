@@ -22,7 +22,7 @@ def recipe(binarization: str = "none") -> Recipe:
         model=NICEConfig(
             event_shape=(1, 8, 8),
             levels=17,
-            logit_alpha=0.05,
+            logit_alpha=0.005,
             hidden=(128, 128),
         ),
         train=TrainConfig(
