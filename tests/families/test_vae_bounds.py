@@ -210,10 +210,10 @@ def test_parts_of_the_output_add_up():
     torch.manual_seed(4)
     elbo = model.elbo(x)
 
-    torch.testing.assert_close(output.elbo_nats, elbo)
+    torch.testing.assert_close(output.elbo, elbo)
     torch.testing.assert_close(output.loss, -elbo.mean())
     torch.testing.assert_close(
-        output.kl_nats, kl_divergence(
+        output.kl, kl_divergence(
             Normal(model.encode(x).mean, (0.5 * model.encode(x).log_var).exp()), Normal(0.0, 1.0)
         ).sum(1)
     )  # fmt: skip
@@ -233,7 +233,7 @@ def test_beta_weighs_the_kl(samples):
         output = make_pca(wrong=True, config=config)[0](x)
         losses[beta] = output.loss
         if samples == 1:
-            parts = output.reconstruction_nats.mean() + beta * output.kl_nats.mean()
+            parts = output.reconstruction.mean() + beta * output.kl.mean()
             torch.testing.assert_close(output.loss, parts)
 
     assert losses[0.0] < losses[1.0] < losses[4.0]
@@ -249,7 +249,7 @@ def test_beta_grows_in_training_and_stays_in_evaluation():
     @torch.no_grad()
     def beta():
         output = model(x)
-        return float((output.loss - output.reconstruction_nats.mean()) / output.kl_nats.mean())
+        return float((output.loss - output.reconstruction.mean()) / output.kl.mean())
 
     for step, grown in ((0, 0.0), (5, 1.0), (10, 2.0), (1000, 2.0), (5, 1.0)):
         model.train().training_step_begin(step)
@@ -270,10 +270,10 @@ def test_free_bits_charge_each_dimension_its_mean_or_the_minimum():
     assert 0 < int(free.sum()) < L, per_dimension
 
     output = model(x)
-    charged = output.loss - output.reconstruction_nats.mean()
+    charged = output.loss - output.reconstruction.mean()
 
     torch.testing.assert_close(charged, per_dimension.clamp(min=free_bits).sum())
-    torch.testing.assert_close(output.kl_nats.mean(), per_dimension.sum())
+    torch.testing.assert_close(output.kl.mean(), per_dimension.sum())
     (gradient,) = torch.autograd.grad(charged, model.posterior.bias)
     # The reconstruction's own gradient cancels to rounding, that of the free dimensions is gone.
     assert float(gradient[:L][free].abs().max()) < 1e-12

@@ -202,7 +202,7 @@ def test_moving_average_follows_the_weights_alone():
 
     average.module.eval()
     assert set(average.module.state_dict()) == set(model.state_dict())
-    assert float(average.module.loss(x)) > float(average.module(x).reconstruction_nats.mean())
+    assert float(average.module.loss(x)) > float(average.module(x).reconstruction.mean())
 
 
 def test_device_and_dtype_of_construction():

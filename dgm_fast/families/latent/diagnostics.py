@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from dgm_fast._core.random import draw_seed
-from dgm_fast.ops import philox_normal
+from dgm_fast.ops import gaussian_mixture_log_prob, philox_normal
 
 if TYPE_CHECKING:
     from dgm_fast.families.latent.vae import VAE
@@ -68,10 +68,10 @@ def latent_diagnostics(
               q(z) = \frac{1}{N} \sum_m q(z \mid x_m), \quad z_n \sim q(z \mid x_n)
 
     Shapes:
-        x (N, *event_shape), N at least 2; costs an N x N matrix of densities.
+        x (N, *event_shape), N at least 2; the information costs N^2 densities, none of them kept.
 
     Precision:
-        float64 from the posterior's parameters on.
+        The densities are those of `ops.gaussian_mixture_log_prob`, all else is float64.
 
     Raises:
         ValueError: fewer than two rows.
@@ -83,16 +83,17 @@ def latent_diagnostics(
     if len(x) < 2:
         raise ValueError(f"x must have at least two rows to vary between; got {len(x)}")
 
-    mean, log_var = (part.double() for part in model.encode(x, context))
+    mean, log_var = model.encode(x, context)
     seed = draw_seed(x.device, generator)
-    noise = philox_normal(mean.shape, seed=seed, dtype=torch.float32).double()
+    noise = philox_normal(mean.shape, seed=seed, dtype=torch.float32).to(mean.dtype)
     z = mean + (0.5 * log_var).exp() * noise
-    log_q = _gaussian_log_prob(z, mean, log_var)  # (N, N)
-    information = log_q.diagonal() - log_q.logsumexp(1) + math.log(len(x))
+    own = -0.5 * (noise.square() + log_var + math.log(2 * math.pi)).double().sum(1)
+    weights = log_var.new_full((len(x),), -math.log(len(x)))
+    information = own - gaussian_mixture_log_prob(z, mean, log_var, weights).double()
 
     return LatentDiagnostics(
-        mean_variance=mean.var(0),
-        kl_nats=kl_per_dimension(mean, log_var).mean(0),
+        mean_variance=mean.double().var(0),
+        kl_nats=kl_per_dimension(mean.double(), log_var.double()).mean(0),
         mutual_information_nats=float(information.mean()),
     )
 
@@ -100,12 +101,3 @@ def latent_diagnostics(
 def kl_per_dimension(mean: Tensor, log_var: Tensor) -> Tensor:
     """Return KL(N(mean, exp(log_var)) || N(0, 1)) of every element, in nats."""
     return 0.5 * (mean.square() + torch.expm1(log_var) - log_var)
-
-
-def _gaussian_log_prob(z: Tensor, mean: Tensor, log_var: Tensor) -> Tensor:
-    """Return log N(z_n; mean_m, exp(log_var_m)) as a matrix (N, M), by products of matrices."""
-    precision = (-log_var).exp()
-    quadratic = (
-        z.square() @ precision.T - 2 * z @ (mean * precision).T + (mean.square() * precision).sum(1)
-    )
-    return -0.5 * (quadratic + (log_var + math.log(2 * math.pi)).sum(1))

@@ -71,25 +71,25 @@ class Posterior(NamedTuple):
 
 @dataclass(frozen=True)
 class VAEOutput:
-    """What one pass of a VAE gives.
+    """What one pass of a VAE gives, all of it in nats.
 
     Attributes:
-        loss: the training objective, a scalar in nats: what beta, free bits and importance
+        loss: the training objective, a scalar: what beta, free bits and importance
             weights make of the two parts below.
-        reconstruction_nats: -log p(x | z), (B,), the mean over the samples of z.
-        kl_nats: KL(q(z | x) || p(z)), (B,), whatever beta and free bits: in closed form, to which
+        reconstruction: -log p(x | z), (B,), the mean over the samples of z.
+        kl: KL(q(z | x) || p(z)), (B,), whatever beta and free bits: in closed form, to which
             flows add their part at the sample; with importance samples, the mean over them of
             log q(z | x) - log p(z).
     """
 
     loss: Tensor
-    reconstruction_nats: Tensor
-    kl_nats: Tensor
+    reconstruction: Tensor
+    kl: Tensor
 
     @property
-    def elbo_nats(self) -> Tensor:
+    def elbo(self) -> Tensor:
         """Evidence lower bound, (B,)."""
-        return -self.reconstruction_nats - self.kl_nats
+        return -self.reconstruction - self.kl
 
 
 class VAE(Pretrained, nn.Module):
