@@ -14,6 +14,7 @@ import triton.language as tl
 
 from dgm_fast._core import (
     triton_compile,  # noqa: F401 (repairs the interpreter)
+    triton_interpreter,
     triton_math,
 )
 from dgm_fast._core.triton_random import interleave, word_to_uniform, words_to_normals
@@ -79,6 +80,24 @@ def test_noise_is_exact_at_the_corners_of_every_octant(even):
     # Four half ulps of the radius each for the series, the logarithm and the root.
     assert (normal[:, :2] - expected).abs().max() <= 12 * 2**-24 * radius.max()
     assert torch.equal(normal[:, :2], normal[:, 2:])
+
+
+def test_the_language_is_patched_once_a_kernel_and_restored(monkeypatch):
+    patched = []
+    patch = triton_interpreter._patch_always
+
+    def counting(function):
+        patched.append(triton_interpreter._languages(function))
+        return patch(function)
+
+    monkeypatch.setattr(triton_interpreter, "_patch_always", counting)
+    words, uniform, normal = torch.arange(4), torch.empty(4), torch.empty(4, 4)
+    for count in (1, 2):
+        _noise_kernel[(3,)](words, words, uniform, normal, 4)
+        # Triton's own functions see the language as another module.
+        assert patched.count(frozenset([tl])) == count
+        assert len(patched) <= 2 * count
+        assert tl.core.is_builtin(tl.load)
 
 
 @triton.jit

@@ -15,11 +15,12 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource, CompiledKernel
 
 from dgm_fast._core.implementation import interpreting
-from dgm_fast._core.triton_interpreter import repair_bfloat16
+from dgm_fast._core.triton_interpreter import patch_once, repair_bfloat16
 
 # Here, because every module of kernels imports this one before it defines any.
 if interpreting():
     repair_bfloat16()
+    patch_once()
 
 
 @dataclass(frozen=True)

@@ -1,13 +1,30 @@
-"""Give Triton's interpreter the bfloat16 of a GPU, so that its results are a GPU's."""
+"""Give Triton's interpreter the bfloat16 of a GPU, and spare it work that it does over and over."""
 
 from __future__ import annotations
 
+import functools
+import inspect
+from collections.abc import Callable
+from types import ModuleType
 from typing import Any
 
 import numpy as np
 import torch
 import triton.language as tl
+from triton.runtime import interpreter
 from triton.runtime.interpreter import InterpreterBuilder, TensorHandle
+
+# What is patched now; a kernel's end restores it.
+_patched: set[frozenset[ModuleType]] = set()
+
+
+def patch_once() -> None:
+    """Put the interpreter's own functions into `triton.language` once a kernel.
+
+    Triton 3.7 does so again for every device function that the kernel calls, which takes several
+    times as long as a call on a tile of 2048.
+    """
+    interpreter._patch_lang = _patch_lang
 
 
 def repair_bfloat16() -> None:
@@ -21,8 +38,31 @@ def repair_bfloat16() -> None:
         InterpreterBuilder.create_dot = _dot
 
 
+_patch_always = interpreter._patch_lang
 _truncating_cast = InterpreterBuilder.cast_impl
 _bitwise_dot = InterpreterBuilder.create_dot
+
+
+@functools.cache
+def _languages(function: Callable[..., Any]) -> frozenset[ModuleType]:
+    modules = filter(inspect.ismodule, function.__globals__.values())
+    return frozenset(each for each in modules if each in (tl, tl.core))
+
+
+def _patch_lang(function: Callable[..., Any]) -> Any:
+    """Return what restores the language, which a kernel uses and a device function ignores."""
+    languages = _languages(function)
+    if languages in _patched:
+        return None
+
+    scope = _patch_always(function)
+    # The kernel's own comes first.
+    if not _patched:
+        restore = scope.restore
+        scope.restore = lambda: (_patched.clear(), restore())
+
+    _patched.add(languages)
+    return scope
 
 
 def _cast(builder: InterpreterBuilder, source: TensorHandle, dtype: tl.dtype) -> TensorHandle:
