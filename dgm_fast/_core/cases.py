@@ -44,6 +44,8 @@ class OpCase:
         cost: `(inputs, backward) -> Cost`, where backward means forward and backward; needed by
             benchmark workloads only.
         devices: where a workload is worth timing.
+        interpreted: whether Triton's interpreter, at milliseconds a tile, runs the case too; not
+            one that is large for the sake of threads, where others have every kind of tile.
     """
 
     name: str
@@ -51,6 +53,7 @@ class OpCase:
     differentiable: tuple[str, ...] = ()
     cost: Callable[[Inputs, bool], Cost] | None = None
     devices: tuple[str, ...] = ("cpu", "cuda")
+    interpreted: bool = True
 
     def leaves(self, inputs: Inputs) -> tuple[Tensor, ...]:
         """Return the tensors to differentiate."""

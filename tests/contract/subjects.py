@@ -44,6 +44,13 @@ class Subject:
         return CASES[self.op]
 
     @property
+    def contract_cases(self) -> tuple[OpCase, ...]:
+        """The op's, less those that the interpreter would take long over and learn nothing of."""
+        return tuple(
+            case for case in self.cases.cases if case.interpreted or not self.is_interpreted
+        )
+
+    @property
     def device(self) -> torch.device:
         return torch.device(self.device_type)
 
@@ -91,6 +98,7 @@ def each_subject(
     device_type: str | None = None,
     reference: bool = True,
     differentiable: bool = False,
+    interpreted: bool = True,
 ):
     """Parametrize a test by `subject`."""
     chosen = [
@@ -98,6 +106,7 @@ def each_subject(
         for subject in subjects(reference)
         if op in (None, subject.op)
         and device_type in (None, subject.device_type)
+        and (interpreted or not subject.is_interpreted)
         and (not differentiable or any(case.differentiable for case in subject.cases.cases))
     ]
     return pytest.mark.parametrize("subject", chosen)
@@ -109,7 +118,7 @@ def each_case(*, reference: bool = True, differentiable: bool = False, dtypes: b
     params = []
 
     for subject in subjects(reference):
-        for case in subject.cases.cases:
+        for case in subject.contract_cases:
             if differentiable and not case.differentiable:
                 continue
 

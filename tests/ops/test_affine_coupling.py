@@ -218,7 +218,7 @@ def test_scale_its_logarithm_and_its_slope_are_exact_however_saturated(subject, 
     assert (slope_error <= unit * (24 + of_sum) * first + 1e-15).all()
 
 
-@kernels
+@each_subject(op="affine_coupling", reference=False, interpreted=False)
 def test_large_results_that_go_past_the_caches(subject):
     # From 4 MiB on results are stored another way, where a line begins on a whole vector.
     for inner in (4096, 4099):
@@ -238,6 +238,28 @@ def test_large_results_that_go_past_the_caches(subject):
 
         for each, right in zip((*got, *grads), (*expected, *exactly), strict=True):
             torch.testing.assert_close(each.double(), right, rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.interpret
+@pytest.mark.parametrize("programs", [2, 4], ids=["one-piece", "two-pieces"])
+def test_a_program_runs_over_every_tile_of_its_piece(programs, monkeypatch):
+    kernels = pytest.importorskip("dgm_fast.ops.affine_coupling.kernels")
+    leaves = draw((2, 3, 2501), (2, 2, 2501), (2, 2, 2501), dtype=torch.float32)
+
+    def run():
+        x, u, t = (each.requires_grad_() for each in leaves)
+        y, log_det = affine_coupling(x, u, t, impl="triton")
+        return y, *torch.autograd.grad((y.sum(), log_det.sum()), (x, u, t)), log_det
+
+    *tile_by_tile, expected = run()
+    # Three tiles of what moves and two of what stays.
+    monkeypatch.setattr(kernels, "_PROGRAMS", programs)
+    assert kernels._plan(leaves[0], leaves[2])[0]["pieces"] == programs // 2
+
+    *in_loops, log_det = run()
+    assert all(map(torch.equal, in_loops, tile_by_tile))
+    rounding = 2 * leaves[1][0, 0].numel() * 2**-24 * leaves[1].abs().sum((1, 2))
+    assert ((log_det - expected).abs() <= 2 * rounding).all()
 
 
 @implementations

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -290,7 +291,8 @@ CASES = OpCases(
         _case("sliced-x", (13, 6, 5), 3, x_layout=_sliced, inverse=True),
         _case("expanded-x", (13, 6, 5), 6, x_layout=_expanded, **_GLOW),
         _case("expanded-parameters", (13, 6, 5), 3, layout=_expanded_apart),
-        _case("long-samples", (12, 3, 6001), 2),
+        _case("pieces", (2, 3, 2501), 2),
+        replace(_case("long-samples", (12, 3, 6001), 2), interpreted=False),
         _case("many-short", (600, 5), 3),
         _case("parameters-in-bfloat16", (13, 6, 5), 3, parameter_dtype=torch.bfloat16),
         _case("large-parameters", (13, 6, 5), 3, layout=_large),

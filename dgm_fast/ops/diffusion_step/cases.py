@@ -245,8 +245,11 @@ CASES = OpCases(
         _case("ddim-one", "ddim", (1, 1)),
         _case("ddim-no-samples", "ddim", (0, 13)),
         _case("ddim-no-elements", "ddim", (5, 0)),
-        _case("ddpm-many", "ddpm", (66, 1027), "velocity", s="half"),
-        _case("ddim-one-long-sample", "ddim", (1, 40_003), t=700, eta=1.0),
+        _case("ddpm-tiles", "ddpm", (3, 2051), "velocity", s="half"),
+        replace(_case("ddpm-many", "ddpm", (66, 1027), "velocity", s="half"), interpreted=False),
+        replace(
+            _case("ddim-one-long-sample", "ddim", (1, 40_003), t=700, eta=1.0), interpreted=False
+        ),
         _case("ddim-strided", "ddim", (7, 13), s="half"),
         _case("ddim-encode", "ddim", (7, 13), "velocity", t=300, s=340),
         _case("ddim-x0-eta", "ddim", (7, 13), "x0", s="half", eta=0.3),
