@@ -216,11 +216,30 @@ def test_opcheck_passes_on_every_operator_called(subject, case):
             backward(result, inputs, case)
 
     assert len(kernels.calls) == (2 if case.differentiable else 1)
+    tests = _op_tests(subject, case)
     for func, args, kwargs in kernels.calls:
         # Gradients are the business of the autograd.Function around the operators.
-        torch.library.opcheck(
-            func, *tree_map_only(torch.Tensor, torch.Tensor.detach, (args, kwargs))
-        )
+        args, kwargs = tree_map_only(torch.Tensor, torch.Tensor.detach, (args, kwargs))
+        torch.library.opcheck(func, args, kwargs, test_utils=tests)
+
+
+def _op_tests(subject, case):
+    """Return the tests of opcheck that tell something new.
+
+    Tracing takes the longest, and sees of an operator what all implementations of an op share: its
+    schema and its fake. So the first of them here traces every case, and the others one. Whether
+    the fake fits what an implementation gives is asked of each.
+    """
+    tests = ("test_schema", "test_autograd_registration", "test_faketensor")
+    live = (
+        each
+        for each in OPS[subject.op].implementations.values()
+        if each.unavailable_reason(torch.device("cpu")) is None
+    )
+    if subject.implementation == next(live, None) or case == subject.cases.cases[0]:
+        return (*tests, "test_aot_dispatch_dynamic")
+
+    return tests
 
 
 @each_subject()
