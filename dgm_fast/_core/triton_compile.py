@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -46,7 +46,8 @@ class AotKernel:
     Attributes:
         name: unique within the op.
         function: the jitted function.
-        signature: Triton's names of the run-time arguments' types, as in `"*bf16"` and `"i32"`.
+        signature: Triton's names of the run-time arguments' types, as in `"*bf16"` and `"i32"`; for
+            a tuple a tuple of them, in which a compile-time constant stands as itself.
         constexprs: values of the compile-time arguments, strides of 1 and absent tensors among
             them; the configs give the rest.
         configs: `target -> configs` that its tuner chooses from on that GPU.
@@ -56,7 +57,7 @@ class AotKernel:
 
     name: str
     function: triton.JITFunction
-    signature: Mapping[str, str]
+    signature: Mapping[str, str | tuple[Any, ...]]
     constexprs: Mapping[str, Any]
     configs: Callable[[GPUTarget], Sequence[triton.Config]]
     aligned: bool = True
@@ -75,19 +76,40 @@ def compile_for(target: Target, kernel: AotKernel, config: triton.Config) -> Usa
     """Compile one configuration of a kernel and read back what it takes."""
     names = kernel.function.arg_names
     constexprs = {**kernel.constexprs, **config.kwargs}
-    constexprs = {name: value for name, value in constexprs.items() if name in names}
+    constexprs = {(names.index(name),): each for name, each in constexprs.items() if name in names}
     signature = {name: kernel.signature.get(name, "constexpr") for name in names}
+    leaves = [each for i, name in enumerate(names) for each in _leaves(signature[name], (i,))]
+    constexprs |= {place: value for place, value in leaves if not isinstance(value, str)}
     aligned = {
-        (place,): [["tt.divisibility", 16]]
-        for place, name in enumerate(names)
-        if signature[name].startswith(("*", "i") if kernel.aligned else "*")
+        place: [["tt.divisibility", 16]]
+        for place, value in leaves
+        if isinstance(value, str) and value.startswith(("*", "i") if kernel.aligned else "*")
     }
+    signature = {name: _types(each) for name, each in signature.items()}
 
     options = {key: v for key, v in config.all_kwargs().items() if key not in config.kwargs}
     source = ASTSource(kernel.function, signature, constexprs, aligned)
     compiled = triton.compile(source, target=target.gpu, options=options)
     registers, spilled_bytes = (_amd_usage if "amdgcn" in compiled.asm else _nvidia_usage)(compiled)
     return Usage(registers, spilled_bytes, compiled.metadata.shared)
+
+
+def _leaves(argument: Any, place: tuple[int, ...]) -> Iterator[tuple[tuple[int, ...], Any]]:
+    """Yield where the types and constants of an argument are, and what they are."""
+    if not isinstance(argument, tuple):
+        yield place, argument
+        return
+
+    for i, each in enumerate(argument):
+        yield from _leaves(each, (*place, i))
+
+
+def _types(argument: Any) -> Any:
+    if isinstance(argument, tuple):
+        # A named tuple stays one: kernels read it by its names.
+        return type(argument)(*map(_types, argument))
+
+    return argument if isinstance(argument, str) else "constexpr"
 
 
 def _nvidia_usage(compiled: CompiledKernel) -> tuple[int, int]:
