@@ -207,3 +207,27 @@ def test_actnorm_statistics_launches_for_both_layouts(bound, shape, dtype):
         assert [each.shape for each in found] == [shape[1:2], shape[1:2], ()]
 
     assert bound == ["pieces_kernel", "merge_kernel"] * 2
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("shape", [(64, 1, 32), (3, 4, 900), (700, 1, 2), (1, 1, 1)])
+def test_rational_quadratic_spline_launches_apart_together_in_planes_and_shared(
+    bound, shape, dtype
+):
+    kernels = pytest.importorskip("dgm_fast.ops.rational_quadratic_spline.kernels")
+    samples, outer, inner = shape
+    x = torch.ones(shape, dtype=dtype)
+    apart = [torch.ones(*shape, columns, dtype=dtype) for columns in (5, 5, 4)]
+    planes = torch.ones(samples, outer, 14, inner, dtype=dtype).transpose(2, 3)
+    shared = torch.ones(1, outer, inner, 14, dtype=dtype)
+    options = (3.0, 1e-3, 1e-3, False, False, False)
+
+    for given in (apart, (planes, None, None), (shared, None, None)):
+        y, log_det = kernels.forward(x, *given, *options)
+        assert (y.shape, log_det.shape) == (x.shape, (samples,))
+        needs = [True, *(each is not None for each in given)]
+        grads = kernels.backward(y, None, x, *given, *options, needs)
+        expected = [(0,) if each is None else each.shape for each in (x, *given)]
+        assert [each.shape for each in grads] == expected
+
+    assert bound == ["forward_kernel", "backward_kernel"] * 3

@@ -1,4 +1,5 @@
-// rational_quadratic_spline on the CPU: the operators' boundary. The arithmetic is in spline.h.
+// rational_quadratic_spline on the CPU: the operators' boundary. The arithmetic is in spline.h and
+// shared.h.
 
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
@@ -19,7 +20,7 @@
 #include "common/stock.h"
 #include "rational_quadratic_spline/problem.h"
 
-#define DGM_ISA_SOURCE "rational_quadratic_spline/spline.h"
+#define DGM_ISA_SOURCE "rational_quadratic_spline/shared.h"
 #include "common/for_each_isa.h"
 
 namespace dgm::spline {
@@ -39,7 +40,9 @@ Columns<T> columns(const Tensor& t) {
   T* const data = static_cast<T*>(t.data_ptr());
   int64_t last = 0;
   for (int64_t i = 0; i < t.dim(); ++i) last += (t.size(i) - 1) * t.stride(i);
-  return {data, t.stride(0), t.stride(1), t.stride(2), t.stride(3), t.size(3), data + last + 1};
+  // One sample's are all samples'.
+  const int64_t sample = t.size(0) == 1 ? 0 : t.stride(0);
+  return {data, sample, t.stride(1), t.stride(2), t.stride(3), t.size(3), data + last + 1};
 }
 
 template <typename F>
@@ -144,7 +147,11 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> backward(
     for (int i = 0; i < kArrays; ++i) {
       if (needs[i + 1]) gradients.parameters[i] = columns<P>(grads[i]);
     }
-    DGM_CALL_LIVE_ISA(backward_spline, problem, gradients);
+    if (widths.size(0) == samples) {
+      DGM_CALL_LIVE_ISA(backward_spline, problem, gradients);
+    } else {
+      DGM_CALL_LIVE_ISA(backward_shared_spline, problem, gradients);
+    }
   });
   return {grad_x, grads[0], grads[1], grads[2]};
 }

@@ -180,12 +180,12 @@ static void forward_spline(
   }
 }
 
-template <typename X, typename P>
+template <typename X, typename P, typename G>
 DGM_INLINE void store_gradients(
-    const spline::Problem<X, P>& problem, const spline::Gradients<X, P>& gradients,
+    const spline::Problem<X, P>& problem, const spline::Gradients<X, G>& gradients,
     const Block& block, Position at, int64_t count, const float* tile) {
   for (int i = 0; i < problem.arrays; ++i) {
-    const spline::Columns<P>& columns = gradients.parameters[i];
+    const spline::Columns<G>& columns = gradients.parameters[i];
     if (columns.data != nullptr) {
       store_tile(columns, find_lanes(columns, block, at, count), tile);
     }
@@ -194,9 +194,9 @@ DGM_INLINE void store_gradients(
 }
 
 // The gradients of a block's results, one for each element.
-template <typename X, typename P>
+template <typename X, typename G>
 DGM_INLINE void gather_gradients(
-    const spline::Gradients<X, P>& gradients, const Block& block, float* grad_y,
+    const spline::Gradients<X, G>& gradients, const Block& block, float* grad_y,
     float* grad_log_slope) {
   gather(gradients.y, block, grad_y);
 
@@ -209,10 +209,11 @@ DGM_INLINE void gather_gradients(
   }
 }
 
-template <typename X, typename P>
+// Differentiates a block's elements, whose gradients of parameters go to the elements of `to`.
+template <typename X, typename P, typename G>
 DGM_INLINE void backward_block(
-    const spline::Problem<X, P>& problem, const spline::Gradients<X, P>& gradients,
-    const Block& block, X* grad_x) {
+    const spline::Problem<X, P>& problem, const spline::Gradients<X, G>& gradients,
+    const Block& block, const Block& to, X* grad_x) {
   alignas(64) float given[kBlock + kLanes];
   alignas(64) float grad_y[kBlock + kLanes];
   alignas(64) float grad_log_slope[kBlock + kLanes];
@@ -220,16 +221,16 @@ DGM_INLINE void backward_block(
   gather_gradients(gradients, block, grad_y, grad_log_slope);
   Group group(problem.options);
 
-  Position at = block.first;
-  for (int64_t i = 0; i < block.size(); i += kGroup) {
+  Position at = block.first, put = to.first;
+  for (int64_t i = 0; i < block.size(); i += kGroup, block.advance(at, kGroup)) {
     const int64_t left = block.size() - i;
     const int tiles = tiles_of(left);
     open_group(problem, block, at, left, given + i, group);
     // In place.
     differentiate_bins(group, given + i, grad_y + i, grad_log_slope + i, tiles, given + i);
     differentiate_parameters(group, tiles);
-    for (int j = 0; j < tiles; ++j, block.advance(at, kLanes)) {
-      store_gradients(problem, gradients, block, at, left - j * kLanes, group.tile(j));
+    for (int j = 0; j < tiles; ++j, to.advance(put, kLanes)) {
+      store_gradients(problem, gradients, to, put, left - j * kLanes, group.tile(j));
     }
   }
   if (grad_x != nullptr) store_elements(grad_x, given, block.size());
@@ -244,7 +245,7 @@ static void backward_spline(
       [&](const Block& block, int64_t row, int64_t) {
         X* const dense = gradients.x;
         backward_block(
-            problem, gradients, block,
+            problem, gradients, block, block,
             dense == nullptr ? nullptr : dense + row * inner + block.first.inner);
       });
 }

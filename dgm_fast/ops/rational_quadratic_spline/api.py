@@ -8,14 +8,15 @@ import torch
 from torch import Tensor
 
 from dgm_fast._core.checks import check_device, check_floating
-from dgm_fast.ops.rational_quadratic_spline import op, reference
+from dgm_fast.ops.rational_quadratic_spline import op
+from dgm_fast.ops.rational_quadratic_spline.reference import bin_count
 
 
 def rational_quadratic_spline(
     x: Tensor,
     widths: Tensor,
-    heights: Tensor,
-    derivatives: Tensor,
+    heights: Tensor | None = None,
+    derivatives: Tensor | None = None,
     *,
     bound: float = 3.0,
     tails: str | None = "linear",
@@ -45,7 +46,8 @@ def rational_quadratic_spline(
 
     Arguments:
         x: what is mapped; y where `inverse`.
-        widths: of the bins, unconstrained.
+        widths: of the bins, unconstrained; or, given alone, all parameters side by side: widths,
+            heights, derivatives. Its gradient then comes in one piece too.
         heights: of the bins, unconstrained.
         derivatives: slopes at the knots, unconstrained.
         bound: of both axes.
@@ -59,7 +61,8 @@ def rational_quadratic_spline(
 
     Shapes:
         x (B, *E); widths and heights (B, *E, K); derivatives (B, *E, K - 1) with linear tails,
-        (B, *E, K + 1) without. Parameters may lack the dim B: all samples share them.
+        (B, *E, K + 1) without; together (B, *E, 3K - 1) or (B, *E, 3K + 1). All parameters may
+        lack the dim B: samples share them, and gradients are summed over samples.
         Returns y (B, *E) and log_det (B,).
 
     Precision:
@@ -70,7 +73,8 @@ def rational_quadratic_spline(
 
     Gradients:
         For x and all parameters, of both results, finite everywhere; at a knot those of the bin
-        above it. Saves the arguments. Second derivatives run on the reference.
+        above it. Parameters that samples share have sums in float32, in an order that neither
+        threads nor runs change. Saves the arguments. Second derivatives run on the reference.
 
     Raises:
         TypeError: an argument is not a floating-point tensor, or dtypes do not fit.
@@ -91,33 +95,23 @@ def rational_quadratic_spline(
         >>> bool(torch.allclose(x, x_again, atol=1e-4)), tuple(log_det.shape)
         (True, (5,))
     """
-    _check_tensors(x, widths, heights, derivatives, tails)
-    _check_options(widths.shape[-1], bound, parametrization, min_bin, min_derivative)
+    bins = _check_tensors(x, widths, heights, derivatives, tails)
+    _check_options(bins, bound, parametrization, min_bin, min_derivative)
 
     x = x.to(torch.promote_types(x.dtype, widths.dtype))
-    chosen = op.choose(impl, x, shared=widths.ndim == x.ndim)
-    if chosen != "reference":
-        constants = (bound, min_bin, min_derivative)
-        kind = (tails is None, parametrization == "zuko", inverse)
-        return op.run(chosen, x, widths, heights, derivatives, *constants, *kind)
-
-    return reference.rational_quadratic_spline(
-        x,
-        widths,
-        heights,
-        derivatives,
-        bound=bound,
-        tails=tails,
-        parametrization=parametrization,
-        min_bin=min_bin,
-        min_derivative=min_derivative,
-        inverse=inverse,
-    )
+    constants = (bound, min_bin, min_derivative)
+    kind = (tails is None, parametrization == "zuko", inverse)
+    return op.run(impl, x, widths, heights, derivatives, *constants, *kind)
 
 
 def _check_tensors(
-    x: Tensor, widths: Tensor, heights: Tensor, derivatives: Tensor, tails: str | None
-) -> None:
+    x: Tensor,
+    widths: Tensor,
+    heights: Tensor | None,
+    derivatives: Tensor | None,
+    tails: str | None,
+) -> int:
+    """Return K."""
     check_floating("x", x)
     if x.ndim == 0:
         raise ValueError("x must have shape (B, *E); got ()")
@@ -125,29 +119,49 @@ def _check_tensors(
         raise ValueError(f"tails must be 'linear' or None; got {tails!r}")
 
     check_floating("widths", widths)
-    bins = widths.shape[-1] if widths.ndim > 0 else 0
+    columns = widths.shape[-1] if widths.ndim > 0 else 0
+    bins, sign = columns, "+" if tails is None else "-"
+    together = heights is None and derivatives is None
+    if together:
+        bins = bin_count(columns, tails is None)
+        columns = 3 * bins + (1 if tails is None else -1)
+
+    meaning = f"3K {sign} 1" if together else "K"
     if bins == 0:
-        raise ValueError(f"widths must have shape (B, *E, K) with K > 0; got {tuple(widths.shape)}")
-
-    knots = bins + 1 if tails is None else bins - 1
-    meaning = "K + 1" if tails is None else "K - 1"
-    _check_parameter("widths", widths, x, bins, "K")
-    _check_parameter("heights", heights, x, bins, "K")
-    _check_parameter("derivatives", derivatives, x, knots, meaning)
-
-    for name, value in (("heights", heights), ("derivatives", derivatives)):
-        if value.dtype != widths.dtype:
-            raise TypeError(
-                f"{name} must have the dtype of widths; got {value.dtype} and {widths.dtype}"
-            )
-
-
-def _check_parameter(name: str, value: Tensor, x: Tensor, last: int, meaning: str) -> None:
-    check_floating(name, value)
-    shapes = ((*x.shape, last), (*x.shape[1:], last))
-    if tuple(value.shape) not in shapes:
         raise ValueError(
-            f"{name} must have shape (B, *E, {meaning}) = {shapes[0]}, or that without B; "
+            f"widths must have shape (B, *E, {meaning}) with K > 0; got {tuple(widths.shape)}"
+        )
+
+    _check_parameter("widths", widths, x, columns, meaning)
+    if not together:
+        _check_like("heights", heights, widths, x, bins, "K")
+        knots = bins + 1 if tails is None else bins - 1
+        _check_like("derivatives", derivatives, widths, x, knots, f"K {sign} 1")
+
+    return bins
+
+
+def _check_like(
+    name: str, value: Tensor, widths: Tensor, x: Tensor, count: int, meaning: str
+) -> None:
+    _check_parameter(name, value, x, count, meaning)
+    if value.ndim != widths.ndim:
+        raise ValueError(
+            f"{name} must have the dim B where widths has it; got {tuple(value.shape)} and "
+            f"{tuple(widths.shape)}"
+        )
+    if value.dtype != widths.dtype:
+        raise TypeError(
+            f"{name} must have the dtype of widths; got {value.dtype} and {widths.dtype}"
+        )
+
+
+def _check_parameter(name: str, value: Tensor, x: Tensor, count: int, meaning: str) -> None:
+    check_floating(name, value)
+    shape = (*x.shape, count)
+    if tuple(value.shape) not in (shape, shape[1:]):
+        raise ValueError(
+            f"{name} must have shape (B, *E, {meaning}) = {shape}, or that without B; "
             f"got {tuple(value.shape)}"
         )
 

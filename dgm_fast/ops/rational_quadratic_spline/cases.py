@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 from collections.abc import Callable
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -13,38 +15,48 @@ from dgm_fast._core.cases import BadInput, Cost, Inputs, OpCase, OpCases, Prepar
 from dgm_fast.ops.rational_quadratic_spline import reference, rounding
 from dgm_fast.ops.rational_quadratic_spline.api import rational_quadratic_spline
 
-_Parameters = tuple[Tensor, Tensor, Tensor]
+# Widths, heights and derivatives, or all of them in the first's place.
+_Parameters = tuple[Tensor, Tensor | None, Tensor | None]
 _Layout = Callable[[Tensor, tuple[int, int, int]], _Parameters]
 
 
-def _packed(parameters: Tensor, sizes: tuple[int, int, int]) -> _Parameters:
-    # A network's output, split.
+def _together(parameters: Tensor, sizes: tuple[int, int, int]) -> _Parameters:
+    # A network's output.
+    return parameters, None, None
+
+
+def _split(parameters: Tensor, sizes: tuple[int, int, int]) -> _Parameters:
     widths, heights, derivatives = parameters.split(sizes, dim=-1)
     return widths, heights, derivatives
 
 
 def _apart(parameters: Tensor, sizes: tuple[int, int, int]) -> _Parameters:
-    widths, heights, derivatives = _packed(parameters, sizes)
+    widths, heights, derivatives = parameters.split(sizes, dim=-1)
     return widths.contiguous(), heights.contiguous(), derivatives.contiguous()
 
 
 def _chunked(parameters: Tensor, sizes: tuple[int, int, int]) -> _Parameters:
     # Half of a network's output, whose other half is something else's.
-    return _packed(torch.cat((parameters, parameters), 1).chunk(2, dim=1)[1], sizes)
+    return _split(torch.cat((parameters, parameters), 1).chunk(2, dim=1)[1], sizes)
 
 
 def _planes(parameters: Tensor, sizes: tuple[int, int, int]) -> _Parameters:
     # A convolution's output: the parameters of a pixel lie one image apart.
-    return _packed(parameters.movedim(-1, 1).contiguous().movedim(1, -1), sizes)
+    return _split(parameters.movedim(-1, 1).contiguous().movedim(1, -1), sizes)
+
+
+def _by_channel(parameters: Tensor, sizes: tuple[int, int, int]) -> _Parameters:
+    # The same, but those of a channel before those of the next: elements lie unevenly.
+    return parameters.movedim(-1, -3).contiguous().movedim(-3, -1), None, None
 
 
 def _every_other(parameters: Tensor, sizes: tuple[int, int, int]) -> _Parameters:
     wide = parameters.repeat_interleave(2, dim=-1)
-    return _packed(wide[..., ::2], sizes)
+    return _split(wide[..., ::2], sizes)
 
 
 def _expanded(parameters: Tensor, sizes: tuple[int, int, int]) -> _Parameters:
-    return _packed(parameters[:1].expand_as(parameters), sizes)
+    return _split(parameters[:1].expand_as(parameters), sizes)
 
 
 def _case(
@@ -52,7 +64,8 @@ def _case(
     shape: tuple[int, ...],
     bins: int = 8,
     *,
-    layout: _Layout = _packed,
+    layout: _Layout = _split,
+    shared: bool = False,
     transposed: bool = False,
     x_scale: float = 1.0,
     scale: float = 1.0,
@@ -69,18 +82,20 @@ def _case(
         if transposed:
             x = x.movedim(0, -1).contiguous().movedim(-1, 0)
 
-        parameters = scale * draw(*shape, 3 * bins + ends)
+        parameters = scale * draw(*(shape[1:] if shared else shape), 3 * bins + ends)
         widths, heights, derivatives = layout(parameters, (bins, bins, bins + ends))
         tensors = {"x": x, "widths": widths, "heights": heights, "derivatives": derivatives}
-        return {key: each.detach() for key, each in tensors.items()} | options
+        given = {key: each.detach() for key, each in tensors.items() if each is not None}
+        return dict.fromkeys(tensors) | given | options
 
-    differentiable = ("x", "widths", "heights", "derivatives")
+    apart = layout not in (_together, _by_channel)
+    differentiable = ("x", "widths", *(("heights", "derivatives") if apart else ()))
     return OpCase(name, make, differentiable, _cost)
 
 
 def _cost(inputs: Inputs, backward: bool) -> Cost:
-    x, bins = inputs["x"], inputs["widths"].shape[-1]
-    parameters = sum(inputs[name].numel() for name in ("widths", "heights", "derivatives"))
+    x, bins = inputs["x"], _bins(inputs)
+    parameters = sum(0 if each is None else each.numel() for each in _arguments(inputs)[1:])
     moved = 2 * x.numel() + parameters
     if backward:
         # Read all again and grad_y; write a gradient for each.
@@ -92,41 +107,83 @@ def _cost(inputs: Inputs, backward: bool) -> Cost:
     return Cost(moved * x.element_size() + 4 * len(x), operations * (3 if backward else 1))
 
 
-def _arguments(inputs: Inputs) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _bins(inputs: Inputs) -> int:
+    columns = inputs["widths"].shape[-1]
+    if inputs["heights"] is not None:
+        return columns
+
+    return reference.bin_count(columns, inputs.get("tails", "") is None)
+
+
+def _arguments(inputs: Inputs) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
     return inputs["x"], inputs["widths"], inputs["heights"], inputs["derivatives"]
 
 
-def _nflows(inputs: Inputs) -> Prepared:
-    splines = importlib.import_module("nflows.transforms.splines.rational_quadratic")
-    if inputs.get("parametrization", "nflows") != "nflows" or inputs.get("tails", "") is None:
-        raise ImportError("nflows has no spline of this kind")
+def _as_peers_take_them(inputs: Inputs) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    # Three tensors, and a spline for each element.
+    x, *parameters = _arguments(inputs)
+    if parameters[1] is None:
+        parameters = reference.split_columns(parameters[0], inputs.get("tails", "") is None)
 
-    arguments, inverse = _arguments(inputs), inputs.get("inverse", False)
-    bound = inputs.get("bound", 3.0)
+    return x, *(each.expand(*x.shape, each.shape[-1]) for each in parameters)
+
+
+def _leaves(inputs: Inputs) -> tuple[Tensor, ...]:
+    return tuple(each for each in _arguments(inputs) if each is not None)
+
+
+def _peer(package: str, module: str) -> ModuleType:
+    if importlib.util.find_spec(package) is None:
+        raise ImportError(f"{package} is not installed: `pip install {package}`")
+
+    return importlib.import_module(f"{package}.{module}")
+
+
+def _nflows(inputs: Inputs) -> Prepared:
+    splines = _peer("nflows", "transforms.splines.rational_quadratic")
+    if inputs.get("parametrization", "nflows") != "nflows":
+        raise ImportError("nflows has no such parametrization")
+    if inputs.get("tails", "linear") is None:
+        raise ImportError("nflows refuses what is beyond the bounds of a spline without tails")
+
+    options = {
+        "inverse": inputs.get("inverse", False),
+        "tails": "linear",
+        "tail_bound": inputs.get("bound", 3.0),
+        "min_bin_width": inputs.get("min_bin", 1e-3),
+        "min_bin_height": inputs.get("min_bin", 1e-3),
+        "min_derivative": inputs.get("min_derivative", 1e-3),
+    }
 
     def call() -> tuple[Tensor, Tensor]:
         y, log_slope = splines.unconstrained_rational_quadratic_spline(
-            *arguments, inverse=inverse, tails="linear", tail_bound=bound
+            *_as_peers_take_them(inputs), **options
         )
-        return y, log_slope.flatten(1).sum(1)
+        return y, log_slope.sum(tuple(range(1, y.ndim))) if y.ndim > 1 else log_slope
 
-    return Prepared(call, arguments)
+    return Prepared(call, _leaves(inputs))
 
 
 def _zuko(inputs: Inputs) -> Prepared:
-    transforms = importlib.import_module("zuko.transforms")
-    if inputs.get("parametrization", "nflows") != "zuko" or inputs.get("tails", "") is None:
-        raise ImportError("zuko has no spline of this kind")
+    transforms = _peer("zuko", "transforms")
+    if inputs.get("parametrization", "nflows") != "zuko":
+        raise ImportError("zuko has no such parametrization")
+    if inputs.get("tails", "linear") is None:
+        raise ImportError("zuko has no spline without tails")
 
-    x, *parameters = _arguments(inputs)
-    inverse, bound = inputs.get("inverse", False), inputs.get("bound", 3.0)
+    inverse = inputs.get("inverse", False)
+    options = {
+        "bound": inputs.get("bound", 3.0),
+        "slope": inputs.get("min_derivative", 1e-3),
+    }
 
     def call() -> tuple[Tensor, Tensor]:
-        spline = transforms.MonotonicRQSTransform(*parameters, bound=bound)
+        x, *parameters = _as_peers_take_them(inputs)
+        spline = transforms.MonotonicRQSTransform(*parameters, **options)
         y, log_slope = (spline.inv if inverse else spline).call_and_ladj(x)
-        return y, log_slope.flatten(1).sum(1)
+        return y, log_slope.sum(tuple(range(1, y.ndim))) if y.ndim > 1 else log_slope
 
-    return Prepared(call, (x, *parameters))
+    return Prepared(call, _leaves(inputs))
 
 
 def _with_batch(inputs: Inputs, size: int) -> Inputs:
@@ -134,13 +191,13 @@ def _with_batch(inputs: Inputs, size: int) -> Inputs:
     whole = {"x": inputs["x"][:size]}
     for name in ("widths", "heights", "derivatives"):
         value = inputs[name]
-        whole[name] = value[:size] if value.ndim > dims else value
+        whole[name] = value if value is None or value.ndim == dims else value[:size]
 
     return inputs | whole
 
 
 def _terms(inputs: Inputs) -> tuple[int, int]:
-    count = rounding.terms(inputs["widths"].shape[-1])
+    count = rounding.terms(_bins(inputs))
     return count, count
 
 
@@ -176,6 +233,19 @@ CASES = OpCases(
         _case("long-samples", (2, 900), 3),
         _case("chunked-parameters", (7, 12), layout=_chunked),
         _case("sliced-parameters", (7, 13), layout=_every_other),
+        _case("together", (7, 13), layout=_together),
+        _case("together-bounded", (7, 13), 5, layout=_together, tails=None, x_scale=2.0),
+        _case("images-together", (3, 2, 4, 5), 4, layout=_by_channel),
+        _case("shared", (19, 13), shared=True),
+        _case("shared-long", (5, 300), 3, shared=True),
+        _case("shared-many", (700, 3), layout=_together, shared=True),
+        _case("shared-inverse", (17, 13), 5, shared=True, inverse=True, x_scale=2.0),
+        _case("shared-bounded", (17, 3), shared=True, tails=None, x_scale=2.0),
+        _case("shared-zuko", (9, 13), layout=_together, shared=True, parametrization="zuko"),
+        _case("shared-images", (6, 3, 4, 5), 4, layout=_by_channel, shared=True),
+        _case("shared-one-sample", (1, 13), shared=True),
+        _case("shared-no-samples", (0, 13), shared=True),
+        _case("shared-uneven", (17, 13), shared=True, x_scale=2.0, scale=5.0),
         _case("expanded-parameters", (7, 13), layout=_expanded),
         _case("transposed-x", (7, 13), transposed=True),
         _case("inverse", (17, 13), inverse=True),
@@ -210,6 +280,8 @@ CASES = OpCases(
         _case("4096x32-apart", (4096, 32), layout=_apart),
         _case("4096x32-zuko", (4096, 32), parametrization="zuko"),
         _case("4096x32-16-bins", (4096, 32), 16),
+        _case("4096x32-together", (4096, 32), layout=_together),
+        _case("4096x32-shared", (4096, 32), shared=True),
         _case("64x12x16x16-planes", (64, 12, 16, 16), layout=_planes),
         _case("512x2", (512, 2)),
         _case("65536x32", (65536, 32)),
@@ -231,6 +303,16 @@ CASES = OpCases(
         ),
         _bad("knots", ValueError, "derivatives", "(2, 3, 5)", derivatives=torch.ones(2, 3, 5)),
         _bad("bounded-knots", ValueError, "derivatives", "(2, 3, 3)", tails=None),
+        _bad("heights-none", TypeError, "heights", "NoneType", heights=None),
+        _bad("heights-shared", ValueError, "heights", "(3, 4)", heights=torch.ones(3, 4)),
+        _bad(
+            "together-shape",
+            ValueError,
+            "widths",
+            "(2, 3, 4)",
+            heights=None,
+            derivatives=None,
+        ),
         _bad("device", ValueError, "heights", "meta", heights=torch.ones(2, 3, 4, device="meta")),
         _bad("tails", ValueError, "tails", "'circular'", tails="circular"),
         _bad("parametrization", ValueError, "parametrization", "'pyro'", parametrization="pyro"),

@@ -2,7 +2,8 @@
 
 Kernels see x as (B, O, I) and parameters as (B, O, I, n), whatever their strides: I is what lies
 evenly in memory, which in an image is a channel's plane and elsewhere the whole sample. Parameters
-are three tensors, or, where heights and derivatives are None, one with all of them side by side.
+are three tensors, or, where heights and derivatives are None, one with all of them side by side;
+those that samples share have 1 in place of B, and so have their gradients.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor
 
 from dgm_fast._core.autograd import differentiable
-from dgm_fast._core.implementation import ImplementationUnavailable, cpp, requested
+from dgm_fast._core.implementation import cpp, triton
 from dgm_fast._core.op import Direction, Op
 from dgm_fast.ops.rational_quadratic_spline import reference
 
@@ -50,11 +51,17 @@ def _fake_backward(
 
 def empty_gradient(parameter: Tensor) -> Tensor:
     """Return a dense tensor for the gradient, its columns laid out as the parameter's are."""
-    batch, outer, inner, columns = parameter.shape
-    if is_planar(parameter):
-        return parameter.new_empty(batch, outer, columns, inner).transpose(2, 3)
+    return empty_like_columns(parameter, parameter.shape[0], parameter.dtype)
 
-    return parameter.new_empty(batch, outer, inner, columns)
+
+def empty_like_columns(parameter: Tensor, batch: int, dtype: torch.dtype) -> Tensor:
+    """Return a dense tensor for `batch` samples, its columns laid out as the parameter's are."""
+    _, outer, inner, columns = parameter.shape
+    if is_planar(parameter):
+        planes = parameter.new_empty(batch, outer, columns, inner, dtype=dtype)
+        return planes.transpose(2, 3)
+
+    return parameter.new_empty(batch, outer, inner, columns, dtype=dtype)
 
 
 def is_planar(parameter: Tensor) -> bool:
@@ -74,7 +81,7 @@ _op = Op(
             _fake_backward,
         ),
     },
-    [cpp(*_DTYPES)],
+    [cpp(*_DTYPES), triton("dgm_fast.ops.rational_quadratic_spline.kernels", *_DTYPES)],
 )
 
 
@@ -107,39 +114,28 @@ def _reference(
 _differentiable = differentiable(_op, range(4), _reference)
 
 
-def choose(impl: str, x: Tensor, shared: bool) -> str:
-    """Return the implementation to run; parameters that samples share have the reference alone."""
-    wanted = requested(impl)
-    if shared and wanted not in ("auto", "reference"):
-        raise ImplementationUnavailable(
-            f"rational_quadratic_spline: impl={wanted!r} cannot run: it has no kernel for "
-            f"parameters that samples share; expand them over the batch"
-        )
-    return "reference" if shared else _op.choose(wanted, x.device, x.dtype)
+def run(impl: str, x: Tensor, *arguments: Any) -> tuple[Tensor, Tensor]:
+    """Run the implementation asked for on x (B, *E); the arguments are the operator's."""
+    implementation = _op.choose(impl, x.device, x.dtype)
+    if implementation == "reference":
+        return _reference(x, *arguments)
 
+    parameters, options = arguments[:3], arguments[3:]
+    if parameters[0].ndim == x.ndim:
+        parameters = [None if each is None else each[None] for each in parameters]
 
-def run(
-    implementation: str,
-    x: Tensor,
-    widths: Tensor,
-    heights: Tensor | None,
-    derivatives: Tensor | None,
-    *options: float | bool,
-) -> tuple[Tensor, Tensor]:
-    """Run a kernel on x (B, *E), differentiably."""
-    parameters: list[Tensor | None] = [widths, heights, derivatives]
-    parameters = [
-        None if each is None else each.expand(*x.shape, each.shape[-1]) for each in parameters
-    ]
     outer = 1
     if x.ndim > 2 and not all(each is None or _is_even(each) for each in parameters):
         outer = x.shape[1]
 
-    shape = (x.shape[0], outer, math.prod(x.shape[1:]) // max(1, outer))
+    shape = (outer, math.prod(x.shape[1:]) // max(1, outer))
     parameters = [
-        None if each is None else each.reshape(*shape, each.shape[-1]) for each in parameters
+        None if each is None else each.reshape(each.shape[0], *shape, each.shape[-1])
+        for each in parameters
     ]
-    y, log_det = _differentiable(implementation, x.reshape(shape), *parameters, *options)
+    y, log_det = _differentiable(
+        implementation, x.reshape(x.shape[0], *shape), *parameters, *options
+    )
     return y.view(x.shape), log_det
 
 

@@ -12,8 +12,8 @@ from torch import Tensor
 def rational_quadratic_spline(
     x: Tensor,
     widths: Tensor,
-    heights: Tensor,
-    derivatives: Tensor,
+    heights: Tensor | None = None,
+    derivatives: Tensor | None = None,
     *,
     bound: float = 3.0,
     tails: str | None = "linear",
@@ -23,6 +23,9 @@ def rational_quadratic_spline(
     inverse: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """Map each element by its own spline, in float32 at least."""
+    if heights is None or derivatives is None:
+        widths, heights, derivatives = split_columns(widths, tails is None)
+
     dtype = torch.promote_types(x.dtype, torch.float32)
     given = x.to(dtype)
     limit = None if parametrization == "nflows" else abs(math.log(min_derivative))
@@ -38,6 +41,19 @@ def rational_quadratic_spline(
 
     log_det = log_slope.sum(tuple(range(1, x.ndim))) if x.ndim > 1 else log_slope
     return y.to(x.dtype), log_det
+
+
+def split_columns(parameters: Tensor, bounded: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """Split one tensor's columns into widths, heights and derivatives."""
+    bins = bin_count(parameters.shape[-1], bounded)
+    ends = 1 if bounded else -1
+    widths, heights, derivatives = parameters.split((bins, bins, bins + ends), dim=-1)
+    return widths, heights, derivatives
+
+
+def bin_count(columns: int, bounded: bool) -> int:
+    """Return how many bins have so many parameters: 3K + 1 bounded, 3K - 1 with linear tails."""
+    return (columns - 1) // 3 if bounded else (columns + 1) // 3
 
 
 def bin_knots(unconstrained: Tensor, bound: float, min_bin: float, limit: float | None) -> Tensor:

@@ -31,6 +31,7 @@ from dgm_fast.ops.rational_quadratic_spline.reference import (
     knot_slopes,
     map_in_bin,
     soft_clip,
+    split_columns,
 )
 
 
@@ -40,12 +41,19 @@ def terms(bins: int) -> int:
 
 
 def magnitude(
-    x: Tensor, widths: Tensor, heights: Tensor, derivatives: Tensor, **options: Any
+    x: Tensor,
+    widths: Tensor,
+    heights: Tensor | None = None,
+    derivatives: Tensor | None = None,
+    **options: Any,
 ) -> tuple[Tensor, Tensor]:
     """Bound each output's rounding; the gradients of the bounds are bounds of the gradients'.
 
     Takes the reference's arguments, in float64 and with their signs.
     """
+    if heights is None or derivatives is None:
+        widths, heights, derivatives = split_columns(widths, options.get("tails", "") is None)
+
     return _Bounds.apply(x, widths, heights, derivatives, options)
 
 
