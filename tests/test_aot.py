@@ -231,3 +231,51 @@ def test_rational_quadratic_spline_launches_apart_together_in_planes_and_shared(
         assert [each.shape for each in grads] == expected
 
     assert bound == ["forward_kernel", "backward_kernel"] * 3
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("sizes", [(512, 500, 64), (20000, 130, 9), (1, 1, 1), (3, 7, 0)], ids=str)
+def test_gaussian_mixture_launches_for_any_sizes_and_shared_variances(bound, sizes, dtype):
+    kernels = pytest.importorskip("dgm_fast.ops.gaussian_mixture_log_prob.kernels")
+    rows, components, dims = sizes
+    z, means = (torch.ones(each, dims, dtype=dtype) for each in (rows, components))
+    log_vars = torch.ones(1, dims, dtype=dtype).expand_as(means)
+    tensors = (z.t().contiguous().t(), means, log_vars, torch.ones(components, dtype=dtype))
+
+    assert kernels.forward(*tensors).shape == (rows,)
+    grads = kernels.backward(torch.ones(()).expand(rows), *tensors, [True] * 4)
+
+    assert [each.shape for each in grads] == [each.shape for each in tensors]
+    assert all(each.dtype is dtype for each in grads)
+    names = ["density", "weigh", "points", "parameters", "finish"]
+    names = names if dims > 0 else ["density", "weigh", "parameters"]
+    assert bound == [f"{name}_kernel" for name in ("pack", "density", "pack", *names)]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("shape", [(64, 12, 1024), (5, 48, 9), (33, 7, 1), (2, 256, 64)], ids=str)
+def test_invertible_1x1_launches_for_factors_and_full_weights(bound, shape, dtype):
+    kernels = pytest.importorskip("dgm_fast.ops.invertible_1x1.kernels")
+    samples, channels, pixels = shape
+    x = torch.ones(samples, pixels, channels, dtype=dtype).transpose(1, 2)
+    matrix, vector = torch.eye(channels), torch.ones(channels)
+    factors = (matrix, vector, matrix, vector, torch.arange(channels))
+    full = (matrix, torch.ones(1), None, None, None)
+    calls = ((factors, vector, False), (factors, vector, True), (full, None, False))
+
+    for weight, normalised, inverse in calls:
+        arguments = (x, *weight, normalised, normalised, inverse)
+        y, log_det = kernels.forward(*arguments)
+        assert (y.shape, y.dtype, log_det.shape) == (shape, dtype, (samples,))
+        has = [weight[2] is not None, normalised is not None, normalised is not None]
+        grads = kernels.backward(y, log_det, *arguments, [True, True, True, *has])
+        leaves = (x, *weight[:3], normalised, normalised)
+        assert [each.shape for each in grads if each.numel() > 0] == [
+            each.shape for each in leaves if each is not None
+        ]
+
+    product = ["fold", "product", "sums", "fold_backward", "factors_backward"]
+    by_factors = ["log_det", "fold", "product", *product]
+    undone = ["log_det", "product", "product", "sums", "factors_backward"]
+    names = (*by_factors, *undone, *by_factors[:-1])
+    assert bound == [f"{name}_kernel" for name in names]

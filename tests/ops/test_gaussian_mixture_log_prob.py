@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import itertools
 import math
 
@@ -10,8 +11,10 @@ import torch
 from torch.distributions import Categorical, Independent, MixtureSameFamily, Normal
 
 from dgm_fast.ops import gaussian_mixture_log_prob
-from tests.contract.subjects import each_subject
+from tests.contract.subjects import CASES, each_subject
 
+NAMES = ("z", "means", "log_vars", "log_weights")
+UNIT = 2.0**-24
 implementations = each_subject(op="gaussian_mixture_log_prob")
 kernels = each_subject(op="gaussian_mixture_log_prob", reference=False)
 
@@ -44,6 +47,71 @@ def test_equals_torchs_mixture(subject, sizes):
     given = draw(*sizes)
     found = run(subject, *given).cpu()
     torch.testing.assert_close(found.double(), by_torch(*given), rtol=1e-5, atol=1e-5)
+
+
+@implementations
+@pytest.mark.parametrize("dims", [1, 3, 70])
+def test_one_component_is_a_gaussian(subject, dims):
+    z, mean, log_var, _ = draw(9, 1, dims)
+    found = run(subject, z, mean, log_var, torch.zeros(1)).cpu().double()
+
+    normal = Normal(mean.double(), (0.5 * log_var.double()).exp())
+    terms = normal.log_prob(z.double())
+    # A sum of dims terms, each of a distance and a constant; their roundings as the cases count.
+    counted, _ = CASES["gaussian_mixture_log_prob"].terms({"z": z, "means": mean})
+    distances = (z - mean).double().square() * (-log_var.double()).exp()
+    absolute = 0.5 * (distances + log_var.double().abs() + math.log(2 * math.pi)).sum(dim=1)
+    assert ((found - terms.sum(dim=1)).abs() <= counted * UNIT * (1 + absolute)).all()
+
+
+@implementations
+@pytest.mark.parametrize("distance", [1e2, 1e6, 1e15])
+def test_far_from_every_component_it_is_finite_and_right(subject, distance):
+    # Densities there are 0 in any arithmetic; their logarithms are not.
+    z, means, log_vars, log_weights = draw(5, 40, 3)
+    given = (distance + z, means, log_vars, log_weights)
+    leaves = tuple(each.to(subject.device).requires_grad_() for each in given)
+    found = gaussian_mixture_log_prob(*leaves, impl=subject.implementation.name)
+
+    expected = by_torch(*given)
+    counted, _ = CASES["gaussian_mixture_log_prob"].terms({"z": z, "means": means})
+    assert ((found.cpu().double() - expected) / expected).abs().max() <= 2 * counted * UNIT
+    for gradient in torch.autograd.grad(found.sum(), leaves):
+        assert gradient.isfinite().all()
+
+
+@implementations
+def test_the_shares_of_a_row_add_to_its_gradient(subject):
+    given = [each.to(subject.device).requires_grad_() for each in draw(70, 150, 5)]
+    grad = torch.linspace(-1, 2, 70, device=subject.device)
+    log_p = gaussian_mixture_log_prob(*given, impl=subject.implementation.name)
+    (of_weights,) = torch.autograd.grad(log_p, given[3], grad)
+
+    # Each share is within its exponent's rounding, and the rest are sums of 70 and of 150.
+    counted, _ = CASES["gaussian_mixture_log_prob"].terms({"z": given[0], "means": given[1]})
+    largest = (1 + log_p.abs().max()).item()
+    allowed = (2 * counted * largest + 220) * UNIT * grad.abs().sum().item()
+    assert (of_weights.double().sum() - grad.double().sum()).abs().item() <= allowed
+
+
+@kernels
+def test_pieces_of_the_rows_add_to_the_gradients_of_all(subject, monkeypatch):
+    if subject.implementation.name != "triton":
+        pytest.skip("the C++ kernel keeps the shares of a block of rows alone")
+
+    subject.run(dict(zip(NAMES, draw(1, 1, 1), strict=True)))
+    launchers = importlib.import_module("dgm_fast.ops.gaussian_mixture_log_prob.kernels")
+    given = [each.to(subject.device).requires_grad_() for each in draw(50, 30, 4)]
+
+    def gradients():
+        log_p = gaussian_mixture_log_prob(*given, impl="triton")
+        return torch.autograd.grad(log_p.sum(), given)
+
+    at_once = gradients()
+    monkeypatch.setattr(launchers, "_SHARES", 30 * 7)
+    # The same terms in another order.
+    for one, other in zip(at_once, gradients(), strict=True):
+        torch.testing.assert_close(one, other)
 
 
 @implementations

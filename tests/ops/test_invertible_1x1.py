@@ -7,9 +7,11 @@ import math
 import pytest
 import torch
 
-from dgm_fast.ops import PLU, batched_log_abs_det, invertible_1x1
-from tests.contract.subjects import each_subject
+from dgm_fast.ops import PLU, actnorm, batched_log_abs_det, invertible_1x1
+from tests.contract.subjects import CASES, each_subject
 
+OP = CASES["invertible_1x1"]
+UNIT = 2.0**-24
 implementations = each_subject(op="invertible_1x1")
 
 
@@ -64,18 +66,111 @@ def test_multiplies_what_is_normalised(subject, shape):
         torch.testing.assert_close(y.cpu().double(), expected, rtol=1e-5, atol=1e-5)
 
 
+def rounding(x, factors, log_scale, shift, inverse=False):
+    """Return how far a result may be from the exact one, as the contract derives it."""
+    tensors = {"log_scale": log_scale, "shift": shift} if shift is not None else {}
+    if shift is None and log_scale is not None:
+        tensors = {"log_scale": log_scale}
+    given = {"x": x, **factors._asdict(), **tensors}
+    given = {
+        name: each.cpu().double() if each.is_floating_point() else each.cpu()
+        for name, each in given.items()
+    }
+    terms, _ = OP.terms({"x": x, "inverse": inverse})
+    y, log_det = OP.magnitude(**given, inverse=inverse)
+    return terms * UNIT * y, terms * UNIT * log_det
+
+
 @implementations
 @pytest.mark.parametrize("shape", [(3, 1, 4, 4), (3, 7, 5, 3), (4, 96, 4, 4), (33, 12)])
 @pytest.mark.parametrize("factored", [True, False], ids=["factors", "full"])
 def test_the_inverse_undoes_it(subject, shape, factored):
     x, weight, log_scale, shift = on(subject.device, *draw(shape))
-    weight = PLU.from_weight(weight) if factored else weight
+    factors = PLU.from_weight(weight)
+    weight = factors if factored else weight
     impl = subject.implementation.name
 
     y, log_det = invertible_1x1(x, weight, log_scale, shift, impl=impl)
     back, negative = invertible_1x1(y, weight, log_scale, shift, inverse=True, impl=impl)
-    torch.testing.assert_close(back, x, rtol=1e-4, atol=1e-4)
-    torch.testing.assert_close(negative, -log_det)
+
+    # The error of y goes through the inverse, which adds its own. A weight in full is solved with by
+    # its factors, whose product is as far from it as their roundings, 3 of the terms of a product.
+    ahead, of_log_det = rounding(x, factors, log_scale, shift)
+    allowed = rounding(y, factors, log_scale, shift, inverse=True)[0]
+    terms, _ = OP.terms({"x": x, "inverse": True})
+    allowed += rounding(ahead, factors, log_scale, None, inverse=True)[0] / (terms * UNIT)
+    assert ((back - x).cpu().double().abs() <= allowed).all()
+    # log_det of a weight in full is not the factors' sum, but as exact.
+    assert ((negative + log_det).cpu().double().abs() <= 2 * of_log_det).all()
+
+
+@implementations
+@pytest.mark.parametrize("inverse", [False, True], ids=["forward", "inverse"])
+@pytest.mark.parametrize("factored", [True, False], ids=["factors", "full"])
+@pytest.mark.parametrize("shape", [(1, 5), (1, 4, 3), (1, 3, 2, 3)], ids=str)
+def test_every_log_det_is_that_of_the_kernels_jacobian(subject, shape, factored, inverse):
+    _, weight, log_scale, shift = draw(shape)
+    factors = PLU.from_weight(weight)
+    count = math.prod(shape[1:])
+    x = torch.cat((torch.eye(count), torch.zeros(1, count))).view(-1, *shape[1:])
+    given = (factors._make(on(subject.device, *factors)), *on(subject.device, log_scale, shift))
+    given = given if factored else (weight.to(subject.device), *given[1:])
+    impl = subject.implementation.name
+
+    # The map is affine: columns of its Jacobian are the images of unit vectors less that of 0.
+    y, log_det = invertible_1x1(x.to(subject.device), *given, inverse=inverse, impl=impl)
+    y = y.cpu().double().flatten(1)
+    jacobian = (y[:-1] - y[-1]).t()
+    errors, of_log_det = rounding(x, factors, log_scale, shift, inverse)
+    errors = errors.flatten(1)
+
+    # d log |det J| = tr(J^-1 dJ).
+    slopes = torch.linalg.inv(jacobian).t().abs()
+    allowed = (slopes * (errors[:-1] + errors[-1]).t()).sum() + of_log_det.max()
+    expected = torch.linalg.slogdet(jacobian).logabsdet
+    assert ((log_det.cpu().double() - expected).abs() <= allowed).all()
+
+
+@implementations
+@pytest.mark.parametrize("inverse", [False, True], ids=["forward", "inverse"])
+@pytest.mark.parametrize("shape", [(3, 7, 5, 3), (2, 40, 3), (33, 12)], ids=str)
+def test_a_normalisation_folded_in_is_one_before(subject, shape, inverse):
+    x, weight, log_scale, shift = on(subject.device, *draw(shape))
+    factors, impl = PLU.from_weight(weight), subject.implementation.name
+
+    folded, log_det = invertible_1x1(x, factors, log_scale, shift, inverse=inverse, impl=impl)
+    if inverse:
+        y, of_weight = invertible_1x1(x, factors, inverse=True, impl=impl)
+        y, of_scale = actnorm(y, log_scale, shift, inverse=True, impl="reference")
+    else:
+        y, of_scale = actnorm(x, log_scale, shift, impl="reference")
+        y, of_weight = invertible_1x1(y, factors, impl=impl)
+
+    # Both round, the normalisation by itself a sum, an exponential and a product.
+    allowed, of_log_det = rounding(x, factors, log_scale, shift, inverse)
+    assert ((folded - y).cpu().double().abs() <= 2 * allowed).all()
+    parts = (of_weight + of_scale).cpu()
+    assert ((log_det.cpu() - parts).double().abs() <= 2 * of_log_det).all()
+
+
+@implementations
+@pytest.mark.parametrize("inverse", [False, True], ids=["forward", "inverse"])
+def test_a_permutation_with_signs_is_exact(subject, inverse):
+    channels = 37
+    generator = torch.Generator().manual_seed(0)
+    order = torch.randperm(channels, generator=generator)
+    sign = torch.randint(2, (channels,), generator=generator) * 2.0 - 1
+    zeros = torch.zeros(channels, channels)
+    factors = PLU(order, zeros, zeros, torch.zeros(channels), sign)
+    factors = factors._make(on(subject.device, *factors))
+    x = torch.randn(3, channels, 5, generator=generator)
+
+    given = x.to(subject.device)
+    y, log_det = invertible_1x1(given, factors, inverse=inverse, impl=subject.implementation.name)
+    signed = sign[:, None] * x
+    expected = sign[:, None] * x[:, order.argsort()] if inverse else signed[:, order]
+    assert torch.equal(y.cpu(), expected)
+    assert log_det.abs().max() == 0
 
 
 @implementations

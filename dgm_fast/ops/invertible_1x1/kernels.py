@@ -27,6 +27,7 @@ from dgm_fast.ops.invertible_1x1.triton_passes import product_kernel, sums_kerne
 # the same every time.
 _PROGRAMS = 256
 _SQUARE = 32  # rows and columns of a tile of the matrix
+_FACTORS_WARPS = 8  # 4 would take every register
 _SAMPLES = 256  # log-determinants of a program
 
 
@@ -157,7 +158,9 @@ def _factors_backward(
 ) -> None:
     channels = grad_weight.shape[0]
     grid = (triton.cdiv(channels, _SQUARE) ** 2,)
-    factors_backward_kernel[grid](grad_weight, *given[:5], *grads[:3], channels, _SQUARE)
+    factors_backward_kernel[grid](
+        grad_weight, *given[:5], *grads[:3], channels, _SQUARE, num_warps=_FACTORS_WARPS
+    )
 
 
 def _contiguous(*tensors: Tensor | None) -> tuple[Tensor | None, ...]:
@@ -212,7 +215,7 @@ def _unscaled(matrix: Tensor, log_scale: Tensor | None) -> Tensor:
 
 def _product_tile(channels: int) -> dict[str, int]:
     """Return rows and pixels of a product's tile, and its warps: 32 numbers a thread."""
-    block_c = min(64, triton.next_power_of_2(channels))
+    block_c = min(32, triton.next_power_of_2(channels))
     block_p = min(512, max(128, 4096 // block_c))
     return {"BLOCK_C": block_c, "BLOCK_P": block_p, "num_warps": max(1, block_c * block_p // 1024)}
 
@@ -238,9 +241,8 @@ def _tiles(samples: int, pixels: int, block: int) -> tuple[int, bool]:
 
 
 def _sums_tile(channels: int) -> dict[str, int]:
-    """Return channels and pixels of a tile of the sums, and its warps."""
-    block_c = max(16, min(64, triton.next_power_of_2(channels)))
-    return {"BLOCK_C": block_c, "BLOCK_P": 32, "num_warps": 8 if block_c == 64 else 4}
+    """Return channels and pixels of a tile of the sums; a product of tiles takes 16 at least."""
+    return {"BLOCK_C": 16 if channels <= 16 else 32, "BLOCK_P": 32}
 
 
 def _sums(grad: Tensor, x: Tensor) -> Tensor:
@@ -272,8 +274,13 @@ def _aot_kernels() -> Iterator[AotKernel]:
         return AotKernel(label, function, signature, constants, lambda target: [config])
 
     rows = {"x_stride_p": 1, "grad_stride_p": 1}
-    for channels in (1, 12, 24, 48, 256):
-        for dtype in ("fp32", "bf16", "fp16"):
+    # Wider images take the last tile as often as they need.
+    for channels, dtypes in (
+        (1, ("fp32",)),
+        (12, ("fp32", "bf16", "fp16")),
+        (32, ("fp32", "bf16")),
+    ):
+        for dtype in dtypes:
             name = f"{channels}-channels-{dtype}"
             options = {"dtype": dtype, "INSIDE": True, **rows}
             tile = _product_tile(channels)
@@ -288,7 +295,7 @@ def _aot_kernels() -> Iterator[AotKernel]:
     yield kernel(fold_kernel, "full", BLOCK=_SQUARE, **dict.fromkeys(absent))
     yield kernel(log_det_kernel, "factors", BLOCK=_SAMPLES, INVERSE=False)
     yield kernel(fold_backward_kernel, "normalised", BLOCK=_SQUARE)
-    yield kernel(factors_backward_kernel, "factors", BLOCK=_SQUARE)
+    yield kernel(factors_backward_kernel, "factors", BLOCK=_SQUARE, num_warps=_FACTORS_WARPS)
 
 
 AOT_KERNELS = tuple(_aot_kernels())
