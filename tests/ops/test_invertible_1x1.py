@@ -93,8 +93,8 @@ def test_the_inverse_undoes_it(subject, shape, factored):
     y, log_det = invertible_1x1(x, weight, log_scale, shift, impl=impl)
     back, negative = invertible_1x1(y, weight, log_scale, shift, inverse=True, impl=impl)
 
-    # The error of y goes through the inverse, which adds its own. A weight in full is solved with by
-    # its factors, whose product is as far from it as their roundings, 3 of the terms of a product.
+    # The error of y goes through the inverse, which adds its own. A weight in full is undone by its
+    # rounded factors, whose product is within 3 u of it, of the 2 C and more that a product may err.
     ahead, of_log_det = rounding(x, factors, log_scale, shift)
     allowed = rounding(y, factors, log_scale, shift, inverse=True)[0]
     terms, _ = OP.terms({"x": x, "inverse": True})

@@ -21,8 +21,8 @@ def gaussian_mixture_log_prob(
     .. math:: \log p(z) = \log \sum_k e^{\text{log\_weights}_k} \prod_d
               \mathcal{N}(z_d; \mu_{kd}, e^{\text{log\_vars}_{kd}})
 
-    The components are gone through once, with the largest exponent and the sum so far; no tensor
-    of rows by components is kept, in the backward either.
+    No tensor of rows by components by dims is made, in the backward either, and none of rows by
+    components is kept for it.
 
     Arguments:
         z: the points.
@@ -31,7 +31,7 @@ def gaussian_mixture_log_prob(
             dims, will do.
         log_weights: logarithms of the weights, taken as they are: `log_softmax` makes any logits
             add to a density of 1; -inf leaves a component out.
-        impl: `"auto"` or `"reference"`.
+        impl: `"auto"`, `"reference"`, `"cpp"` or `"triton"`.
 
     Shapes:
         z (B, D), means (K, D), log_vars (K or 1, D or 1), log_weights (K,); returns (B,), in nats.

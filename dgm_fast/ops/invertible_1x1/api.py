@@ -38,15 +38,15 @@ def invertible_1x1(
             the factors it solves with tell.
         inverse: undo: with y for x, return x and the log-determinant of the inverse, by triangular
             solves.
-        impl: `"auto"` or `"reference"`.
+        impl: `"auto"`, `"reference"`, `"cpp"` or `"triton"`.
 
     Shapes:
         x (B, C, *), where `*` is any number of dims, none included; weight (C, C), log_scale and
         shift (C,), log_abs_det (); returns y, of x's shape, and the log-determinant (B,), in nats.
 
     Precision:
-        float32, bfloat16 and float16; matrices are made, solved with and summed in float32
-        whatever the dtype of x, and so is the log-determinant. float64 stays float64 and runs on
+        float32, bfloat16 and float16; matrices are made, solved with and summed in float32 or
+        wider whatever the dtype of x, and the log-determinant is float32. float64 stays float64 and runs on
         the reference. Under autocast the pixels are cast, the parameters are not.
 
     Gradients:
