@@ -94,7 +94,7 @@ def test_the_inverse_undoes_it(subject, shape, factored):
     back, negative = invertible_1x1(y, weight, log_scale, shift, inverse=True, impl=impl)
 
     # The error of y goes through the inverse, which adds its own. A weight in full is undone by its
-    # rounded factors, whose product is within 3 u of it, of the 2 C and more that a product may err.
+    # rounded factors, whose product is within 3 u of it, of more than 2 C that a product may err.
     ahead, of_log_det = rounding(x, factors, log_scale, shift)
     allowed = rounding(y, factors, log_scale, shift, inverse=True)[0]
     terms, _ = OP.terms({"x": x, "inverse": True})

@@ -46,8 +46,8 @@ def invertible_1x1(
 
     Precision:
         float32, bfloat16 and float16; matrices are made, solved with and summed in float32 or
-        wider whatever the dtype of x, and the log-determinant is float32. float64 stays float64 and runs on
-        the reference. Under autocast the pixels are cast, the parameters are not.
+        wider whatever the dtype of x, and the log-determinant is float32. float64 stays float64 and
+        runs on the reference. Under autocast the pixels are cast, the parameters are not.
 
     Gradients:
         For x and every parameter but the permutation and the signs. Saves the arguments. Second
