@@ -21,7 +21,7 @@ from dgm_fast.ops.actnorm.triton_passes import (
 # Programs of a pass that sums, four on each of a large GPU's processors.
 _PROGRAMS = 512
 # Pieces and channels that the sums' kernel adds at a time.
-_SUMS = {"BLOCK_P": 64, "BLOCK_C": 16, "BLOCK": 512}
+_SUMS = {"BLOCK_P": 32, "BLOCK_C": 32, "BLOCK": 1024}
 
 
 def forward(x: Tensor, log_scale: Tensor, shift: Tensor, inverse: bool) -> tuple[Tensor, Tensor]:

@@ -42,7 +42,7 @@ def _store_log_det(
             channel = first + tl.arange(0, BLOCK)
             total += _load_channels(log_scale_ptr, log_scale_stride, channel, channel < channels)
 
-        log_det = tl.sum(total, axis=0) * pixels.to(tl.float32)
+        log_det = tl.sum(total, axis=0) * pixels
         log_det = -log_det if INVERSE else log_det
         tl.store(log_det_ptr + sample, log_det + tl.zeros((BLOCK,), tl.float32), sample < samples)
 
@@ -201,7 +201,7 @@ def parameters_kernel(
             sample = first + tl.arange(0, BLOCK)
             place = sample.to(tl.int64) * grad_log_det_stride
             total += tl.load(grad_log_det_ptr + place, mask=sample < samples, other=0.0)
-        scaled += tl.sum(total, axis=0) * pixels.to(tl.float32)
+        scaled += tl.sum(total, axis=0) * pixels
 
     if grad_log_scale_ptr is not None:
         grad = (-scaled if INVERSE else scaled).to(grad_log_scale_ptr.dtype.element_ty)

@@ -31,6 +31,7 @@ def pieces_kernel(
     count_ptr,  # (pieces, C)
     mean_ptr,  # (pieces, C)
     deviations_ptr,  # (pieces, C)
+    origin_ptr,  # (C,), what means are relative to
     outers,
     inners,
     channels,
@@ -45,6 +46,11 @@ def pieces_kernel(
         outers, inners, channels, pieces, CHANNELS_INNER, BLOCK_O, BLOCK_I
     )
     channel, there = channels_of(group, channels, CHANNELS_INNER, BLOCK_I)
+    # A mean far from zero costs no digits: all pieces count from the same element.
+    first = channel if CHANNELS_INNER else channel.to(tl.int64) * x_stride_c
+    origin = tl.load(x_ptr + first, mask=there, other=0.0).to(tl.float32)
+    tl.store(origin_ptr + channel, origin, mask=there & (piece == 0))
+
     count = tl.zeros(channel.shape, tl.float32)  # [1, BLOCK_I] or [1, 1], as are the others
     mean = tl.zeros(channel.shape, tl.float32)
     deviations = tl.zeros(channel.shape, tl.float32)
@@ -55,6 +61,7 @@ def pieces_kernel(
         )  # [BLOCK_O, BLOCK_I]
         place = place_of(group, outer, inner, x_stride_o, x_stride_c, CHANNELS_INNER)
         x = tl.load(x_ptr + place, mask=live, other=0.0).to(tl.float32)
+        x = tl.where(live, x - origin, 0.0)
 
         # The mean of the tile but for its rounding, and what is left of it.
         here = sum_of_channels(live.to(tl.float32), CHANNELS_INNER)
@@ -81,6 +88,7 @@ def merge_kernel(
     count_ptr,  # (pieces, C)
     mean_ptr,  # (pieces, C)
     deviations_ptr,  # (pieces, C)
+    origin_ptr,  # (C,)
     out_mean_ptr,  # (C,)
     out_deviations_ptr,  # (C,)
     channels,
@@ -96,15 +104,13 @@ def merge_kernel(
     mean = tl.load(mean_ptr + place, mask=live, other=0.0)
     deviations = tl.load(deviations_ptr + place, mask=live, other=0.0)
 
-    # From the first piece's mean, so that one far from zero costs no digits.
-    first = tl.load(mean_ptr + channel, mask=there, other=0.0)
-    difference = tl.where(live, mean - first, 0.0)
     total = tl.maximum(tl.sum(count, axis=0)[None, :], 1.0)
-    left = tl.sum(count * difference, axis=0)[None, :] / total
-    apart = difference - left
+    whole = tl.sum(count * mean, axis=0)[None, :] / total
+    apart = mean - whole
     deviations += count * apart * apart
 
-    tl.store(out_mean_ptr + channel, first + left, mask=there)
+    origin = tl.load(origin_ptr + channel, mask=there, other=0.0)
+    tl.store(out_mean_ptr + channel, origin + whole, mask=there)
     tl.store(out_deviations_ptr + channel, tl.sum(deviations, axis=0)[None, :], mask=there)
 
 
@@ -118,15 +124,15 @@ def forward(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     tiling = Tiling.of(x, _PROGRAMS)
     view, pieces = tiling.view(x), tiling.sizes["pieces"]
     parts = x.new_empty(3, pieces, channels, dtype=torch.float32).unbind()
-    mean, deviations = (x.new_empty(channels, dtype=torch.float32) for _ in range(2))
+    origin, mean, deviations = (x.new_empty(channels, dtype=torch.float32) for _ in range(3))
     block_p = triton.next_power_of_2(pieces)
     block_c = min(triton.next_power_of_2(channels), max(1, _MERGED // block_p))
     with torch.cuda.device_of(x):
         pieces_kernel[(tiling.programs,)](
-            view, *parts, **tiling.sizes, **_strides(view), **tiling.constants
+            view, *parts, origin, **tiling.sizes, **_strides(view), **tiling.constants
         )
         merge_kernel[(triton.cdiv(channels, block_c),)](
-            *parts, mean, deviations, channels, pieces, block_p, block_c, num_warps=4
+            *parts, origin, mean, deviations, channels, pieces, block_p, block_c, num_warps=4
         )
     return mean, deviations, count
 
