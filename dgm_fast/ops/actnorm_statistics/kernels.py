@@ -119,7 +119,7 @@ def forward(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     channels = x.shape[1]
     count = x.new_full((), x.numel() // max(1, channels), dtype=torch.float32)
     if x.numel() == 0:
-        return *x.new_zeros(2, channels, dtype=torch.float32).unbind(), count
+        return *(x.new_zeros(channels, dtype=torch.float32) for _ in range(2)), count
 
     tiling = Tiling.of(x, _PROGRAMS)
     view, pieces = tiling.view(x), tiling.sizes["pieces"]
