@@ -74,7 +74,8 @@ def train_digits(demo: Demo, console: Console) -> None:
     for family in demo.families:
         model, dataset = _train(family, demo, console)
         title = SHOWN[family]
-        nats[title], grids[title] = _look_at(model, dataset)
+        nats[title], samples = _look_at(model, dataset)
+        grids[f"{title}: {nats[title]:.1f} nats"] = samples
 
     console.print(likelihood_table(nats, dataset))
     console.print(
