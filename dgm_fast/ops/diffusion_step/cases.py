@@ -125,6 +125,20 @@ def _magnitude(**inputs: Any) -> Tensor:
     return total
 
 
+def _plain_x0(target: str, x_t: Tensor, p: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    if target == "x0":
+        return p
+
+    return (x_t - b * p) / a if target == "noise" else a * x_t - b * p
+
+
+def _plain_eps(target: str, x_t: Tensor, p: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    if target == "noise":
+        return p
+
+    return (x_t - a * p) / b if target == "x0" else b * x_t + a * p
+
+
 def _plain(
     kind: str,
     x_t: Tensor,
@@ -155,24 +169,28 @@ def _plain(
     eta = 1.0 if kind == "ddpm" else eta
     std = eta * torch.where(to_clean, 0.0, b if variance == "large" else b_s) * fresh.sqrt()
     direction = b_s * (1 - eta**2 * fresh).sqrt()
-    a, b, a_s, direction, std = (each.to(x_t).view(dims) for each in (a, b, a_s, direction, std))
+    # In double, because a step is the small difference of what x0 and eps put into it.
+    posterior, clips = kind == "ddpm" or recompute_noise, clip_x0 is not None
+    if posterior:
+        weights = a_s - direction * a / b, direction / b
+    else:
+        weights = (a_s, direction) if clips else (direction - a_s * b / a, a_s / a)
+    a, b, std, first, second = (each.to(x_t).view(dims) for each in (a, b, std, *weights))
 
     p = prediction
     if prediction_unconditional is not None:
         p = torch.lerp(prediction_unconditional, prediction, guidance)
-    if target == "noise":
-        x0, eps = (x_t - b * p) / a, p
-    elif target == "x0":
-        x0, eps = p, (x_t - a * p) / b
-    else:
-        x0, eps = a * x_t - b * p, b * x_t + a * p
-
-    if clip_x0 is not None:
+    x0 = _plain_x0(target, x_t, p, a, b) if posterior or clips else None
+    eps = None if posterior else _plain_eps(target, x_t, p, a, b)
+    if clips:
         x0 = x0.clamp(-clip_x0, clip_x0)
-        if kind == "ddpm" or recompute_noise:
-            eps = (x_t - a * x0) / b
 
-    x_s = a_s * x0 + direction * eps
+    if posterior:
+        x_s = first * x0 + second * x_t  # Ho et al., equation 7
+    elif clips:
+        x_s = first * x0 + second * eps
+    else:
+        x_s = first * eps + second * x_t  # Song et al., equation 13
     if eta == 0:
         return x_s
 
