@@ -1,6 +1,11 @@
 """A neural spline flow on the grey levels of MNIST, dequantized uniformly.
 
-dgm-fast train nsf --data mnist --data-root PATH/TO/mnist
+    dgm-fast train nsf --data mnist --data-root PATH/TO/mnist
+
+The recipe has not been run to its end. A step took 0.8 s of one core, most of it the five 784 x 784
+matrices: nine passes over the images are half an hour on two. In a first look, 50 steps, it had
+2.58 bits/dim on 1,000 validation images. With a normal base and five times the learning rate the
+matrices run away within 60 steps, with the logit and, further, without it.
 """
 
 from __future__ import annotations
@@ -20,13 +25,15 @@ def recipe(binarization: str = "none") -> Recipe:
         model=NeuralSplineFlowConfig(
             event_shape=(784,),
             levels=256,
+            logit_alpha=1e-6,
+            base="logistic",
             steps=4,
             hidden=(256, 256),
         ),
         train=TrainConfig(
-            epochs=10,
+            epochs=9,
             batch_size=100,
-            learning_rate=1e-3,
+            learning_rate=2e-4,
             weight_decay=0.01,
             warmup_steps=50,
             gradient_clip=100.0,
