@@ -88,7 +88,8 @@ std::tuple<Tensor, Tensor> forward(
   switch_dtype(mean.scalar_type(), [&](auto type) {
     using T = typename decltype(type)::type;
     const Forward<T> problem{
-        arguments.inputs<T>(), rows<T>(z, samples), static_cast<float*>(kl.data_ptr())};
+        arguments.inputs<T>(), rows<T>(z, samples), static_cast<float*>(kl.data_ptr()),
+        is_large(z)};
     DGM_CALL_LIVE_ISA(forward, problem);
   });
   return {z, kl};
@@ -124,7 +125,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> backward(
         wanted(0),
         wanted(1),
         wanted(2),
-        wanted(3)};
+        wanted(3),
+        is_large(mean)};
     DGM_CALL_LIVE_ISA(backward, problem);
   });
   return {grads[0], grads[1], grads[2], grads[3]};

@@ -39,6 +39,7 @@ struct Forward {
   Inputs<T> in;
   Rows<T> z;
   float* kl;
+  bool streams;  // past the caches: the results do not fit them
 };
 
 // Absent gradients of results count as zero, absent gradients of inputs are not wanted.
@@ -48,6 +49,7 @@ struct Backward {
   Rows<const T> grad_z;
   const float* grad_kl;
   Rows<T> grad_mean, grad_log_var, grad_prior_mean, grad_prior_log_var;
+  bool streams;
 };
 
 }  // namespace dgm::gaussian_rsample_kl

@@ -113,6 +113,9 @@ DGM_INLINE void for_each_vector(int64_t begin, int64_t end, const Step& step) {
 
 template <typename T, bool prior>
 DGM_INLINE Element load_element(const Inputs<T>& in, int64_t sample, int64_t e, int64_t count) {
+  // What the next part needs arrives while its noise is drawn.
+  read_ahead(in.mean.row(sample) + e);
+  read_ahead(in.log_var.row(sample) + e);
   const Vec mean = load(in.mean.row(sample) + e, count);
   const Vec log_var = load(in.log_var.row(sample) + e, count);
   if constexpr (!prior) return element<false>(mean, log_var, Vec{}, Vec{});
@@ -126,11 +129,13 @@ template <typename T, bool prior, bool monte_carlo>
 DGM_INLINE float forward_row(
     const Forward<T>& p, int64_t sample, int64_t begin, int64_t end, const float* noise) {
   const float least = 2.0f * p.in.free_bits;
+  const bool streams = p.streams && is_aligned(p.z.row(sample) + begin);
   Vec twice{};
   for_each_vector(begin, end, [&](int64_t e, int64_t count) {
     const Element x = load_element<T, prior>(p.in, sample, e, count);
     const Vec eps = load(noise + (e - begin));
-    store(p.z.row(sample) + e, load(p.in.mean.row(sample) + e, count) + x.std * eps, count);
+    const Vec z = load(p.in.mean.row(sample) + e, count) + x.std * eps;
+    put(p.z.row(sample) + e, z, count, streams);
 
     Vec term;
     if constexpr (monte_carlo) {
@@ -157,6 +162,7 @@ static void forward_all(const Forward<T>& p) {
             [&](int64_t s, int64_t from, int64_t to, const float* noise) {
               sums[s - first] += forward_row<T, prior, monte_carlo>(p, s, from, to, noise);
             });
+        if (p.streams) streams_are_done();
       });
 }
 
@@ -179,6 +185,9 @@ DGM_INLINE void backward_row(
     float* sums_mean, float* sums_log_var) {
   const float grad_kl = p.grad_kl != nullptr ? p.grad_kl[sample] : 0.0f;
   const float least = 2.0f * p.in.free_bits;
+  // Gradients that are not wanted count as aligned.
+  const bool streams = p.streams && is_aligned(p.grad_mean.row(sample) + begin) &&
+                       is_aligned(p.grad_log_var.row(sample) + begin);
 
   for_each_vector(begin, end, [&](int64_t e, int64_t count) {
     const Element x = load_element<T, prior>(p.in, sample, e, count);
@@ -210,12 +219,13 @@ DGM_INLINE void backward_row(
       give(sums_log_var, p.grad_prior_log_var, sample, e, begin, grad_prior_log_var, count);
     }
     if (p.grad_z) {
+      read_ahead(p.grad_z.row(sample) + e);
       const Vec grad_z = load(p.grad_z.row(sample) + e, count);
       grad_mean += grad_z;
       grad_log_var += 0.5f * (grad_z * (x.std * eps));
     }
-    if (p.grad_mean) store(p.grad_mean.row(sample) + e, grad_mean, count);
-    if (p.grad_log_var) store(p.grad_log_var.row(sample) + e, grad_log_var, count);
+    if (p.grad_mean) put(p.grad_mean.row(sample) + e, grad_mean, count, streams);
+    if (p.grad_log_var) put(p.grad_log_var.row(sample) + e, grad_log_var, count, streams);
   });
 }
 
@@ -258,6 +268,7 @@ static void backward_all(const Backward<T>& p) {
                   shared[1] ? sums[1] + (from - begin) : nullptr);
             });
 
+        if (p.streams) streams_are_done();
         const int64_t part = i * in.elements + begin, size = end - begin;
         if (shared[0]) std::copy_n(sums[0], size, means.data() + part);
         if (shared[1]) std::copy_n(sums[1], size, log_vars.data() + part);
