@@ -28,7 +28,9 @@ def forward(x: Tensor, log_scale: Tensor, shift: Tensor, inverse: bool) -> tuple
     """Return y (B, C, P) and log_det, (B,)."""
     y = empty_like(x)
     if y.numel() == 0:
-        return y, x.new_zeros(x.shape[0], dtype=torch.float32)
+        # Of no pixels, but a NaN among the log-scales is not lost.
+        total = x.shape[2] * log_scale.sum(dtype=torch.float32)
+        return y, (-total if inverse else total).repeat(x.shape[0])
 
     log_det = x.new_empty(x.shape[0], dtype=torch.float32)
     tiling = Tiling.of(x)
