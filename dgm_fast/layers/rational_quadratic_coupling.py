@@ -41,10 +41,6 @@ class SplineShape:
         """Numbers that make one spline."""
         return 3 * self.bins - 1
 
-    def split(self, parameters: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Split (..., 3K-1) into widths, heights and slopes."""
-        return parameters.split((self.bins, self.bins, self.bins - 1), dim=-1)
-
     @torch.no_grad()
     def make_identity(self, bias: Tensor, splines: int) -> None:
         """Set a bias of `splines` times 3K-1 numbers to what makes the identity."""
@@ -112,7 +108,7 @@ class RationalQuadraticCoupling(Coupling):
         parameters = parameters.unflatten(1, (transformed, self.spline.parameters)).movedim(2, -1)
         bent, log_det = rational_quadratic_spline(
             rest,
-            *self.spline.split(parameters),
+            parameters,
             bound=self.spline.bound,
             inverse=inverse,
             impl=self.impl,

@@ -208,7 +208,7 @@ class SplineAutoregressive(MaskedAutoregressive):
         """Bend, or undo it."""
         return rational_quadratic_spline(
             x,
-            *self.spline.split(parameters),
+            parameters,
             bound=self.spline.bound,
             inverse=inverse,
             impl=self.impl,

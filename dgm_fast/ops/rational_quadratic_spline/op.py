@@ -122,6 +122,7 @@ def run(impl: str, x: Tensor, *arguments: Any) -> tuple[Tensor, Tensor]:
 
     parameters, options = arguments[:3], arguments[3:]
     if parameters[0].ndim == x.ndim:
+        # Not expanded: kernels add up their gradients, and the reference its second derivatives.
         parameters = [None if each is None else each[None] for each in parameters]
 
     outer = 1

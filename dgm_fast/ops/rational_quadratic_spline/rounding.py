@@ -11,7 +11,12 @@ terms that `_absolute_terms` lists in the second.
 `terms` counts the units of u = 2^-24. A knot passes at most 2 K additions (its own shares and all),
 two exponentials' 3, the rounding of their arguments (|a| e^-a each, at most ln K together; three
 times 3.5 where they are softly clipped), and 10 operations more; K + 2 terms cover 2 ln K.
-Slopes and formulas take fewer.
+Slopes and formulas take fewer. A gradient of parameters that samples share is a sum over samples,
+each of which adds a unit of the sum of their absolute terms.
+
+Second derivatives have no magnitude but that of the gradients they multiply: whatever ran forward,
+the reference computes them, of the parameters as they were given. Its sums over samples then are
+the same in the same order, so that twice what it errs by itself is all that they may be off.
 """
 
 from __future__ import annotations

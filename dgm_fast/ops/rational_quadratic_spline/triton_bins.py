@@ -2,8 +2,8 @@
 
 The parameters of an axis are a tile with a row for each element, [BLOCK_E, BLOCK_K], its columns
 padded to a power of two. Knots are sums along rows; which bin an element is in is a count, and what
-belongs to the bin is a sum of which one term is not zero. So nothing is gathered, and no tile of
-knots or shares leaves the registers.
+belongs to the bin is a sum of which one term is not zero. So no tile of knots or shares leaves the
+registers.
 """
 
 from __future__ import annotations
