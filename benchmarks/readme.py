@@ -15,7 +15,7 @@ from typing import Any
 
 import tyro
 
-from benchmarks import record
+from benchmarks import recipes, record
 from benchmarks.columns import ANCHOR, OURS
 from benchmarks.report import TITLES, ours_of
 
@@ -84,6 +84,8 @@ def tables(results: Path, name: str) -> str:
     """Return one table for each device that has rows of that name."""
     if name == "headline":
         return headline(results)
+    if name == "recipes":
+        return recipes.table(results)
 
     parts = [
         _table(record.newest(record.read(path))) for path in sorted(results.glob(f"*/{name}.csv"))

@@ -174,6 +174,28 @@ def read_log(path: Path) -> list[dict[str, float]]:
         return [{name: float(text) for name, text in row.items()} for row in csv.DictReader(file)]
 
 
+def table(results: Path) -> str:
+    """Return what recipes reached on each device, as a table of a page."""
+    parts = [_table(read_summary(path)) for path in sorted(results.glob(f"*/{FOLDER}/{SUMMARY}"))]
+    return "\n".join(parts) or "No run is recorded yet.\n"
+
+
+def _table(summary: Mapping[str, Mapping[str, str]]) -> str:
+    rows = list(summary.values())
+    first = rows[0]
+    lines = [f"{first['device']}, {first['threads']} threads, torch {first['torch']}", ""]
+    lines.append("| recipe | data | test, nats | bits/dim | it is | steps | minutes of one core |")
+    lines.append("|---|---|---:|---:|---|---:|---:|")
+    for row in rows:
+        nats, bpd = float(row["test_nats"]), float(row["test_bpd"])
+        minutes = float(row["cpu_seconds"]) / 60
+        lines.append(
+            f"| {row['recipe']} | {row['view']} | {nats:.2f} | {bpd:.3f} | {row['estimate']} | "
+            f"{int(row['steps']):,} | {minutes:.0f} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
 def draw(folder: Path) -> Path:
     """Draw the validation curve of every recipe over the minutes of two cores that it took."""
     summary = read_summary(folder / SUMMARY)
