@@ -77,9 +77,8 @@ def _lanes(block, rest, sizes, BLOCK_B: tl.constexpr, BLOCK_I: tl.constexpr):
 
 @triton.jit
 def _place(tensor, lanes):
-    return (
-        lanes.sample * tensor.stride_b + lanes.outer * tensor.stride_o
-    ) + lanes.inner * tensor.stride_i
+    row = lanes.sample * tensor.stride_b + lanes.outer * tensor.stride_o
+    return row + lanes.inner * tensor.stride_i
 
 
 @triton.jit
@@ -180,10 +179,9 @@ def forward_kernel(
 
     derivatives = parameters.derivatives
     found = _find(given, widths, heights, derivatives, lanes, scales, K, ZUKO, BOUNDED, INVERSE)
-
     result, log_slope = map_in_bin(found.bin, given, scales.bound, BOUNDED, INVERSE)
-
     _store(y, lanes, result)
+
     log_slope = tl.reshape(tl.where(lanes.live, log_slope, 0.0), (BLOCK_B, BLOCK_I))
     sample = block.to(tl.int64) * BLOCK_B + tl.arange(0, BLOCK_B)
     sums = tl.sum(log_slope, axis=1)
