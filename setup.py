@@ -30,7 +30,7 @@ CUDA_ARCHITECTURES = ("80", "90")
 CXX_FLAGS = ["-O3", "-std=c++17", "-fPIC", "-fvisibility=hidden", "-fno-math-errno"]
 CXX_FLAGS += ["-fno-trapping-math", "-ffp-contract=fast", "-Wall", "-Wno-psabi"]
 # gcc 12 takes its own AVX-512 intrinsics for reads of uninitialised variables.
-CXX_FLAGS += ["-Wno-maybe-uninitialized"]
+CXX_FLAGS += ["-Wno-uninitialized", "-Wno-maybe-uninitialized"]
 # Copies of a few vectors stay loops: as calls to memcpy they cost more than they move.
 CXX_FLAGS += ["-Wno-unknown-pragmas", "-fno-tree-loop-distribute-patterns"]
 
