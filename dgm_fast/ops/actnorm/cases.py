@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -126,11 +127,13 @@ CASES = OpCases(
         _case("no-channels", (3, 0, 5)),
         _case("one", (1, 1)),
         _case("features", (13, 37)),
-        _case("wide-features", (13, 6003)),
+        replace(_case("wide-features", (13, 6003)), interpreted=False),
+        _case("tiles-of-features", (35, 301)),
         _case("short-lines", (13, 37, 5)),
         _case("many-short", (1200, 2)),
         _case("many-short-lines", (700, 3, 2)),
-        _case("long-lines", (12, 3, 18001)),
+        replace(_case("long-lines", (12, 3, 18001)), interpreted=False),
+        _case("lines-of-tiles", (2, 2, 4099)),
         _case("inverse", (13, 5, 6, 7), inverse=True),
         _case("inverse-features", (13, 37), inverse=True),
         _case("transposed", (13, 6, 25), layout=_transposed),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 from collections.abc import Callable
+from dataclasses import replace
 from types import ModuleType
 from typing import Any
 
@@ -227,7 +228,8 @@ CASES = OpCases(
         _case("images", (2, 3, 4, 5), 4, layout=_planes),
         _case("one-bin", (7, 13), 1, layout=_apart),
         _case("two-bins", (7, 13), 2),
-        _case("many", (70, 41), 10, layout=_apart),
+        replace(_case("many", (70, 41), 10, layout=_apart), interpreted=False),
+        _case("tiles", (9, 41), 10, layout=_apart),
         _case("sixteen-bins", (5, 17), 16),
         _case("many-bins", (3, 17), 37),
         _case("long-samples", (2, 900), 3),
