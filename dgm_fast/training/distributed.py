@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import threading
@@ -61,6 +62,9 @@ def process_group() -> Iterator[Processes]:
         # No process may leave while another still talks to it; one that failed leaves at once.
         dist.barrier()
     finally:
+        # A DistributedDataParallel lies in reference cycles and holds the group. Its threads must
+        # end before the interpreter does, or one that then wants to run Python aborts the process.
+        gc.collect()
         dist.destroy_process_group()
 
 
