@@ -48,6 +48,14 @@ def impl(request: pytest.FixtureRequest) -> str:
     return request.param
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _subnormals_stay():
+    """Keep commands run in this process from flushing in it, and in threads that outlive them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch, "set_flush_denormal", lambda mode: True)
+        yield
+
+
 def pytest_configure(config: pytest.Config) -> None:
     # Parallel workers that each take every core spend their time waiting for one another.
     workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))

@@ -21,8 +21,6 @@ def recorded(tmp_path_factory):
     run, out = (tmp_path_factory.mktemp(name) for name in ("run", "results"))
     options = ["--data", "digits", "--epochs", "2", "--model.hidden", "8", "--no-tensorboard"]
     assert dgm_fast(["train", "made", *options, "--out", str(run)]) == 0
-    # The command flushes subnormal numbers; other tests keep theirs.
-    torch.set_flush_denormal(False)
     assert recipes.main(recipes.Options((run,), out=out), Console(quiet=True)) == 0
     return run, out
 

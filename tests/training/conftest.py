@@ -38,14 +38,6 @@ class TinyModel(nn.Module):
         (Path(directory) / "config.json").write_text(json.dumps({"features": 6}))
 
 
-@pytest.fixture(scope="session", autouse=True)
-def _subnormals_stay():
-    """Keep commands run in this process from flushing in it, and in threads that outlive them."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(torch, "set_flush_denormal", lambda mode: True)
-        yield
-
-
 @pytest.fixture
 def make_model():
     def make(dropout: float = 0.2) -> TinyModel:
