@@ -33,7 +33,7 @@ def recipe(binarization: str = "dynamic") -> Recipe:
             activation="elu",
         ),
         train=TrainConfig(
-            epochs=100,
+            epochs=60,
             batch_size=100,
             learning_rate=1e-3,
             warmup_steps=500,
