@@ -3,6 +3,9 @@
     dgm-fast train vae --data mnist --data-root PATH/TO/mnist
     dgm-fast evaluate runs/vae-mnist --samples 500
 
+With the default seed it reached 87.92 nats on the test set with 500 importance samples, in 6.5
+minutes of one core of an AMD EPYC; benchmarks/RESULTS.md has the row and the curve.
+
 The literature on the test set, importance-weighted, in nats: 86.8 to 89.8 for a VAE with one layer
 of latent variables and one sample (Burda, Grosse and Salakhutdinov, Importance Weighted
 Autoencoders, 2016: 86.76 with 50 latent variables and two layers of 200 units).
