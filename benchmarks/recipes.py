@@ -149,7 +149,9 @@ def _estimate(model: nn.Module, options: Options) -> str:
         return "bound, estimated"
     if options.samples is not None:
         return f"bound, {options.samples} samples"
-    return "log-likelihood" if isinstance(model, MADE) else "bound"
+    # A flow of real values has no noise to add.
+    is_exact = isinstance(model, MADE) or getattr(model, "dequantization", ...) is None
+    return "log-likelihood" if is_exact else "bound"
 
 
 def append(path: Path, run: record.Run, reached: Reached) -> None:
@@ -197,7 +199,7 @@ def _table(summary: Mapping[str, Mapping[str, str]]) -> str:
 
 
 def draw(folder: Path) -> Path:
-    """Draw the validation curve of every recipe over the minutes of two cores that it took."""
+    """Draw the curves of every recipe over the minutes of one core that it took."""
     summary = read_summary(folder / SUMMARY)
     logs = {name: read_log(folder / f"{name}.csv") for name in summary}
     figure = Figure(figsize=(9, 2.2 + 2 * ((len(logs) + 1) // 2)), layout="constrained")
