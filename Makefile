@@ -15,6 +15,7 @@ PYTHON ?= python3
 GPU_PYTHON ?= python3
 OUT ?= gpu_output
 WORKERS ?= 2
+GPU_WORKERS ?= $(shell nproc)
 export CXX
 
 VENV := .venv
@@ -44,7 +45,7 @@ CPU kernels. To have them, install both and run make again:
 endef
 
 GPU_MODULES := torch hypothesis matplotlib ninja numpy psutil pybind11 pytest rich safetensors \
-  setuptools tyro
+  setuptools tyro xdist
 
 define GPU_CHECK
 import importlib.util, sys
@@ -131,7 +132,8 @@ wheels:  ## fetch tyro, for `make gpu` on a machine without a network, into whee
 
 # A GPU machine brings its own torch and Triton, and perhaps no network: nothing is installed.
 # Wheels of pure Python run as they are, from the search path. A step that fails leaves the others
-# and their results alone; the end tells.
+# and their results alone; the end tells. Tests and compilers spend their time on the CPU's cores, so
+# many run at once; timing has the machine to itself.
 .PHONY: gpu
 gpu: export PYTHONPATH := $(subst $(eval) ,:,$(abspath $(wildcard wheels/*.whl)) $(PYTHONPATH))
 gpu:  ## on a GPU machine: build, run the gpu tests and the benchmarks; results in OUT
@@ -145,8 +147,9 @@ gpu:  ## on a GPU machine: build, run the gpu tests and the benchmarks; results 
 	step build.log "setup.py build_ext --inplace"; \
 	$(GPU_PYTHON) -m dgm_fast.env --json > "$(OUT)/env.json" || failed+=" env.json"; \
 	step env.txt "-m dgm_fast.env"; \
-	step tests.log "-m pytest -m gpu tests"; \
-	step run.log "-m benchmarks.run --device cuda"; \
+	step tests.log "-m pytest -m gpu -n $(GPU_WORKERS) --junitxml $(OUT)/tests.xml tests"; \
+	step run.log "-m benchmarks.run --device cuda --compilers $(GPU_WORKERS) \
+	  --contract $(OUT)/tests.xml"; \
 	step dispatch_overhead.log "-m benchmarks.dispatch_overhead --device cuda"; \
 	step made_training_step.log "-m benchmarks.made_training_step --device cuda"; \
 	step vae_training_step.log "-m benchmarks.vae_training_step --device cuda"; \

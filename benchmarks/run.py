@@ -6,8 +6,11 @@ import os
 import sys
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Literal
 
 import torch
@@ -17,9 +20,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from benchmarks import record, report
 from benchmarks.columns import find_ops
+from benchmarks.compile_ahead import fill_cache
 from benchmarks.measure import Workload, measure
 from benchmarks.timing import QUICK, Budget
-from benchmarks.verify import RedContract, check_contract
+from benchmarks.verify import RedContract, check_contract, check_report
 from dgm_fast._core.cases import OpCases
 
 DTYPES = {"cpu": ("float32",), "cuda": ("float32", "bfloat16")}
@@ -36,7 +40,11 @@ class Options:
         dtype: default float32 on a CPU, float32 and bfloat16 on a GPU.
         columns: names, or beginnings of names such as `ours`, of the columns; default all.
         quick: a first look: few repeats, float32, nothing recorded unless `out` is given.
+        seconds: to time one direction of one workload.
         threads: of the CPU; default torch's.
+        compilers: processes that compile the rivals beforehand, where one alone would take long;
+            times to compile are then not recorded.
+        contract: a JUnit report of the contract's tests, run just before; default to run them.
         out: the folder of the results.
     """
 
@@ -46,13 +54,17 @@ class Options:
     dtype: tuple[Literal["float32", "bfloat16", "float16", "float64"], ...] = ()
     columns: tuple[str, ...] = ()
     quick: bool = False
+    seconds: float | None = None
     threads: int | None = None
+    compilers: int = 0
+    contract: Path | None = None
     out: Path | None = None
 
     @property
     def budget(self) -> Budget:
         """How long to time each direction of each workload."""
-        return QUICK if self.quick else Budget()
+        budget = QUICK if self.quick else Budget()
+        return budget if self.seconds is None else replace(budget, seconds=self.seconds)
 
     def chosen(self) -> dict[str, OpCases]:
         """Return the cases of the chosen ops.
@@ -84,10 +96,34 @@ def main(options: Options, console: Console) -> int:
     device = torch.device(options.device)
     run = record.start_run(device)
     console.print(f"{run.device}, {run.threads} threads, torch {run.torch}, commit {run.commit}")
+    found = {op: list(options.workloads(op, cases)) for op, cases in options.chosen().items()}
 
+    with _compiled_ahead(list(chain(*found.values())), options, console):
+        return _measure_all(found, options, run, console)
+
+
+@contextmanager
+def _compiled_ahead(
+    workloads: list[Workload], options: Options, console: Console
+) -> Iterator[None]:
+    """Have the rivals in a cache of this run's own, if that is asked for."""
+    if options.compilers == 0:
+        yield
+        return
+
+    with TemporaryDirectory() as folder:
+        # Inductor reads it when it first compiles, here and in every process started from here.
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = folder
+        torch.compiler.config.force_disable_caches = False
+        fill_cache(workloads, options.columns, options.compilers, console.print)
+        yield
+
+
+def _measure_all(
+    found: dict[str, list[Workload]], options: Options, run: record.Run, console: Console
+) -> int:
     red = 0
-    for op, cases in options.chosen().items():
-        workloads = list(options.workloads(op, cases))
+    for op, workloads in found.items():
         try:
             _measure_op(op, workloads, options, run, console)
         except RedContract as error:
@@ -117,7 +153,10 @@ def _measure_op(
     with Progress(*shown, console=console, transient=True) as progress:
         task = progress.add_task(op, total=len(workloads))
         say("its contract")
-        check_contract(op)
+        if options.contract is None:
+            check_contract(op)
+        else:
+            check_report(op, options.contract)
 
         for workload in workloads:
             outcome = measure(workload, options.budget, options.columns, gave_up, say)

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import torch
 from torch import Tensor
@@ -41,6 +42,25 @@ def check_contract(op: str, contract: str = CONTRACT) -> None:
     if tests.returncode != 0:
         tail = "\n".join((tests.stdout + tests.stderr).strip().splitlines()[-15:])
         raise RedContract(f"{op}: `{' '.join(command[1:])}` is not green:\n{tail}")
+
+
+def check_report(op: str, junit: Path) -> None:
+    """Look an op's contract tests up in a JUnit report of a run that has just ended.
+
+    Raises:
+        RedContract: a test failed, or none ran.
+    """
+    tests = [
+        case
+        for case in ElementTree.parse(junit).iter("testcase")
+        if case.get("classname", "").endswith("test_contract")
+        and f"[{op}-" in case.get("name", "")
+        and case.find("skipped") is None
+    ]
+    red = [case for case in tests if {"failure", "error"} & {each.tag for each in case}]
+    if red or not tests:
+        shown = "\n".join(str(case.get("name")) for case in red[:15]) or "none of its tests ran"
+        raise RedContract(f"{op}: {junit} is not green:\n{shown}")
 
 
 class Expected:

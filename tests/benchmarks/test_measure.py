@@ -6,7 +6,7 @@ import pytest
 import torch
 from rich.console import Console
 
-from benchmarks import columns, measure, run, verify
+from benchmarks import columns, compile_ahead, measure, run, verify
 from benchmarks.measure import Workload
 from benchmarks.timing import Budget
 from dgm_fast._core.cases import Cost, OpCase, OpCases, Prepared
@@ -171,6 +171,38 @@ def test_an_op_without_a_contract_refuses_to_be_timed(tmp_path):
 
     with pytest.raises(verify.RedContract, match="not green"):
         verify.check_contract("scale", str(contract))
+
+
+REPORT = """<testsuites><testsuite>
+<testcase classname="tests.test_contract" name="test_a[green-triton-cuda]"/>
+<testcase classname="tests.test_contract" name="test_b[green-triton-cuda]"><skipped/></testcase>
+<testcase classname="tests.test_contract" name="test_a[red-triton-cuda]"><failure/></testcase>
+<testcase classname="tests.test_contract" name="test_a[broken-triton-cuda]"><error/></testcase>
+<testcase classname="tests.test_contract" name="test_a[unseen-cpp-cpu]"><skipped/></testcase>
+</testsuite></testsuites>"""
+
+
+def test_a_report_of_the_contract_tells_which_ops_are_green(tmp_path):
+    report = tmp_path / "tests.xml"
+    report.write_text(REPORT)
+
+    verify.check_report("green", report)
+    for op in ("red", "broken", "unseen", "absent"):
+        with pytest.raises(verify.RedContract, match=f"{op}: .*tests.xml is not green"):
+            verify.check_report(op, report)
+
+
+@pytest.mark.slow
+def test_rivals_compiled_ahead_are_found_in_the_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    found = columns.find_ops()["diffusion_noise"]
+    small = next(case for case in found.workloads if case.name == "8x64")
+    workload = Workload("diffusion_noise", found, small, CPU, torch.float32)
+    said = []
+
+    compile_ahead.fill_cache([workload], ("compile_default",), 1, said.append)
+    assert said == ["1 of 1: diffusion_noise 8x64 float32"]
+    assert len(list((tmp_path / "fxgraph").glob("*/*"))) == 3
 
 
 def test_the_runner_reports_a_red_op_and_records_nothing_of_it(monkeypatch, tmp_path):
