@@ -30,9 +30,13 @@ MAPS = {
 each_map = pytest.mark.parametrize("options", MAPS.values(), ids=MAPS.keys())
 
 
-def draw(*shapes, seed=0, dtype=torch.float64):
+def draw(*shapes, seed=0, dtype=torch.float64, device="cpu"):
     generator = torch.Generator().manual_seed(seed)
-    return [torch.randn(shape, generator=generator, dtype=dtype) for shape in shapes]
+    return [torch.randn(shape, generator=generator, dtype=dtype).to(device) for shape in shapes]
+
+
+def draw_for(subject, *shapes):
+    return draw(*shapes, dtype=torch.float32, device=subject.device)
 
 
 @each_map
@@ -56,7 +60,7 @@ def test_log_det_is_the_jacobians(options, inverse, shift_first, part):
 @each_map
 @implementations
 def test_the_inverse_undoes_both_orders(subject, options):
-    x, u, t = draw((6, 5, 3, 3), (6, 3, 3, 3), (6, 3, 3, 3), dtype=torch.float32)
+    x, u, t = draw_for(subject, (6, 5, 3, 3), (6, 3, 3, 3), (6, 3, 3, 3))
 
     for shift_first, part in itertools.product((False, True), ("first", "last")):
         how = {**options, "shift_first": shift_first, "part": part}
@@ -125,7 +129,7 @@ def test_peers_formulas(scale_of, options):
 
 @implementations
 def test_glow_shifts_before_it_scales_and_interleaves_its_parameters(subject):
-    x, h = draw((4, 6, 5, 5), (4, 6, 5, 5), dtype=torch.float32)
+    x, h = draw_for(subject, (4, 6, 5, 5), (4, 6, 5, 5))
     shift, raw = h[:, 0::2], h[:, 1::2]
     scale = torch.sigmoid(raw + 2)
     expected = torch.cat((x[:, :3], (x[:, 3:] + shift) * scale), dim=1)
@@ -139,7 +143,7 @@ def test_glow_shifts_before_it_scales_and_interleaves_its_parameters(subject):
 @implementations
 def test_zuko(subject):
     transforms = pytest.importorskip("zuko.transforms", reason="zuko is not installed")
-    x, u, t = draw((50, 7), (50, 7), (50, 7), dtype=torch.float32)
+    x, u, t = draw_for(subject, (50, 7), (50, 7), (50, 7))
     expected = transforms.MonotonicAffineTransform(t, 5 * u, slope=1e-3)
 
     options = {"scale_map": "soft_clip", "bound": -math.log(1e-3)}
@@ -153,17 +157,19 @@ def test_zuko(subject):
 
 @implementations
 def test_nice_shifts_and_keeps_volume(subject):
-    x, t = draw((4, 6, 5), (4, 3, 5), dtype=torch.float32)
+    x, t = draw_for(subject, (4, 6, 5), (4, 3, 5))
     y, log_det = subject.run({"x": x, "log_scale": None, "shift": t})
 
     assert torch.equal(y, torch.cat((x[:, :3], x[:, 3:] + t), dim=1))
-    assert torch.equal(log_det, torch.zeros(4))
+    assert torch.equal(log_det, torch.zeros_like(log_det))
+    assert log_det.shape == (4,)
 
 
 @implementations
 def test_what_stays_stays_to_the_last_bit_and_takes_no_gradient(subject):
-    x, u, t = draw((4, 3, 6, 6), (4, 3, 6, 6), (4, 3, 6, 6), dtype=torch.float32)
-    mask = (torch.arange(6)[:, None] + torch.arange(6)) % 2 == 0
+    x, u, t = draw_for(subject, (4, 3, 6, 6), (4, 3, 6, 6), (4, 3, 6, 6))
+    place = torch.arange(6, device=subject.device)
+    mask = (place[:, None] + place) % 2 == 0
     # What a network puts out where it is not asked must not come through, however wrong.
     u[..., mask], t[..., mask] = torch.nan, torch.inf
     inputs = {"x": x, "log_scale": u, "shift": t}
@@ -189,8 +195,8 @@ def test_what_stays_stays_to_the_last_bit_and_takes_no_gradient(subject):
 @pytest.mark.parametrize("options", MAPS.values(), ids=MAPS.keys())
 @kernels
 def test_scale_its_logarithm_and_its_slope_are_exact_however_saturated(subject, options):
-    u = torch.linspace(-30, 30, 6001)[:, None].requires_grad_()
-    ones, zeros = torch.ones(6001, 1), torch.zeros(6001, 1)
+    u = torch.linspace(-30, 30, 6001)[:, None].to(subject.device).requires_grad_()
+    ones, zeros = torch.ones_like(u), torch.zeros_like(u)
     exactly = u.detach().double().requires_grad_()
     _, expected = affine_coupling(ones.double(), exactly, zeros.double(), **options)
     (expected_slope,) = torch.autograd.grad(expected.sum(), exactly)
@@ -222,7 +228,7 @@ def test_scale_its_logarithm_and_its_slope_are_exact_however_saturated(subject, 
 def test_large_results_that_go_past_the_caches(subject):
     # From 4 MiB on results are stored another way, where a line begins on a whole vector.
     for inner in (4096, 4099):
-        x, u, t = draw((50, 7, inner), (50, 4, inner), (50, 4, inner), dtype=torch.float32)
+        x, u, t = draw_for(subject, (50, 7, inner), (50, 4, inner), (50, 4, inner))
         mixed, exact = {}, {}
         for name, value in (("x", x), ("log_scale", u), ("shift", t)):
             mixed[name] = value.requires_grad_()
@@ -264,7 +270,7 @@ def test_a_program_runs_over_every_tile_of_its_piece(programs, monkeypatch):
 
 @implementations
 def test_a_network_in_bfloat16_on_data_in_float32(subject):
-    x, u, t = draw((8, 6, 5), (8, 3, 5), (8, 3, 5), dtype=torch.float32)
+    x, u, t = draw_for(subject, (8, 6, 5), (8, 3, 5), (8, 3, 5))
     u, t = u.bfloat16(), t.bfloat16()
 
     y, log_det = subject.run({"x": x, "log_scale": u, "shift": t})
@@ -278,7 +284,7 @@ def test_a_network_in_bfloat16_on_data_in_float32(subject):
 @kernels
 def test_gradients_of_one_output_alone(subject):
     inputs = dict(
-        zip(("x", "log_scale", "shift"), draw(*[(5, 3, 4)] * 3, dtype=torch.float32), strict=True)
+        zip(("x", "log_scale", "shift"), draw_for(subject, *[(5, 3, 4)] * 3), strict=True)
     )
     exact = {name: value.double().requires_grad_() for name, value in inputs.items()}
     for value in inputs.values():
