@@ -99,7 +99,8 @@ def test_pieces_of_the_rows_add_to_the_gradients_of_all(subject, monkeypatch):
     if subject.implementation.name != "triton":
         pytest.skip("the C++ kernel keeps the shares of a block of rows alone")
 
-    subject.run(dict(zip(NAMES, draw(1, 1, 1), strict=True)))
+    one = (each.to(subject.device) for each in draw(1, 1, 1))
+    subject.run(dict(zip(NAMES, one, strict=True)))
     launchers = importlib.import_module("dgm_fast.ops.gaussian_mixture_log_prob.kernels")
     given = [each.to(subject.device).requires_grad_() for each in draw(50, 30, 4)]
 

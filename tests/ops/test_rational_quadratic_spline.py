@@ -39,6 +39,12 @@ def named(x, widths, heights=None, derivatives=None, **options):
     return tensors | options
 
 
+def run(subject, *tensors, **options):
+    """Call it on the subject's device, with results and gradients that come back from there."""
+    moved = (each.to(subject.device) for each in tensors)
+    return tuple(each.cpu() for each in subject.run(named(*moved, **options)))
+
+
 @pytest.mark.parametrize("bins", [1, 2, 5, 8])
 @pytest.mark.parametrize("parametrization", ["nflows", "zuko"])
 def test_log_det_is_the_log_slope_and_the_inverse_undoes_it(bins, parametrization):
@@ -93,7 +99,7 @@ def test_gradients_are_finite_at_beyond_and_on_the_bounds(subject, inverse, tail
     ends = 1 if tails is None else -1
     drawn = parameters(1, 5, scale=5.0, ends=ends, dtype=torch.float32)
     given = [each.clone().requires_grad_() for each in drawn]
-    y, log_det = subject.run(named(x, *given, inverse=inverse, tails=tails))
+    y, log_det = run(subject, x, *given, inverse=inverse, tails=tails)
     for gradient in torch.autograd.grad(y.sum() + log_det.sum(), (x, *given)):
         assert gradient.isfinite().all()
 
@@ -105,7 +111,7 @@ def test_outside_linear_tails_nothing_of_a_spline_comes_through(subject):
     # However wrong its parameters.
     widths, heights, derivatives = parameters(1, 4, dtype=torch.float32)
     given = [torch.full_like(each, torch.nan) for each in (widths, heights, derivatives)]
-    y, log_det = subject.run(named(x, *given))
+    y, log_det = run(subject, x, *given)
     assert torch.equal(y, x)
     assert torch.equal(log_det, torch.zeros(1))
 
@@ -117,8 +123,8 @@ def test_float32_returns_within_1e_5(subject, parametrization):
     # Rounding y moves x by 1 / slope as much: slopes here are above 0.1.
     given = parameters(64, 16, scale=0.2, dtype=torch.float32)
     options = {"parametrization": parametrization}
-    y, log_det = subject.run(named(x, *given, **options))
-    back, minus = subject.run(named(y, *given, inverse=True, **options))
+    y, log_det = run(subject, x, *given, **options)
+    back, minus = run(subject, y, *given, inverse=True, **options)
     assert (back - x).abs().max() < 1e-5
     torch.testing.assert_close(minus, -log_det, atol=1e-4, rtol=0)
 
@@ -171,7 +177,7 @@ def _assert_within_rounding(subject, expected, *tensors, **options):
     """Hold an implementation in float32 to what a peer gives for the same numbers in float64."""
     terms, _ = CASES.terms(named(*tensors, **options))
     bounds = rounding.magnitude(*tensors, **options)
-    found = subject.run(named(*(each.float() for each in tensors), **options))
+    found = run(subject, *(each.float() for each in tensors), **options)
     for each, exactly, bound in zip(found, expected, bounds, strict=True):
         assert budget(exactly, None, bound, terms, torch.float32).worst(each) <= 1
 
@@ -215,7 +221,7 @@ def test_it_is_zukos_by_name(subject):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @implementations
 def test_parameters_that_samples_share_are_those_of_each(subject, dtype):
-    x, shared = spread(21, 3).to(dtype), parameters(3, dtype=dtype)
+    x, *shared = (each.to(subject.device, dtype) for each in (spread(21, 3), *parameters(3)))
     expanded = [each.expand(21, 3, -1) for each in shared]
     one, each = (subject.run(named(x, *given)) for given in (shared, expanded))
     assert all(map(torch.equal, one, each))
@@ -223,8 +229,10 @@ def test_parameters_that_samples_share_are_those_of_each(subject, dtype):
 
 @implementations
 def test_parameters_side_by_side_are_the_same_apart(subject):
-    x, whole = spread(6, 3).float(), torch.cat(parameters(6, 3), dim=-1).float().requires_grad_()
+    x, whole = spread(6, 3), torch.cat(parameters(6, 3), dim=-1)
+    x, whole = (each.to(subject.device, torch.float32) for each in (x, whole))
     apart = [each.detach().requires_grad_() for each in whole.split((8, 8, 7), dim=-1)]
+    whole.requires_grad_()
     together, each = (subject.run(named(x, *given)) for given in ((whole,), apart))
     assert all(map(torch.equal, together, each))
 
