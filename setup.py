@@ -69,7 +69,8 @@ def include_flags(*, python: bool) -> list[str]:
     if python:
         import pybind11
 
-        folders += [pybind11.get_include(), sysconfig.get_paths()["include"]]
+        # First, because torch brings a copy of pybind11, which some versions guard against us.
+        folders = [pybind11.get_include(), sysconfig.get_paths()["include"], *folders]
 
     return [f"-I{CSRC}", *(flag for folder in folders for flag in ("-isystem", folder))]
 

@@ -189,7 +189,9 @@ static void backward_pass(const Backward<T, U>& p) {
 
   for_each_sample(
       p.shape.samples, p.shape.elements(), kPiece, kWork, nullptr,
-      [&](int64_t sample, int64_t begin, int64_t end) {
+      [&](int64_t place, int64_t begin, int64_t end) {
+        // What the forward pass read last may still be in the last cache.
+        const int64_t sample = p.shape.samples - 1 - place;
         if (p.grad_x.still.data != nullptr) {
           copy_lines(
               p.shape.still, p.grad_y.still, p.grad_x.still, sample, std::max(begin, moved) - moved,

@@ -6,7 +6,7 @@ import re
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,11 @@ from dgm_fast._core.triton_interpreter import patch_once, repair_bfloat16
 if interpreting():
     repair_bfloat16()
     patch_once()
+
+
+# A launch option of backward kernels, which are compiled for each set of gradients asked for. Where
+# the compiler fuses products with sums as it likes, a gradient's bits depend on what is beside it.
+UNFUSED = {"enable_fp_fusion": False}
 
 
 @dataclass(frozen=True)
@@ -53,6 +58,7 @@ class AotKernel:
         configs: `target -> configs` that its tuner chooses from on that GPU.
         aligned: whether integers are multiples of 16, as strides are where loads are to be wide;
             pointers always are.
+        options: of the launch, beside those of the configs.
     """
 
     name: str
@@ -61,6 +67,7 @@ class AotKernel:
     constexprs: Mapping[str, Any]
     configs: Callable[[GPUTarget], Sequence[triton.Config]]
     aligned: bool = True
+    options: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -88,6 +95,7 @@ def compile_for(target: Target, kernel: AotKernel, config: triton.Config) -> Usa
     signature = {name: _types(each) for name, each in signature.items()}
 
     options = {key: v for key, v in config.all_kwargs().items() if key not in config.kwargs}
+    options |= kernel.options
     source = ASTSource(kernel.function, signature, constexprs, aligned)
     compiled = triton.compile(source, target=target.gpu, options=options)
     registers, spilled_bytes = (_amd_usage if "amdgcn" in compiled.asm else _nvidia_usage)(compiled)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import triton
@@ -85,7 +87,11 @@ def stride_of(x: Tensor | None) -> int:
 
 
 def aot_kernel(
-    name: str, kernel: triton.JITFunction, constants: dict[str, Any], **pointers: str
+    name: str,
+    kernel: triton.JITFunction,
+    constants: dict[str, Any],
+    options: Mapping[str, Any] = MappingProxyType({}),
+    **pointers: str,
 ) -> AotKernel:
     """List a kernel over rows: `pointers` gives the dtype of each tensor there is, less `_ptr`."""
     names = kernel.arg_names
@@ -97,7 +103,9 @@ def aot_kernel(
     there = {each: dtype for each, dtype in there.items() if each in names}
     absent = {each: None for each in names if each.endswith("_ptr") and each not in there}
     config = triton.Config({}, num_warps=4)
-    return AotKernel(name, kernel, scalars | there, absent | constants, lambda target: [config])
+    return AotKernel(
+        name, kernel, scalars | there, absent | constants, lambda target: [config], options=options
+    )
 
 
 # Triton's names of what arguments are annotated with.

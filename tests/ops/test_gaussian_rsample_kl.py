@@ -207,8 +207,13 @@ def test_ranks_with_their_offsets_make_the_batch_of_one(subject, elements, kl):
         )
         for i, j in ((0, 3), (3, 4), (4, 7))
     ]
-    for each, pieces in zip(whole, zip(*parts, strict=True), strict=True):
-        assert torch.equal(torch.cat(pieces), each)
+    z, kl = (torch.cat(pieces) for pieces in zip(*parts, strict=True))
+    assert torch.equal(z, whole[0])
+    if subject.is_reference and subject.device_type == "cuda":
+        # The order of torch's own sums there depends on the size of the batch.
+        torch.testing.assert_close(kl, whole[1])
+    else:
+        assert torch.equal(kl, whole[1])
 
 
 @dtypes

@@ -10,7 +10,7 @@ import torch
 import triton
 from torch import Tensor
 
-from dgm_fast._core.triton_compile import AotKernel
+from dgm_fast._core.triton_compile import UNFUSED, AotKernel
 from dgm_fast.ops.affine_coupling.op import SCALE_MAPS
 from dgm_fast.ops.affine_coupling.triton_passes import backward_kernel, forward_kernel
 
@@ -101,7 +101,11 @@ def backward(
             "grad_x_stride_b": x.shape[1] * x.shape[2],
         },
         sizes,
-        {**tiles, **_options(log_scale, scale_map, bound, min_scale, shift_first, inverse)},
+        {
+            **tiles,
+            **_options(log_scale, scale_map, bound, min_scale, shift_first, inverse),
+            **UNFUSED,
+        },
     )
     return tuple(grads)
 
@@ -180,17 +184,18 @@ def _launch(
 
 
 def _aot_kernels() -> Iterator[AotKernel]:
-    options = {"MAP": 0, "HAS_MIN": False, "BEFORE": False, "INVERSE": False, "TOUCH": True}
+    plain = {"MAP": 0, "HAS_MIN": False, "BEFORE": False, "INVERSE": False, "TOUCH": True}
     long, short = ({"BLOCK_B": 1, "BLOCK_E": _LONG[0]}, {"BLOCK_B": 16, "BLOCK_E": 64})
 
     def kernel(
         function: triton.JITFunction, name: str, dtype: str, warps: int, **changes: Any
     ) -> AotKernel:
-        constants = {"mask_ptr": None, **options, **long, **changes}
+        constants = {"mask_ptr": None, **plain, **long, **changes}
         label = f"{function.__name__}-{name}-{dtype}"
         signature = _signature(function, dtype, constants)
         config = triton.Config({}, num_warps=warps)
-        return AotKernel(label, function, signature, constants, lambda target: [config])
+        options = UNFUSED if function is backward_kernel else {}
+        return AotKernel(label, function, signature, constants, lambda _: [config], options=options)
 
     for function in (forward_kernel, backward_kernel):
         for code, scale_map in enumerate(SCALE_MAPS):

@@ -8,7 +8,7 @@ import torch
 import triton
 from torch import Tensor
 
-from dgm_fast._core.triton_compile import AotKernel
+from dgm_fast._core.triton_compile import UNFUSED, AotKernel
 from dgm_fast._core.triton_rows import TILE, aot_kernel, in_rows, stride_of, tile_shape, tiles
 from dgm_fast.ops.gaussian_rsample_kl.triton_passes import (
     add_parts_kernel,
@@ -122,6 +122,7 @@ def backward(
             *shared[2:],
             block_s,
             block_e,
+            **UNFUSED,
         )
         for grad, each, is_shared in zip(grads, written, shared, strict=True):
             if is_shared:
@@ -171,7 +172,8 @@ def _aot(
 
     kernel = forward_kernel if direction == "forward" else backward_kernel
     label = "-".join((direction, dtype, form, prior, "kl_only" if kl_only else noise))
-    return aot_kernel(label, kernel, constants, **pointers)
+    options = UNFUSED if kernel is backward_kernel else {}
+    return aot_kernel(label, kernel, constants, options, **pointers)
 
 
 AOT_KERNELS = (

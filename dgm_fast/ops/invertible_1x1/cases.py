@@ -171,7 +171,8 @@ def _log_abs_det(weight: Tensor, given: Tensor | None) -> Tensor:
     if given is not None:
         return _absolute(given)
 
-    slopes = torch.linalg.inv(weight.detach()).abs()
+    # Of a matrix with an infinity some devices' routine says that it is singular.
+    slopes = torch.linalg.inv_ex(weight.detach()).inverse.abs()
     value = torch.linalg.slogdet(weight.detach()).logabsdet.abs()
     step = slopes @ (weight - weight.detach())
     return value + step.trace() + 0.5 * (step @ step).trace()

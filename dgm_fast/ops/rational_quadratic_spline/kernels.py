@@ -10,7 +10,7 @@ import torch
 import triton
 from torch import Tensor
 
-from dgm_fast._core.triton_compile import AotKernel
+from dgm_fast._core.triton_compile import UNFUSED, AotKernel
 from dgm_fast.ops.rational_quadratic_spline.op import empty_gradient, empty_like_columns
 from dgm_fast.ops.rational_quadratic_spline.reference import split_columns
 from dgm_fast.ops.rational_quadratic_spline.triton_bins import Scales
@@ -124,6 +124,7 @@ def backward(
             **tiles,
             BLOCK_N=triton.next_power_of_2(max(1, parameters[2].shape[3])),
             num_warps=_SHARED_WARPS if shared else _WARPS,
+            **UNFUSED,
         )
 
     if shared:
@@ -228,7 +229,10 @@ def _aot_of(
         }
         config = triton.Config({}, num_warps=_SHARED_WARPS if shared else _WARPS)
         label = f"{function.__name__}-{name}{'-shared' if shared else ''}-{dtype}"
-        yield AotKernel(label, function, signature, constants, lambda _, c=config: [c], False)
+        options = UNFUSED if function is backward_kernel else {}
+        yield AotKernel(
+            label, function, signature, constants, lambda _, c=config: [c], False, options
+        )
 
 
 AOT_KERNELS = tuple(_aot_kernels())
