@@ -315,6 +315,8 @@ def test_no_call_waits_for_the_gpu_and_a_cuda_graph_replays_it(subject):
     case = subject.cases.cases[0]
     inputs = make(case, subject.device, torch.float32)
     graph, stream = torch.cuda.CUDAGraph(), torch.cuda.Stream()
+    # The inputs are made on another.
+    stream.wait_stream(torch.cuda.current_stream())
 
     with torch.no_grad(), torch.cuda.stream(stream):
         expected = outputs(subject.run(inputs))
