@@ -154,7 +154,9 @@ def main(options: Options, console: Console) -> int:
             place = NAME, "trivial", "float32", direction
             measurements += [
                 record.measurement(place, name, _per_call(spread))
-                for name, spread in interleave(calls, device, options.budget).items()
+                for name, spread in interleave(
+                    calls, device, options.budget, with_launches=True
+                ).items()
             ]
 
     report.print_table(console, NAME, measurements)

@@ -86,7 +86,7 @@ def measure(
     """Return the rows of a batch, and the peak memory of each column in MiB."""
     calls = {column: [Timed(partial(step, model, x, column))] for column in COLUMNS}
     peaks = {column: memory.peak_mib(timed[0], x.device) for column, timed in calls.items()}
-    spreads = interleave(calls, x.device, options.budget)
+    spreads = interleave(calls, x.device, options.budget, with_launches=True)
 
     place = NAME, case, "float32", "forward_backward"
     rows = [

@@ -7,6 +7,7 @@ import random
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,8 @@ CPU_ROTATION_MIB = 64
 GPU_ROTATION_MIB = 240
 MAX_SETS = 512
 WARM_UP_ROUNDS = 3
+# Of a GPU while the CPU launches: half a millisecond at first, at most some 30.
+SPIN_CYCLES, MOST_SPIN_CYCLES, SPIN_TRIES = 2**20, 2**26, 3
 
 
 @dataclass(frozen=True)
@@ -70,7 +73,11 @@ QUICK = Budget(seconds=1.0, repeats=7, least=3, most=200)
 
 
 def interleave(
-    columns: Mapping[str, Sequence[Timed]], device: torch.device, budget: Budget | None = None
+    columns: Mapping[str, Sequence[Timed]],
+    device: torch.device,
+    budget: Budget | None = None,
+    *,
+    with_launches: bool = False,
 ) -> dict[str, Spread]:
     """Time every column once a round, in a new order each round, until the budget is spent.
 
@@ -82,6 +89,7 @@ def interleave(
         columns: for each name its calls, one a set of inputs.
         device: where the calls run.
         budget: when to stop; default `Budget()`.
+        with_launches: whether a call on a GPU includes waiting for the CPU to launch it.
 
     Raises:
         ValueError: a column has no calls.
@@ -91,7 +99,7 @@ def interleave(
             raise ValueError(f"columns must have at least one call each; got none for {name!r}")
 
     budget = Budget() if budget is None else budget
-    rounds = _Rounds(columns, device)
+    rounds = _Rounds(columns, device, with_launches)
     begin = time.perf_counter()
     while rounds.count < WARM_UP_ROUNDS and time.perf_counter() - begin < budget.seconds:
         rounds.run(list(columns))
@@ -126,9 +134,13 @@ def spread(samples_us: Sequence[float]) -> Spread:
 
 
 class _Rounds:
-    def __init__(self, columns: Mapping[str, Sequence[Timed]], device: torch.device) -> None:
+    def __init__(
+        self, columns: Mapping[str, Sequence[Timed]], device: torch.device, with_launches: bool
+    ) -> None:
         self.columns = columns
-        self.measure = _measure_cuda if device.type == "cuda" else _measure_cpu
+        self.measure = _measure_cpu
+        if device.type == "cuda":
+            self.measure = partial(_measure_cuda, _Spin(0 if with_launches else SPIN_CYCLES))
         self.order = random.Random(0)
         self.calls = 0
         self.forget()
@@ -164,20 +176,41 @@ def _measure_cpu(calls: Sequence[Timed]) -> list[float]:
     return samples_us
 
 
-def _measure_cuda(calls: Sequence[Timed]) -> list[float]:
-    # One synchronization a round: the CPU runs ahead, so a call shows its launch cost only where
-    # the GPU really waits for it.
-    events = []
-    for timed in calls:
-        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        begin.record()
-        result = timed.call()
-        end.record()
-        del result
-        timed.reset()
-        events.append((begin, end))
+@dataclass
+class _Spin:
+    """How many cycles the GPU spins while the CPU launches a round's calls behind it."""
 
-    torch.cuda.synchronize()
+    cycles: int
+
+    def lengthen(self) -> None:
+        self.cycles = min(2 * self.cycles, MOST_SPIN_CYCLES)
+
+
+def _measure_cuda(spin: _Spin, calls: Sequence[Timed]) -> list[float]:
+    # Without a spin a call of a few microseconds is timed by how long its launch takes, and by how
+    # far the call before it in the round let the CPU run ahead.
+    for _ in range(SPIN_TRIES):
+        if spin.cycles > 0:
+            torch.cuda._sleep(spin.cycles)
+        spun, events = torch.cuda.Event(), []
+        spun.record()
+
+        for timed in calls:
+            begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+            begin.record()
+            result = timed.call()
+            end.record()
+            del result
+            timed.reset()
+            events.append((begin, end))
+
+        in_time = spin.cycles == 0 or not spun.query()
+        torch.cuda.synchronize()
+        if in_time:
+            break
+        # More launches than a queue holds wait for the GPU however long it spins.
+        spin.lengthen()
+
     return [begin.elapsed_time(end) * 1e3 for begin, end in events]
 
 

@@ -134,7 +134,7 @@ def measure(step: TrainingStep, options: Options, console: Console) -> int:
     check_losses(losses, LOSS_TOLERANCE if step.same_noise else 0.1)
 
     calls = {n: [Timed(partial(t.step, x)) for x in batches] for n, t in found.items()}
-    spreads = interleave(calls, device, options.budget)
+    spreads = interleave(calls, device, options.budget, with_launches=True)
     place = step.name, step.case, "float32", "forward_backward"
     measurements = [
         record.measurement(

@@ -15,6 +15,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from dgm_fast._core.integers import ceil_div, next_power_of_2
+
 # Elements of a tile, and the warps of a program: 8 elements a thread.
 TILE, WARPS = 2048, 8
 
@@ -110,13 +112,13 @@ class Tiling:
         samples, channels, pixels = x.shape
         inner = pixels == 1 or (channels > 1 and x.stride(1) == 1)
         outers, inners = (samples * pixels, channels) if inner else (samples, pixels)
-        block_i = min(TILE, triton.next_power_of_2(inners))
+        block_i = min(TILE, next_power_of_2(inners))
         # As many rows as there are, so that few large samples do not leave a tile empty.
-        block_o = min(TILE // block_i, triton.next_power_of_2(outers))
+        block_o = min(TILE // block_i, next_power_of_2(outers))
 
-        blocks, steps = triton.cdiv(inners, block_i), triton.cdiv(outers, block_o)
+        blocks, steps = ceil_div(inners, block_i), ceil_div(outers, block_o)
         groups, steps = (blocks, steps) if inner else (channels, steps * blocks)
-        pieces = steps if programs is None else min(steps, triton.cdiv(programs, groups))
+        pieces = steps if programs is None else min(steps, ceil_div(programs, groups))
         sizes = {"outers": outers, "inners": inners, "channels": channels, "pieces": pieces}
         constants = {"CHANNELS_INNER": inner, "BLOCK_O": block_o, "BLOCK_I": block_i}
         return cls(inner, sizes, {**constants, "num_warps": WARPS}, groups * pieces)

@@ -10,6 +10,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from dgm_fast._core.integers import ceil_div, next_power_of_2
 from dgm_fast._core.triton_compile import AotKernel
 from dgm_fast._core.triton_random import interleave, philox_words, words_to_normals
 
@@ -71,14 +72,14 @@ def in_rows(x: Tensor) -> Tensor:
 
 def tile_shape(elements: int) -> tuple[int, int]:
     """Return samples and elements of a tile: short samples share one."""
-    block_e = min(TILE, max(4, triton.next_power_of_2(elements)))
+    block_e = min(TILE, max(4, next_power_of_2(elements)))
     return TILE // block_e, block_e
 
 
 def tiles(samples: int, elements: int) -> int:
     """Return how many tiles cover the elements."""
     block_s, block_e = tile_shape(elements)
-    return triton.cdiv(samples, block_s) * triton.cdiv(elements, block_e)
+    return ceil_div(samples, block_s) * ceil_div(elements, block_e)
 
 
 def stride_of(x: Tensor | None) -> int:

@@ -9,6 +9,7 @@ import torch
 import triton
 from torch import Tensor
 
+from dgm_fast._core.integers import ceil_div
 from dgm_fast._core.triton_channels import TILE, WARPS, Tiling
 from dgm_fast._core.triton_compile import AotKernel
 from dgm_fast.ops.actnorm.op import empty_like
@@ -80,7 +81,7 @@ def backward(
 
     if (needs[1] or needs[2]) and x.shape[1] > 0:
         with torch.cuda.device_of(x):
-            parameters_kernel[(triton.cdiv(x.shape[1], _SUMS["BLOCK_C"]),)](
+            parameters_kernel[(ceil_div(x.shape[1], _SUMS["BLOCK_C"]),)](
                 plain_ptr=sums[0],
                 scaled_ptr=sums[1],
                 grad_log_det_ptr=grad_log_det,

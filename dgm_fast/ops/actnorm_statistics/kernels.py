@@ -10,6 +10,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from dgm_fast._core.integers import ceil_div, next_power_of_2
 from dgm_fast._core.triton_channels import (
     WARPS,
     Tiling,
@@ -125,13 +126,13 @@ def forward(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     view, pieces = tiling.view(x), tiling.sizes["pieces"]
     parts = x.new_empty(3, pieces, channels, dtype=torch.float32).unbind()
     origin, mean, deviations = (x.new_empty(channels, dtype=torch.float32) for _ in range(3))
-    block_p = triton.next_power_of_2(pieces)
-    block_c = min(triton.next_power_of_2(channels), max(1, _MERGED // block_p))
+    block_p = next_power_of_2(pieces)
+    block_c = min(next_power_of_2(channels), max(1, _MERGED // block_p))
     with torch.cuda.device_of(x):
         pieces_kernel[(tiling.programs,)](
             view, *parts, origin, **tiling.sizes, **_strides(view), **tiling.constants
         )
-        merge_kernel[(triton.cdiv(channels, block_c),)](
+        merge_kernel[(ceil_div(channels, block_c),)](
             *parts, origin, mean, deviations, channels, pieces, block_p, block_c, num_warps=4
         )
     return mean, deviations, count

@@ -10,6 +10,7 @@ import torch
 import triton
 from torch import Tensor
 
+from dgm_fast._core.integers import ceil_div, next_power_of_2
 from dgm_fast._core.triton_compile import UNFUSED, AotKernel
 from dgm_fast.ops.affine_coupling.op import SCALE_MAPS
 from dgm_fast.ops.affine_coupling.triton_passes import backward_kernel, forward_kernel
@@ -139,8 +140,8 @@ def _plan(x: Tensor, shift: Tensor) -> tuple[dict[str, int], dict[str, int]]:
     moved, still = shift.shape[1] * inner, (channels - shift.shape[1]) * inner
     longest = max(moved, still)
     tile, warps = _SHORT if longest < _LONG[0] else _LONG
-    block_e = min(tile, triton.next_power_of_2(longest))
-    pieces = min(triton.cdiv(longest, block_e), triton.cdiv(_PROGRAMS, samples))
+    block_e = min(tile, next_power_of_2(longest))
+    pieces = min(ceil_div(longest, block_e), ceil_div(_PROGRAMS, samples))
 
     sizes = {"samples": samples, "moved": moved, "still": still, "inner": inner, "pieces": pieces}
     return sizes, {"BLOCK_B": tile // block_e, "BLOCK_E": block_e, "num_warps": warps}
@@ -178,7 +179,7 @@ def _launch(
         strides |= {f"{name}_stride_b": stride_b, f"{name}_stride_c": stride_c}
         touch = touch and (t is None or t.shape[1] == 1 or stride_c == sizes["inner"])
 
-    grid = (triton.cdiv(sizes["samples"], options["BLOCK_B"]) * sizes["pieces"],)
+    grid = (ceil_div(sizes["samples"], options["BLOCK_B"]) * sizes["pieces"],)
     with torch.cuda.device_of(arguments["x_ptr"]):
         kernel[grid](**arguments, **strides, **sizes, **options, TOUCH=touch)
 

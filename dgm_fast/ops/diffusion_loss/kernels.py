@@ -10,6 +10,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from dgm_fast._core.integers import ceil_div
 from dgm_fast._core.schedule import TARGETS
 from dgm_fast._core.triton_compile import AotKernel
 from dgm_fast._core.triton_rows import (
@@ -258,7 +259,7 @@ def forward(
         return prediction.new_full((samples,), torch.nan, dtype=torch.float32)
 
     block_s, block_e = tile_shape(elements)
-    pieces = triton.cdiv(elements, block_e)
+    pieces = ceil_div(elements, block_e)
     sums = prediction.new_empty((samples, pieces), dtype=torch.float32)
     strides = [stride_of(each) for each in (*tensors[:3], t, alpha, sigma, weight)]
     sizes = (samples, elements, alpha.shape[0])

@@ -9,6 +9,7 @@ import torch
 import triton
 from torch import Tensor
 
+from dgm_fast._core.integers import ceil_div, next_power_of_2
 from dgm_fast._core.triton_compile import AotKernel
 from dgm_fast.ops.gaussian_mixture_log_prob.triton_passes import (
     density_kernel,
@@ -62,7 +63,7 @@ def backward(
     ]
     grad = z.new_zeros(rows, dtype=torch.float32) if grad is None else grad
     blocks = _gradient_blocks(dims)
-    tiles = triton.cdiv(components, blocks[0]) * max(1, triton.cdiv(dims, blocks[1]))
+    tiles = ceil_div(components, blocks[0]) * max(1, ceil_div(dims, blocks[1]))
     length = max(1, min(rows, _SHARES // components))
     pieces = _pieces(tiles, length)
     sums = means.new_zeros(pieces, 2, components, dims, dtype=torch.float32)
@@ -114,12 +115,12 @@ def _sizes(z: Tensor, means: Tensor) -> tuple[int, int, int]:
 
 def _pieces(tiles: int, size: int) -> int:
     """Return in how many pieces to cut sums over `size` steps."""
-    return max(1, min(size, triton.cdiv(_PROGRAMS, tiles)))
+    return max(1, min(size, ceil_div(_PROGRAMS, tiles)))
 
 
 def _gradient_blocks(dims: int) -> tuple[int, int]:
     """Return rows, or components, and dims of a gradient's tile."""
-    block_d = min(64, triton.next_power_of_2(max(1, dims)))
+    block_d = min(64, next_power_of_2(dims))
     return min(128, _GRADIENTS // block_d), block_d
 
 
@@ -131,7 +132,7 @@ def _pack(means: Tensor, log_vars: Tensor, log_weights: Tensor, by_component: bo
         means.new_empty(components, dims, **new) if by_component else None,
         means.new_empty(components, **new),
     )
-    pack_kernel[(triton.cdiv(components, _PACK["BLOCK_K"]),)](
+    pack_kernel[(ceil_div(components, _PACK["BLOCK_K"]),)](
         means,
         log_vars,
         log_weights,
@@ -150,11 +151,11 @@ def _density(z: Tensor, packed: _Packed, exponents: Tensor | None) -> Tensor:
     """Return log_prob, (B,), and write the components' exponents where asked to."""
     rows, (components,), dims = z.shape[0], packed.constants.shape, z.shape[1]
     block_b, block_k, warps = _LARGE
-    if triton.cdiv(rows, block_b) * triton.cdiv(components, block_k) < _PROGRAMS:
+    if ceil_div(rows, block_b) * ceil_div(components, block_k) < _PROGRAMS:
         block_b, block_k, warps = _SMALL
 
-    tiles = triton.cdiv(rows, block_b)
-    pieces = _pieces(tiles, triton.cdiv(components, block_k))
+    tiles = ceil_div(rows, block_b)
+    pieces = _pieces(tiles, ceil_div(components, block_k))
     log_probs = z.new_empty(rows, pieces, dtype=torch.float32)
     density_kernel[(tiles * pieces,)](
         z,
@@ -178,7 +179,7 @@ def _weigh(z: Tensor, packed: _Packed, grad: Tensor, shares: Tensor) -> None:
     """Write the components' shares of each row, times its gradient."""
     log_prob = _density(z, packed, shares)
     rows, components = z.shape[0], shares.shape[1]
-    tiles = triton.cdiv(rows, _WEIGH["BLOCK_B"]) * triton.cdiv(components, _WEIGH["BLOCK_K"])
+    tiles = ceil_div(rows, _WEIGH["BLOCK_B"]) * ceil_div(components, _WEIGH["BLOCK_K"])
     weigh_kernel[(tiles,)](shares, log_prob, grad, rows, components, grad.stride(0), **_WEIGH)
 
 
@@ -186,7 +187,7 @@ def _points(z: Tensor, means: Tensor, packed: _Packed, shares: Tensor, grad_z: T
     """Write the gradient of some rows."""
     sizes = _sizes(z, means)
     blocks = _gradient_blocks(sizes[2])
-    tiles = triton.cdiv(sizes[0], blocks[0]) * triton.cdiv(sizes[2], blocks[1])
+    tiles = ceil_div(sizes[0], blocks[0]) * ceil_div(sizes[2], blocks[1])
     pieces = _pieces(tiles, sizes[1])
     partial = z.new_empty(pieces, *z.shape, dtype=torch.float32) if pieces > 1 else grad_z
     points_kernel[(tiles * pieces,)](

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-import triton
 from torch import Tensor
 
+from dgm_fast._core.integers import ceil_div
 from dgm_fast._core.triton_compile import UNFUSED, AotKernel
 from dgm_fast._core.triton_rows import TILE, aot_kernel, in_rows, stride_of, tile_shape, tiles
 from dgm_fast.ops.gaussian_rsample_kl.triton_passes import (
@@ -43,7 +43,7 @@ def forward(
 
     rows = [_in_rows(each) for each in (mean, log_var, prior_mean, prior_log_var, noise)]
     block_s, block_e = tile_shape(elements)
-    pieces = triton.cdiv(elements, block_e)
+    pieces = ceil_div(elements, block_e)
     sums = kl if pieces == 1 else kl.new_empty(pieces, samples)
     with torch.cuda.device_of(mean):
         forward_kernel[(tiles(samples, elements),)](
@@ -97,13 +97,13 @@ def backward(
     rows = [_in_rows(each) for each in (grad_z, *inputs, noise)]
     block_s, block_e = tile_shape(elements)
     shared = [need and grad.shape[0] != samples for grad, need in zip(grads, needs, strict=True)]
-    parts, steps = _parts(samples, elements) if any(shared) else (triton.cdiv(samples, block_s), 1)
+    parts, steps = _parts(samples, elements) if any(shared) else (ceil_div(samples, block_s), 1)
     written = [
         grad.new_empty((parts, elements), dtype=torch.float32) if is_shared else grad
         for grad, is_shared in zip(grads, shared, strict=True)
     ]
     with torch.cuda.device_of(mean):
-        backward_kernel[(parts * triton.cdiv(elements, block_e),)](
+        backward_kernel[(parts * ceil_div(elements, block_e),)](
             rows[0],
             grad_kl,
             *rows[1:],
@@ -143,15 +143,15 @@ def _step(each: Tensor | None, samples: int) -> int:
 def _parts(samples: int, elements: int) -> tuple[int, int]:
     """Return how many parts of the samples are summed apart, and the tiles of samples in each."""
     block_s, block_e = tile_shape(elements)
-    most = triton.cdiv(_PROGRAMS, triton.cdiv(elements, block_e))
-    steps = triton.cdiv(triton.cdiv(samples, block_s), most)
-    return triton.cdiv(samples, block_s * steps), steps
+    most = ceil_div(_PROGRAMS, ceil_div(elements, block_e))
+    steps = ceil_div(ceil_div(samples, block_s), most)
+    return ceil_div(samples, block_s * steps), steps
 
 
 def _add_parts(parts: Tensor, out: Tensor) -> None:
     """Add the rows of `parts` in an order that depends on their number alone."""
     count, size = parts.shape
-    grid = (triton.cdiv(size, _PARTS["BLOCK_N"]),)
+    grid = (ceil_div(size, _PARTS["BLOCK_N"]),)
     add_parts_kernel[grid](parts, out, count, size, **_PARTS)
 
 

@@ -13,6 +13,7 @@ import torch
 import triton
 from torch import Tensor
 
+from dgm_fast._core.integers import ceil_div, next_power_of_2
 from dgm_fast._core.triton_compile import AotKernel
 from dgm_fast.ops.invertible_1x1.triton_matrices import (
     factors_backward_kernel,
@@ -50,7 +51,7 @@ def forward(
     with torch.cuda.device_of(x):
         if x.shape[0] > 0:
             sizes = (x.shape[0], log_diag.shape[0], *x.shape[1:])
-            grid = (triton.cdiv(x.shape[0], _SAMPLES),)
+            grid = (ceil_div(x.shape[0], _SAMPLES),)
             log_det_kernel[grid](log_diag, log_scale, log_det, *sizes, inverse, _SAMPLES)
         if x.numel() > 0 and inverse:
             _product(x, _unscaled(_inverse(*given[:5]), log_scale).float(), shift, y, negate=True)
@@ -120,7 +121,7 @@ def _product_backward(
     has_factors, channels = given[4] is not None, x.shape[1]
     # Of a weight in full, that is its gradient.
     grad_weight = torch.empty_like(folded) if has_factors or grads[0] is None else grads[0]
-    fold_backward_kernel[(triton.cdiv(channels, _SQUARE),)](
+    fold_backward_kernel[(ceil_div(channels, _SQUARE),)](
         _sums(grad_y, x), folded, *given[5:], grad_weight, *grads[3:], channels, _SQUARE
     )
     if has_factors:
@@ -157,7 +158,7 @@ def _factors_backward(
     grad_weight: Tensor, given: tuple[Tensor | None, ...], grads: list[Tensor | None]
 ) -> None:
     channels = grad_weight.shape[0]
-    grid = (triton.cdiv(channels, _SQUARE) ** 2,)
+    grid = (ceil_div(channels, _SQUARE) ** 2,)
     factors_backward_kernel[grid](
         grad_weight, *given[:5], *grads[:3], channels, _SQUARE, num_warps=_FACTORS_WARPS
     )
@@ -179,7 +180,7 @@ def _fold(
     """Return `W e^log_scale`, (C, C), and its product with the shift, (C,)."""
     channels = matrix.shape[0]
     folded, bias = torch.empty_like(matrix), matrix.new_empty(channels)
-    fold_kernel[(triton.cdiv(channels, _SQUARE),)](
+    fold_kernel[(ceil_div(channels, _SQUARE),)](
         matrix,
         None if permutation is None else log_diag,
         upper,
@@ -215,7 +216,7 @@ def _unscaled(matrix: Tensor, log_scale: Tensor | None) -> Tensor:
 
 def _product_tile(channels: int) -> dict[str, int]:
     """Return rows and pixels of a product's tile, and its warps: 32 numbers a thread."""
-    block_c = min(32, triton.next_power_of_2(channels))
+    block_c = min(32, next_power_of_2(channels))
     block_p = min(512, max(128, 4096 // block_c))
     return {"BLOCK_C": block_c, "BLOCK_P": block_p, "num_warps": max(1, block_c * block_p // 1024)}
 
@@ -227,7 +228,7 @@ def _product(
     samples, channels, pixels = x.shape
     tile = _product_tile(channels)
     tiles, inside = _tiles(samples, pixels, tile["BLOCK_P"])
-    product_kernel[(tiles * triton.cdiv(channels, tile["BLOCK_C"]),)](
+    product_kernel[(tiles * ceil_div(channels, tile["BLOCK_C"]),)](
         x, matrix, bias, y, *x.shape, *x.stride(), *matrix.stride(), inside, negate, **tile
     )
 
@@ -235,9 +236,9 @@ def _product(
 def _tiles(samples: int, pixels: int, block: int) -> tuple[int, bool]:
     """Return how many tiles of pixels there are, and whether each lies in one sample."""
     if pixels >= block:
-        return samples * triton.cdiv(pixels, block), True
+        return samples * ceil_div(pixels, block), True
 
-    return triton.cdiv(samples * pixels, block), False
+    return ceil_div(samples * pixels, block), False
 
 
 def _sums_tile(channels: int) -> dict[str, int]:
@@ -250,8 +251,8 @@ def _sums(grad: Tensor, x: Tensor) -> Tensor:
     samples, channels, pixels = x.shape
     tile = _sums_tile(channels)
     tiles, inside = _tiles(samples, pixels, tile["BLOCK_P"])
-    blocks = triton.cdiv(channels, tile["BLOCK_C"]) ** 2
-    pieces = min(tiles, triton.cdiv(_PROGRAMS, blocks))
+    blocks = ceil_div(channels, tile["BLOCK_C"]) ** 2
+    pieces = min(tiles, ceil_div(_PROGRAMS, blocks))
     sums = x.new_empty(pieces, channels, channels + 1, dtype=torch.float32)
     sums_kernel[(blocks * pieces,)](
         grad, x, sums, *x.shape, *grad.stride(), *x.stride(), tiles, pieces, inside, **tile

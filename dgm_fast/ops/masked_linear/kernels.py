@@ -13,6 +13,7 @@ import triton.language as tl
 from torch import Tensor
 from triton.runtime import Autotuner
 
+from dgm_fast._core.integers import ceil_div, next_power_of_2
 from dgm_fast._core.triton_compile import AotKernel
 from dgm_fast.ops.masked_linear.tiles import aot_configs, tuned
 
@@ -321,10 +322,10 @@ def _launch(
         return
 
     def grid(blocks: dict[str, int]) -> tuple[int]:
-        return (math.prod(triton.cdiv(sizes[dim], blocks[f"BLOCK_{dim}"]) for dim in output),)
+        return (math.prod(ceil_div(sizes[dim], blocks[f"BLOCK_{dim}"]) for dim in output),)
 
     strides = (*operands[0].stride(), *operands[1].stride())
-    bucket = triton.next_power_of_2(max(1, sizes["B"]))
+    bucket = next_power_of_2(sizes["B"])
     with torch.cuda.device_of(tensors[0]):
         kernel[grid](*tensors, *sizes.values(), *strides, bucket, *_arithmetic(operands))
 

@@ -11,6 +11,7 @@ from triton.backends.compiler import GPUTarget
 from triton.runtime import Autotuner
 
 from dgm_fast._core.implementation import interpreting
+from dgm_fast._core.integers import next_power_of_2
 
 # Output tile (m, n), block k of the sum, warps, stages; by family of GPUs and arithmetic. Few, as
 # each is timed when a shape is first seen, and none spills on any GPU of its family.
@@ -68,7 +69,7 @@ def _configs(blocks: str, tiles: Iterable[tuple[int, ...]]) -> list[triton.Confi
 def _suited_tiles(height: int, kind: str, target: GPUTarget) -> list[tuple[int, ...]]:
     """Return the tiles worth timing for an output of that many rows."""
     tiles = _ODD_TILES if kind == "odd" else _TILES[_family(target), kind]
-    height = triton.next_power_of_2(max(16, height))
+    height = next_power_of_2(max(16, height))
 
     # Taller than the output wastes work; far lower reads the other operand too often.
     return [

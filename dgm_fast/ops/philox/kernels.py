@@ -7,6 +7,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from dgm_fast._core.integers import ceil_div, next_power_of_2
 from dgm_fast._core.triton_compile import AotKernel
 from dgm_fast._core.triton_random import (
     interleave,
@@ -71,10 +72,10 @@ def forward(
         return out
 
     # Short samples share a program.
-    groups = triton.cdiv(elements, 4)
-    block_g = min(_GROUPS, triton.next_power_of_2(groups))
+    groups = ceil_div(elements, 4)
+    block_g = min(_GROUPS, next_power_of_2(groups))
     block_s = _GROUPS // block_g
-    grid = (triton.cdiv(samples, block_s) * triton.cdiv(groups, block_g),)
+    grid = (ceil_div(samples, block_s) * ceil_div(groups, block_g),)
 
     with torch.cuda.device_of(seed):
         philox_kernel[grid](

@@ -10,7 +10,8 @@ import torch
 import triton
 from torch import Tensor
 
-from dgm_fast._core.triton_compile import UNFUSED, AotKernel
+from dgm_fast._core.integers import ceil_div, next_power_of_2
+from dgm_fast._core.triton_compile import AotKernel
 from dgm_fast.ops.rational_quadratic_spline.op import empty_gradient, empty_like_columns
 from dgm_fast.ops.rational_quadratic_spline.reference import split_columns
 from dgm_fast.ops.rational_quadratic_spline.triton_bins import Scales
@@ -51,11 +52,11 @@ def forward(
     parameters = _apart(widths, heights, derivatives, bounded)
     bins = parameters[0].shape[3]
     sizes, tiles = Sizes(*x.shape), _tiles(x.shape[2], bins)
-    programs = sizes.outer * triton.cdiv(sizes.inner, tiles["BLOCK_I"])
+    programs = sizes.outer * ceil_div(sizes.inner, tiles["BLOCK_I"])
     sums = x.new_empty(sizes.samples, programs, dtype=torch.float32)
 
     with torch.cuda.device_of(x):
-        grid = (triton.cdiv(sizes.samples, tiles["BLOCK_B"]) * programs,)
+        grid = (ceil_div(sizes.samples, tiles["BLOCK_B"]) * programs,)
         forward_kernel[grid](
             _elements(x),
             Parameters(*map(_columns, parameters)),
@@ -88,8 +89,8 @@ def backward(
     needs: Sequence[bool],
 ) -> tuple[Tensor, ...]:
     """Return the gradients of x and of the parameters; one that is not needed is empty."""
-    given, packed = (widths, heights, derivatives), heights is None and needs[1]
-    grad_x = x.new_empty(x.shape if needs[0] else 0)
+    given, packed = (widths, heights, derivatives), heights is None
+    grad_x = x.new_empty(x.shape)
     if x.numel() == 0:
         zeros = (
             empty_gradient(each).zero_() if need else widths.new_empty(0)
@@ -102,38 +103,42 @@ def backward(
     tiles = _tiles(x.shape[2], bins)
     blocks, chunks = _chunks(x, tiles, shared)
     layout = (chunks, torch.float32) if shared else (len(widths), widths.dtype)
-    grads = [
-        empty_like_columns(each, *layout) if need else None
-        for each, need in zip(given, needs[1:], strict=True)
-    ]
+    # Those that are not needed have their place too, and nothing is written there.
+    grads = [None if each is None else empty_like_columns(each, *layout) for each in given]
+    apart = _apart(*grads, bounded)
+    wanted = (needs[0], *(needs[1:2] * 3 if packed else needs[1:]))
 
-    grid = (chunks * x.shape[1] * triton.cdiv(x.shape[2], tiles["BLOCK_I"]),)
+    grid = (chunks * x.shape[1] * ceil_div(x.shape[2], tiles["BLOCK_I"]),)
     with torch.cuda.device_of(x):
         backward_kernel[grid](
             _elements(grad_y),
             _per_sample(grad_log_det),
             _elements(x),
             Parameters(*map(_columns, parameters)),
-            _elements(grad_x if needs[0] else None),
-            Parameters(*map(_columns, _apart(*grads, bounded) if packed else grads)),
+            _elements(grad_x),
+            Parameters(*map(_columns, apart)),
             Sizes(*x.shape),
             _scales(bins, bound, min_bin, min_derivative, zuko),
+            sum(2**bit for bit, want in enumerate(wanted) if want),
             blocks,
             **_kind(bins, bounded, zuko, inverse),
             SHARED=shared,
             **tiles,
-            BLOCK_N=triton.next_power_of_2(max(1, parameters[2].shape[3])),
+            BLOCK_N=next_power_of_2(parameters[2].shape[3]),
             num_warps=_SHARED_WARPS if shared else _WARPS,
-            **UNFUSED,
         )
 
     if shared:
         # The chunks in their order.
         grads = [
-            None if sums is None else empty_gradient(each).copy_(sums.sum(0, keepdim=True))
-            for each, sums in zip(given, grads, strict=True)
+            empty_gradient(each).copy_(sums.sum(0, keepdim=True)) if need else None
+            for each, sums, need in zip(given, grads, needs[1:], strict=True)
         ]
-    return grad_x, *(widths.new_empty(0) if each is None else each for each in grads)
+
+    of_parameters = (
+        each if need else widths.new_empty(0) for each, need in zip(grads, needs[1:], strict=True)
+    )
+    return grad_x if needs[0] else x.new_empty(0), *of_parameters
 
 
 def _apart(
@@ -144,18 +149,18 @@ def _apart(
 
 
 def _tiles(inner: int, bins: int) -> dict[str, int]:
-    block_k = triton.next_power_of_2(bins)
+    block_k = next_power_of_2(bins)
     block_e = max(1, _TILE // block_k)
-    block_i = min(block_e, triton.next_power_of_2(inner))
+    block_i = min(block_e, next_power_of_2(inner))
     return {"BLOCK_B": block_e // block_i, "BLOCK_I": block_i, "BLOCK_K": block_k}
 
 
 def _chunks(x: Tensor, tiles: dict[str, int], shared: bool) -> tuple[int, int]:
     """Return how many blocks of samples a program takes, and how many times it takes that many."""
-    total = triton.cdiv(x.shape[0], tiles["BLOCK_B"])
-    programs = x.shape[1] * triton.cdiv(x.shape[2], tiles["BLOCK_I"])
-    blocks = triton.cdiv(total, max(1, _PROGRAMS // programs)) if shared else 1
-    return blocks, triton.cdiv(total, blocks)
+    total = ceil_div(x.shape[0], tiles["BLOCK_B"])
+    programs = x.shape[1] * ceil_div(x.shape[2], tiles["BLOCK_I"])
+    blocks = ceil_div(total, max(1, _PROGRAMS // programs)) if shared else 1
+    return blocks, ceil_div(total, blocks)
 
 
 def _elements(t: Tensor | None) -> Elements:
@@ -204,7 +209,7 @@ def _aot_of(
     """List the kernels for tensors apart and dense, but for `strides`."""
     kind = {"K": bins, "ZUKO": False, "BOUNDED": False, "INVERSE": False} | kind
     counts = (bins, bins, bins + 1 if kind["BOUNDED"] else bins - 1)
-    block_n = triton.next_power_of_2(counts[2])
+    block_n = next_power_of_2(counts[2])
 
     def columns(dtype: str) -> Parameters:
         return Parameters(
@@ -215,6 +220,7 @@ def _aot_of(
     arguments = {"x": elements, "y": elements, "grad_y": elements, "grad_x": elements}
     arguments |= {"grad_log_det": Elements("*fp32", "i32", 0, 0), "parameters": columns(dtype)}
     arguments |= {"sums_ptr": "*fp32", "sizes": Sizes("i32", 1, "i32"), "blocks": "i32"}
+    arguments |= {"wanted": "i32"}
     arguments |= {"scales": Scales(*["fp32"] * len(Scales._fields))}
 
     passes = ((forward_kernel, False), (backward_kernel, False), (backward_kernel, True))
@@ -229,10 +235,7 @@ def _aot_of(
         }
         config = triton.Config({}, num_warps=_SHARED_WARPS if shared else _WARPS)
         label = f"{function.__name__}-{name}{'-shared' if shared else ''}-{dtype}"
-        options = UNFUSED if function is backward_kernel else {}
-        yield AotKernel(
-            label, function, signature, constants, lambda _, c=config: [c], False, options
-        )
+        yield AotKernel(label, function, signature, constants, lambda _, c=config: [c], False)
 
 
 AOT_KERNELS = tuple(_aot_kernels())

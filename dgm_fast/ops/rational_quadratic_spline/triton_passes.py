@@ -94,11 +94,10 @@ def _load(tensor, lanes):
 
 
 @triton.jit
-def _store(tensor, lanes, values):
-    """Store a number for each lane, where there is a tensor."""
-    if tensor.ptr is not None:
-        values = values.to(tensor.ptr.dtype.element_ty)
-        tl.store(tensor.ptr + _place(tensor, lanes), values, mask=lanes.live)
+def _store(tensor, lanes, values, wanted=True):
+    """Store a number for each lane, where wanted."""
+    values = values.to(tensor.ptr.dtype.element_ty)
+    tl.store(tensor.ptr + _place(tensor, lanes), values, mask=lanes.live & wanted)
 
 
 @triton.jit
@@ -217,11 +216,12 @@ def _gradients(
 
 
 @triton.jit
-def _store_columns(columns, lanes, values, count: tl.constexpr):
-    """Store columns, where there is a tensor."""
-    if columns.ptr is not None:
+def _store_columns(columns, lanes, values, wanted, count: tl.constexpr):
+    """Store columns, where wanted."""
+    if count > 0:
         place, live = _columns_at(columns, lanes, count, values.shape[1])
-        tl.store(columns.ptr + place, values.to(columns.ptr.dtype.element_ty), mask=live)
+        values = values.to(columns.ptr.dtype.element_ty)
+        tl.store(columns.ptr + place, values, mask=live & wanted)
 
 
 @triton.jit
@@ -231,21 +231,23 @@ def _store_sums(
     rest,
     sizes,
     values,
+    wanted,
     count: tl.constexpr,
     BLOCK_B: tl.constexpr,
     BLOCK_I: tl.constexpr,
 ):
-    """Store the sums over a chunk's samples, where there is a tensor."""
-    if columns.ptr is not None:
-        values = tl.sum(tl.reshape(values, (BLOCK_B, BLOCK_I, values.shape[1])), axis=0)
-        pieces = tl.cdiv(sizes.inner, BLOCK_I)
-        inner = (rest % pieces).to(tl.int64) * BLOCK_I + tl.arange(0, BLOCK_I)
-        sample = tl.zeros((BLOCK_I,), tl.int64) + chunk
-        lanes = Lanes(sample, (rest // pieces).to(tl.int64), inner, inner < sizes.inner)
-        _store_columns(columns, lanes, values, count)
+    """Store the sums over a chunk's samples, where wanted."""
+    values = tl.sum(tl.reshape(values, (BLOCK_B, BLOCK_I, values.shape[1])), axis=0)
+    pieces = tl.cdiv(sizes.inner, BLOCK_I)
+    inner = (rest % pieces).to(tl.int64) * BLOCK_I + tl.arange(0, BLOCK_I)
+    sample = tl.zeros((BLOCK_I,), tl.int64) + chunk
+    lanes = Lanes(sample, (rest // pieces).to(tl.int64), inner, inner < sizes.inner)
+    _store_columns(columns, lanes, values, wanted, count)
 
 
-@triton.jit
+# Which gradients are wanted is asked at run time: compiled for each choice, the kernel would lay
+# out its tiles, and add their bins, differently, and a gradient depend on what is beside it.
+@triton.jit(do_not_specialize=["wanted"])
 def backward_kernel(
     grad_y,
     grad_log_det,
@@ -255,6 +257,7 @@ def backward_kernel(
     grads,  # float32 (chunks, O, I, n) where shared
     sizes,
     scales,
+    wanted,  # bits: which of the gradients of x, widths, heights and derivatives to store
     blocks,  # of samples, a chunk: 1 unless shared
     K: tl.constexpr,
     ZUKO: tl.constexpr,
@@ -269,6 +272,7 @@ def backward_kernel(
     programs = sizes.outer * tl.cdiv(sizes.inner, BLOCK_I)  # of a chunk of samples
     chunk, rest = tl.program_id(0) // programs, tl.program_id(0) % programs
     COUNT: tl.constexpr = K + 1 if BOUNDED else K - 1
+    wants_w, wants_h, wants_d = (wanted & 2) != 0, (wanted & 4) != 0, (wanted & 8) != 0
     if SHARED:
         first = _lanes(chunk * blocks, rest, sizes, BLOCK_B, BLOCK_I)
         # Every lane of an element needs its parameters, though it may have no sample yet.
@@ -300,17 +304,17 @@ def backward_kernel(
             INVERSE,
             BLOCK_N,
         )
-        _store(grad_x, lanes, by_x)
+        _store(grad_x, lanes, by_x, (wanted & 1) != 0)
         if SHARED:
             sum_w += tl.where(lanes.live[:, None], grad_w, 0.0)
             sum_h += tl.where(lanes.live[:, None], grad_h, 0.0)
             sum_d += tl.where(lanes.live[:, None], grad_d, 0.0)
         else:
-            _store_columns(grads.widths, lanes, grad_w, K)
-            _store_columns(grads.heights, lanes, grad_h, K)
-            _store_columns(grads.derivatives, lanes, grad_d, COUNT)
+            _store_columns(grads.widths, lanes, grad_w, wants_w, K)
+            _store_columns(grads.heights, lanes, grad_h, wants_h, K)
+            _store_columns(grads.derivatives, lanes, grad_d, wants_d, COUNT)
 
     if SHARED:
-        _store_sums(grads.widths, chunk, rest, sizes, sum_w, K, BLOCK_B, BLOCK_I)
-        _store_sums(grads.heights, chunk, rest, sizes, sum_h, K, BLOCK_B, BLOCK_I)
-        _store_sums(grads.derivatives, chunk, rest, sizes, sum_d, COUNT, BLOCK_B, BLOCK_I)
+        _store_sums(grads.widths, chunk, rest, sizes, sum_w, wants_w, K, BLOCK_B, BLOCK_I)
+        _store_sums(grads.heights, chunk, rest, sizes, sum_h, wants_h, K, BLOCK_B, BLOCK_I)
+        _store_sums(grads.derivatives, chunk, rest, sizes, sum_d, wants_d, COUNT, BLOCK_B, BLOCK_I)
