@@ -24,24 +24,34 @@ MARKED = re.compile(
     r"(?P<end><!-- benchmark:(?P=name) end -->)",
     re.DOTALL,
 )
+
+
+def _both(title: str, op: str, case: str) -> tuple[tuple[str, str, str, str], ...]:
+    again = "the same, forward and backward"
+    return (title, op, case, "forward"), (again, op, case, "forward_backward")
+
+
 # The rows of the table called `headline`: what it says of each, and where the row lies.
-HEADLINE = (
-    ("masked linear 4096 -> 4096, batch 128", "masked_linear", "128x4096x4096", "forward"),
-    ("the same, forward and backward", "masked_linear", "128x4096x4096", "forward_backward"),
+HEADLINE_CPU = (
+    *_both("masked linear 4096 -> 4096, batch 128", "masked_linear", "128x4096x4096"),
     ("masked linear 784 -> 2048, batch 256", "masked_linear", "256x784x2048", "forward"),
     ("training step of MADE 784-2048-2048-784", "made_training_step", None, "forward_backward"),
     ("4 million normals", "philox", "4M-normals", "forward"),
-    *(
-        (title if direction == "forward" else "the same, forward and backward", op, case, direction)
-        for title, op, case in (
-            ("Gaussian draw and KL, 8192 x 512", "gaussian_rsample_kl", "8192x512"),
-            ("diffusion noising, 256 x 3 x 64 x 64", "diffusion_noise", "256x3x64x64"),
-            ("affine coupling, 256 x 12 x 32 x 32", "affine_coupling", "256x12x32x32"),
-            ("spline of 8 bins, 4096 x 32", "rational_quadratic_spline", "4096x32"),
-            ("mixture of 500 Gaussians, 512 x 64", "gaussian_mixture_log_prob", "512x64-of-500"),
-        )
-        for direction in ("forward", "forward_backward")
-    ),
+    *_both("Gaussian draw and KL, 8192 x 512", "gaussian_rsample_kl", "8192x512"),
+    *_both("diffusion noising, 256 x 3 x 64 x 64", "diffusion_noise", "256x3x64x64"),
+    *_both("affine coupling, 256 x 12 x 32 x 32", "affine_coupling", "256x12x32x32"),
+    *_both("spline of 8 bins, 4096 x 32", "rational_quadratic_spline", "4096x32"),
+    *_both("mixture of 500 Gaussians, 512 x 64", "gaussian_mixture_log_prob", "512x64-of-500"),
+)
+HEADLINE_GPU = (
+    *_both("masked linear 4096 -> 4096, batch 8192", "masked_linear", "8192x4096x4096"),
+    *_both("Gaussian draw and KL, 65536 x 512", "gaussian_rsample_kl", "65536x512"),
+    *_both("diffusion noising, 64 x 3 x 256 x 256", "diffusion_noise", "64x3x256x256"),
+    *_both("diffusion loss, 64 x 3 x 256 x 256", "diffusion_loss", "64x3x256x256"),
+    *_both("coupling of half of 256 x 48 x 64 x 64", "affine_coupling", "256x48x64x64-channels"),
+    *_both("actnorm, 256 x 48 x 64 x 64", "actnorm", "256x48x64x64"),
+    *_both("spline of 8 bins, 65536 x 32", "rational_quadratic_spline", "65536x32"),
+    *_both("mixture of 500 Gaussians, 12800 x 40", "gaussian_mixture_log_prob", "12800x40-of-500"),
 )
 # Its columns: the best of those of a row that are named. What is plain PyTorch for random numbers
 # is torch.randn: its generator, not ours written in PyTorch.
@@ -100,17 +110,19 @@ def headline(results: Path) -> str:
 
 
 def _headline_of(folder: Path) -> str:
+    on_cpu = folder.name.startswith("cpu-")
+    dtype, headlines = ("float32", HEADLINE_CPU) if on_cpu else ("bfloat16", HEADLINE_GPU)
     found = []
-    for title, name, case, direction in HEADLINE:
+    for title, name, case, direction in headlines:
         path = folder / f"{name}.csv"
         newest = record.newest(record.read(path)) if path.exists() else {}
         for place, rows in newest.items():
-            if place[0] == (case or place[0]) and place[1:] == ("float32", direction):
+            if place[0] == (case or place[0]) and place[1:] == (dtype, direction):
                 found.append((title, rows, HEADLINE_RIVALS_OF.get(name, HEADLINE_RIVALS)))
     if not found:
         return ""
 
-    head = ["float32", "ours", *HEADLINE_RIVALS]
+    head = [dtype, "ours", *HEADLINE_RIVALS]
     lines = [_origin([rows[0] for _, rows, _ in found]), "", _line(head)]
     lines.append("|---" + "|---:" * (len(head) - 1) + "|")
     for title, rows, rivals in found:

@@ -202,6 +202,8 @@ def prepare_process(threads: int | None = None) -> None:
     # A cache of another day holds another machine's autotuning, and hides the time to compile.
     torch.compiler.config.force_disable_caches = True
     warnings.filterwarnings("ignore", message=".*force_disable_caches")
+    # Convolutions and products alike: torch's default rounds the first alone to TF32.
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32
     # Compiled C++ asks OpenMP, not torch.
     os.environ["OMP_NUM_THREADS"] = str(torch.get_num_threads())
 

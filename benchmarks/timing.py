@@ -7,7 +7,6 @@ import random
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +20,8 @@ CPU_ROTATION_MIB = 64
 GPU_ROTATION_MIB = 240
 MAX_SETS = 512
 WARM_UP_ROUNDS = 3
-# Of a GPU while the CPU launches: half a millisecond at first, at most some 30.
-SPIN_CYCLES, MOST_SPIN_CYCLES, SPIN_TRIES = 2**20, 2**26, 3
+# Of a GPU while the CPU launches a call: an eighth of a millisecond at first, at most some ten.
+SPIN_CYCLES, MOST_SPIN_CYCLES, SPIN_TRIES = 2**18, 2**24, 3
 
 
 @dataclass(frozen=True)
@@ -138,9 +137,9 @@ class _Rounds:
         self, columns: Mapping[str, Sequence[Timed]], device: torch.device, with_launches: bool
     ) -> None:
         self.columns = columns
-        self.measure = _measure_cpu
-        if device.type == "cuda":
-            self.measure = partial(_measure_cuda, _Spin(0 if with_launches else SPIN_CYCLES))
+        on_gpu = device.type == "cuda"
+        # One for each column, because a spin suits its launches.
+        self.clocks = {n: _CudaClock(with_launches) if on_gpu else _cpu_clock for n in columns}
         self.order = random.Random(0)
         self.calls = 0
         self.forget()
@@ -152,66 +151,54 @@ class _Rounds:
     def run(self, names: list[str]) -> None:
         self.order.shuffle(names)
 
-        chosen = []
         for name in names:
             sets = self.columns[name]
-            chosen.append(sets[self.calls % len(sets)])
+            timed = sets[self.calls % len(sets)]
+            self.samples_us[name].append(self.clocks[name](timed))
             self.calls += 1
-
-        for name, elapsed_us in zip(names, self.measure(chosen), strict=True):
-            self.samples_us[name].append(elapsed_us)
         self.count += 1
 
 
-def _measure_cpu(calls: Sequence[Timed]) -> list[float]:
-    samples_us = []
-    for timed in calls:
-        begin = time.perf_counter_ns()
-        result = timed.call()
-        samples_us.append((time.perf_counter_ns() - begin) / 1e3)
-        # Freeing the result is not the call's work.
-        del result
-        timed.reset()
-
-    return samples_us
+def _cpu_clock(timed: Timed) -> float:
+    begin = time.perf_counter_ns()
+    result = timed.call()
+    elapsed_us = (time.perf_counter_ns() - begin) / 1e3
+    # Freeing the result is not the call's work.
+    del result
+    timed.reset()
+    return elapsed_us
 
 
-@dataclass
-class _Spin:
-    """How many cycles the GPU spins while the CPU launches a round's calls behind it."""
+class _CudaClock:
+    """Time calls on a GPU, which spins before each while the CPU launches it, if it is to.
 
-    cycles: int
+    Without a spin a call of a few microseconds is timed by how long its launch takes, and by how
+    far the call before it let the CPU run ahead. A call that waits for the GPU itself, or launches
+    more than a queue holds, shows its launches however long the spin.
+    """
 
-    def lengthen(self) -> None:
-        self.cycles = min(2 * self.cycles, MOST_SPIN_CYCLES)
+    def __init__(self, with_launches: bool) -> None:
+        self.tries = 1 if with_launches else SPIN_TRIES
+        self.cycles = 0 if with_launches else SPIN_CYCLES
 
-
-def _measure_cuda(spin: _Spin, calls: Sequence[Timed]) -> list[float]:
-    # Without a spin a call of a few microseconds is timed by how long its launch takes, and by how
-    # far the call before it in the round let the CPU run ahead.
-    for _ in range(SPIN_TRIES):
-        if spin.cycles > 0:
-            torch.cuda._sleep(spin.cycles)
-        spun, events = torch.cuda.Event(), []
-        spun.record()
-
-        for timed in calls:
+    def __call__(self, timed: Timed) -> float:
+        for _ in range(self.tries):
             begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+            if self.cycles > 0:
+                torch.cuda._sleep(self.cycles)
             begin.record()
             result = timed.call()
             end.record()
+            in_time = not begin.query()
             del result
             timed.reset()
-            events.append((begin, end))
 
-        in_time = spin.cycles == 0 or not spun.query()
-        torch.cuda.synchronize()
-        if in_time:
-            break
-        # More launches than a queue holds wait for the GPU however long it spins.
-        spin.lengthen()
+            end.synchronize()
+            if in_time:
+                break
+            self.cycles = min(2 * self.cycles, MOST_SPIN_CYCLES)
 
-    return [begin.elapsed_time(end) * 1e3 for begin, end in events]
+        return begin.elapsed_time(end) * 1e3
 
 
 def rotation_mib(device: torch.device) -> float:
