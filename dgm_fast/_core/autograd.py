@@ -1,6 +1,6 @@
 """Make the kernels of an op differentiable: one `autograd.Function` for every op that needs one.
 
-The forward's arguments come in the order of its schema. The backward takes a gradient for each
+The forward's arguments come in the order of its schema, tensors first. The backward takes a gradient for each
 output, or None where none arrives, then the forward's arguments, then `needs`, one bool for each
 differentiable argument; it returns a gradient for each of these, of any shape where not needed:
 
@@ -36,9 +36,16 @@ def differentiable(
         reference: the same function of the same arguments in plain PyTorch.
     """
     places = tuple(places)
+    tensors = _leading_tensors(op)
+
+    def save(ctx: Any, implementation: str, arguments: tuple[Any, ...]) -> None:
+        ctx.implementation = implementation
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(*arguments[:tensors])
+        ctx.constants = arguments[tensors:]
 
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
-        arguments = _join(ctx.saved_tensors, ctx.constants)
+        arguments = (*ctx.saved_tensors, *ctx.constants)
         needs = [ctx.needs_input_grad[1 + place] for place in places]
         if torch.is_grad_enabled() and not torch.compiler.is_compiling():
             # Only create_graph=True gets here with grad enabled: the caller wants the second
@@ -59,7 +66,7 @@ def differentiable(
     class Kernel(torch.autograd.Function):
         @staticmethod
         def forward(ctx: Any, implementation: str, *arguments: Any) -> Outputs:
-            _save(ctx, implementation, arguments)
+            save(ctx, implementation, arguments)
             return op.kernels["forward", implementation](*arguments)
 
     class Transformable(torch.autograd.Function):
@@ -73,7 +80,7 @@ def differentiable(
 
         @staticmethod
         def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Outputs) -> None:
-            _save(ctx, inputs[0], inputs[1:])
+            save(ctx, inputs[0], inputs[1:])
 
     Kernel.backward = Transformable.backward = staticmethod(backward)
 
@@ -91,18 +98,15 @@ def differentiable(
     return call
 
 
-def _save(ctx: Any, implementation: str, arguments: Sequence[Any]) -> None:
-    ctx.implementation = implementation
-    ctx.set_materialize_grads(False)
-    ctx.save_for_backward(*(each if isinstance(each, Tensor) else None for each in arguments))
-    ctx.constants = tuple(None if isinstance(each, Tensor) else each for each in arguments)
+def _leading_tensors(op: Op) -> int:
+    """Return how many of the forward's arguments are tensors, or may be."""
+    schema = op.directions["forward"].schema
+    kinds = [each.split()[0] for each in schema[1 : schema.index(")")].split(",")]
+    tensors = [kind in ("Tensor", "Tensor?") for kind in kinds]
+    if sorted(tensors, reverse=True) != tensors:
+        raise ValueError(f"the tensors of {op.name} must come before its constants; got {schema}")
 
-
-def _join(tensors: Sequence[Tensor | None], constants: Sequence[Any]) -> list[Any]:
-    return [
-        constant if tensor is None else tensor
-        for tensor, constant in zip(tensors, constants, strict=True)
-    ]
+    return sum(tensors)
 
 
 def _reference_gradients(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -9,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dgm_fast.ops import MaskStructure, masked_linear
+from dgm_fast.ops.masked_linear.crossover import reference_is_faster
 from tests.contract.subjects import each_subject
 
 implementations = each_subject(op="masked_linear")
@@ -140,6 +143,26 @@ def test_a_copied_or_moved_structure_gives_the_same(subject):
 
     moved = inputs["mask"].to(torch.float64).to(torch.float32)
     assert torch.equal(subject.run({**inputs, "mask": moved}), expected)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "precision", "is_left"),
+    [
+        (torch.float32, "ieee", True),
+        (torch.float32, "tf32", False),
+        (torch.bfloat16, "ieee", False),
+    ],
+)
+def test_auto_leaves_a_gpus_products_without_tensor_cores_to_torch(
+    monkeypatch, dtype, precision, is_left
+):
+    monkeypatch.setattr(torch.backends.cuda.matmul, "fp32_precision", precision)
+    on_gpu = SimpleNamespace(is_cuda=True, dtype=dtype)
+    causal = MaskStructure.from_degrees(list(range(64)), list(range(64)))
+    full = MaskStructure.from_mask(torch.ones(64, 64, dtype=torch.bool))
+
+    assert reference_is_faster(on_gpu, on_gpu, causal) is is_left
+    assert reference_is_faster(on_gpu, on_gpu, full)
 
 
 def test_float64_runs_on_the_reference():
