@@ -39,7 +39,7 @@ def recipe(binarization: str = "none") -> Recipe:
             fourier=2,
         ),
         train=TrainConfig(
-            epochs=17,
+            epochs=6,
             batch_size=128,
             learning_rate=1e-3,
             weight_decay=0.01,

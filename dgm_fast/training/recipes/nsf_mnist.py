@@ -31,7 +31,7 @@ def recipe(binarization: str = "none") -> Recipe:
             hidden=(256, 256),
         ),
         train=TrainConfig(
-            epochs=9,
+            epochs=3,
             batch_size=100,
             learning_rate=2e-4,
             weight_decay=0.01,
