@@ -27,7 +27,7 @@ DGM_INLINE const float* convert_line(const T* p, int64_t count, float (&line)[kL
 // Asks for a line of the row some way ahead, which may be past its end: while noise is drawn the
 // processor sees no reads, and its prefetchers rest.
 DGM_INLINE void ask_ahead(const char* p, int64_t item) {
-  constexpr int64_t kAhead = 4 * kLine, kCacheLine = 64;
+  constexpr int64_t kAhead = 2 * kLine, kCacheLine = 64;
   for (int64_t byte = 0; byte < kLine * item; byte += kCacheLine) {
     __builtin_prefetch(p + kAhead * item + byte);
   }

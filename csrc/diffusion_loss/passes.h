@@ -10,7 +10,7 @@ namespace measuring {
 using diffusion_loss::Backward;
 using diffusion_loss::Inputs;
 
-constexpr int64_t kPiece = 16 * kLine;  // elements a thread takes at a time
+constexpr int64_t kPiece = 64 * kLine;  // elements a thread takes at a time
 
 DGM_INLINE int64_t work_of(const Inputs& in) {
   return in.target == Target::x0 || in.noise.given ? 2 : 10;

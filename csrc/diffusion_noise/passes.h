@@ -6,7 +6,7 @@ namespace dgm::DGM_ISA {
 
 namespace noising {
 
-constexpr int64_t kPiece = 16 * kLine;  // elements a thread takes at a time
+constexpr int64_t kPiece = 64 * kLine;  // elements a thread takes at a time
 
 // Writes one line of x_t and of the target. The target's formula is chosen once a line.
 DGM_INLINE void noise_line_of_x0(

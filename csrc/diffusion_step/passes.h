@@ -11,7 +11,7 @@ using diffusion_step::Backward;
 using diffusion_step::Inputs;
 using diffusion_step::Weights;
 
-constexpr int64_t kPiece = 16 * kLine;  // elements a thread takes at a time
+constexpr int64_t kPiece = 64 * kLine;  // elements a thread takes at a time
 
 // Returns a line of the prediction, guided where there is an unconditional one.
 DGM_INLINE const float* prediction_line(

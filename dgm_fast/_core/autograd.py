@@ -1,8 +1,9 @@
 """Make the kernels of an op differentiable: one `autograd.Function` for every op that needs one.
 
-The forward's arguments come in the order of its schema, tensors first. The backward takes a gradient for each
-output, or None where none arrives, then the forward's arguments, then `needs`, one bool for each
-differentiable argument; it returns a gradient for each of these, of any shape where not needed:
+The forward's arguments come in the order of its schema, tensors first. The backward takes a
+gradient for each output, or None where none arrives, then the forward's arguments, then `needs`,
+one bool for each differentiable argument; it returns a gradient for each of these, of any shape
+where not needed:
 
     forward(x, scale, int n) -> (Tensor, Tensor)
     backward(Tensor? grad_y, Tensor? grad_log_det, x, scale, int n, bool[2] needs)

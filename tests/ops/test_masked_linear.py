@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dgm_fast.ops import MaskStructure, masked_linear
-from dgm_fast.ops.masked_linear.crossover import reference_is_faster
+from dgm_fast.ops.masked_linear import crossover
 from tests.contract.subjects import each_subject
 
 implementations = each_subject(op="masked_linear")
@@ -146,23 +146,19 @@ def test_a_copied_or_moved_structure_gives_the_same(subject):
 
 
 @pytest.mark.parametrize(
-    ("dtype", "precision", "is_left"),
-    [
-        (torch.float32, "ieee", True),
-        (torch.float32, "tf32", False),
-        (torch.bfloat16, "ieee", False),
-    ],
+    ("dtype", "in_tf32", "is_left"),
+    [(torch.float32, False, True), (torch.float32, True, False), (torch.bfloat16, False, False)],
 )
 def test_auto_leaves_a_gpus_products_without_tensor_cores_to_torch(
-    monkeypatch, dtype, precision, is_left
+    monkeypatch, dtype, in_tf32, is_left
 ):
-    monkeypatch.setattr(torch.backends.cuda.matmul, "fp32_precision", precision)
+    monkeypatch.setattr(crossover, "multiplies_in_tf32", lambda: in_tf32)
     on_gpu = SimpleNamespace(is_cuda=True, dtype=dtype)
     causal = MaskStructure.from_degrees(list(range(64)), list(range(64)))
     full = MaskStructure.from_mask(torch.ones(64, 64, dtype=torch.bool))
 
-    assert reference_is_faster(on_gpu, on_gpu, causal) is is_left
-    assert reference_is_faster(on_gpu, on_gpu, full)
+    assert crossover.reference_is_faster(on_gpu, on_gpu, causal) is is_left
+    assert crossover.reference_is_faster(on_gpu, on_gpu, full)
 
 
 def test_float64_runs_on_the_reference():
