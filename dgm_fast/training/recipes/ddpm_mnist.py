@@ -39,12 +39,12 @@ def recipe(binarization: str = "none") -> Recipe:
             fourier=2,
         ),
         train=TrainConfig(
-            epochs=6,
+            epochs=5,
             batch_size=128,
             learning_rate=1e-3,
             weight_decay=0.01,
             warmup_steps=200,
-            ema_decay=0.999,
+            ema_decay=0.99,
         ),
     )
 
