@@ -42,6 +42,7 @@ HEADLINE_CPU = (
     *_both("affine coupling, 256 x 12 x 32 x 32", "affine_coupling", "256x12x32x32"),
     *_both("spline of 8 bins, 4096 x 32", "rational_quadratic_spline", "4096x32"),
     *_both("mixture of 500 Gaussians, 512 x 64", "gaussian_mixture_log_prob", "512x64-of-500"),
+    *_both("mixture of logistics, 32 x 3 x 32 x 32", "logistic_mixture_nll", "32x3x32x32-of-10"),
 )
 HEADLINE_GPU = (
     *_both("masked linear 4096 -> 4096, batch 8192", "masked_linear", "8192x4096x4096"),

@@ -279,3 +279,19 @@ def test_invertible_1x1_launches_for_factors_and_full_weights(bound, shape, dtyp
     undone = ["log_det", "product", "product", "sums", "factors_backward"]
     names = (*by_factors, *undone, *by_factors[:-1])
     assert bound == [f"{name}_kernel" for name in names]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("shape", [(32, 3, 1024), (5, 1, 9), (70, 3, 1), (1, 1, 1)], ids=str)
+def test_logistic_mixture_launches_for_planes_and_channels_last(bound, shape, dtype):
+    kernels = pytest.importorskip("dgm_fast.ops.logistic_mixture_nll.kernels")
+    samples, channels, pixels = shape
+    params = torch.ones(samples, 4 * (3 if channels == 1 else 10), pixels, dtype=dtype)
+
+    for given in (params, params.transpose(1, 2).contiguous().transpose(1, 2)):
+        assert kernels.forward(torch.zeros(shape), given).shape == (samples,)
+        grad = torch.ones(()).expand(samples)
+        found = kernels.backward(grad, torch.zeros(shape), given, [True])
+        assert (found.shape, found.dtype) == (params.shape, dtype)
+
+    assert bound == ["forward_kernel", "backward_kernel"] * 2

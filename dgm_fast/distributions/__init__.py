@@ -9,6 +9,7 @@ from dgm_fast.distributions.conditional import (
     GaussianMixtureConditional,
 )
 from dgm_fast.distributions.discretized_logistic import DiscretizedLogistic
+from dgm_fast.distributions.logistic_mixture import LogisticMixture
 
 __all__ = [
     "BernoulliConditional",
@@ -18,4 +19,5 @@ __all__ = [
     "DiscretizedLogisticConditional",
     "GaussianConditional",
     "GaussianMixtureConditional",
+    "LogisticMixture",
 ]

@@ -10,6 +10,7 @@ from dgm_fast.ops.gaussian_mixture_log_prob.api import gaussian_mixture_log_prob
 from dgm_fast.ops.gaussian_rsample_kl.api import gaussian_rsample_kl
 from dgm_fast.ops.invertible_1x1.api import invertible_1x1
 from dgm_fast.ops.invertible_1x1.factors import PLU, batched_log_abs_det
+from dgm_fast.ops.logistic_mixture_nll.api import logistic_mixture_nll
 from dgm_fast.ops.masked_linear.api import masked_linear
 from dgm_fast.ops.masked_linear.structure import MaskStructure
 from dgm_fast.ops.philox.api import philox_normal, philox_uniform
@@ -29,6 +30,7 @@ __all__ = [
     "gaussian_mixture_log_prob",
     "gaussian_rsample_kl",
     "invertible_1x1",
+    "logistic_mixture_nll",
     "masked_linear",
     "philox_normal",
     "philox_uniform",

@@ -1,0 +1,1 @@
+"""Negative log-likelihood of images under a discretized mixture of logistics."""

@@ -1,0 +1,218 @@
+"""Sample inputs, workloads and rivals of `logistic_mixture_nll`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from dgm_fast._core import layouts
+from dgm_fast._core.cases import BadInput, Cost, Inputs, OpCase, OpCases
+from dgm_fast._core.rows import as_rows
+from dgm_fast.ops.logistic_mixture_nll import reference
+from dgm_fast.ops.logistic_mixture_nll.api import logistic_mixture_nll
+from dgm_fast.ops.logistic_mixture_nll.reference import (
+    EDGE,
+    HALF_BIN,
+    component_count,
+    parameters_of_channel,
+    split_params,
+)
+
+_Layout = Callable[[Tensor], Tensor]
+
+# In half ulps, on the way to one component's exponent: the ends of a bin, 8, in each of their
+# sigmoids; exponentials, logarithm, quotients and products of a channel, 24; the sum.
+_TERM_ROUNDINGS = 40
+_FLUSHED = 2.0**-126 / 2.0**-24
+
+
+def _case(
+    name: str,
+    shape: tuple[int, ...],
+    components: int = 5,
+    *,
+    layout: _Layout = layouts.as_given,
+    x_dtype: torch.dtype = torch.float32,
+    scale: float = 1.0,
+    log_scale: float = -2.0,
+    mean: float = 0.0,
+    at_edges: bool = False,
+    devices: tuple[str, ...] = ("cpu", "cuda"),
+) -> OpCase:
+    def make(device: torch.device, dtype: torch.dtype, generator: torch.Generator) -> Inputs:
+        channels = shape[1]
+        planes = components * (1 + channels * parameters_of_channel(channels))
+        values = torch.randint(256, shape, generator=generator)
+        if at_edges:
+            values = values % 2 * 255
+
+        params = scale * torch.randn((shape[0], planes, *shape[2:]), generator=generator)
+        of_channels = params[:, components:].unflatten(1, (channels, -1, components))
+        of_channels[:, :, 0] += mean
+        of_channels[:, :, 1] += log_scale
+        x = (values / 127.5 - 1).to(device, x_dtype)
+        return {"x": x, "params": layout(params.to(device, dtype)).detach()}
+
+    return OpCase(name, make, ("params",), _cost, devices)
+
+
+def _cost(inputs: Inputs, backward: bool) -> Cost:
+    x, params = inputs["x"], inputs["params"]
+    moved = x.nbytes + params.nbytes * (3 if backward else 1)
+    channels, components = x.shape[1], component_count(x.shape[1], params.shape[1])
+
+    # An exponential, a logarithm or a tanh counts 20. For each channel of a component the scale and
+    # two sigmoids, the width's share, and 20 more; for each component a logarithm, its share in two
+    # sums and the coefficients.
+    each = channels * 100 + 60 + 20 * (channels == 3) * 3
+    pixels = x.numel() // max(1, channels)
+    return Cost(moved, (2 if backward else 1) * pixels * components * each)
+
+
+def _terms(inputs: Inputs) -> tuple[int, int]:
+    x, params = inputs["x"], inputs["params"]
+    components = component_count(x.shape[1], params.shape[1])
+    of_pixel = x.shape[1] * _TERM_ROUNDINGS + components
+    return of_pixel + math.prod(x.shape[2:]), of_pixel
+
+
+def _magnitude(x: Tensor, params: Tensor) -> Tensor:
+    r"""Bound what a rounding is relative to, in the result and in its gradients.
+
+    With responsibilities r_k and A_k the sum of absolute terms of component k's exponent, an error
+    of u A_k in it moves log p by u r_k A_k, and r_k itself by u r_k (A_k + \sum_j r_j A_j).
+    """
+    fixed = params.detach()
+    data = x[:, :, None]
+    logits, means, log_scales = split_params(data, fixed)
+    absolute = fixed.clone()
+    components = logits.shape[1]
+    absolute[:, components:] = absolute[:, components:].abs()
+    # The coefficients' tanh grows with them, so this is the sum of a mean's absolute terms.
+    _, sizes, _ = split_params(data.abs(), absolute)
+
+    inverse = (-log_scales).exp()
+    reach = inverse * (data.abs() + sizes + HALF_BIN)
+    ends = [inverse * (data - means + sign * HALF_BIN) for sign in (1, -1)]
+    far = sum(end.abs() for end in ends)
+    of_bin = 4 + 2 * reach + far + log_scales.abs()
+
+    first, last = F.logsigmoid(ends[0]), F.logsigmoid(-ends[1])
+    share = reference._log_share(2 * HALF_BIN * inverse)
+    inside = math.log(2 * HALF_BIN) - log_scales + share + first + last
+    log_bin = torch.where(data < -EDGE, first, torch.where(data > EDGE, last, inside)).sum(1)
+    exponents = logits + log_bin
+    shares, weights = exponents.softmax(1), logits.softmax(1)
+    absolutes = 2 + of_bin.sum(1) + logits.abs()
+    value = (shares * absolutes).sum(1, keepdim=True)
+    of_weights = 2 + (weights * logits.abs()).sum(1, keepdim=True)
+
+    # Gradients of this sum by the leaf are the bounds.
+    # Shares below the smallest normal number may count as zero, whatever they multiply; and all
+    # move with the rounding of their sum's logarithm, which the softmax of the logits takes up.
+    moved = shares * (1 + absolutes + value) + _FLUSHED
+    by_mean = 2 * (moved[:, None] * inverse)  # (B, C, K, *)
+    by_log_scale = moved[:, None] * (2 + 2 * far + reach)
+    by_logit = moved + weights * (of_weights + logits.abs() + value)
+    slopes = [by_mean, by_log_scale]
+    if x.shape[1] == 3:
+        red, green, _ = data.abs().unbind(1)
+        _, of_green, of_blue = by_mean.unbind(1)
+        slopes.append(torch.stack((of_green * red, of_blue * red, of_blue * green), dim=1))
+
+    bounds = torch.cat((by_logit, torch.stack(slopes, dim=2).flatten(1, 3)), dim=1)
+    linear = ((params - fixed).nan_to_num() * bounds).flatten(1).sum(1)
+    return as_rows(value + of_weights).sum(1) + linear
+
+
+def _bad(name: str, error: type[Exception], names: str, shows: str, **changes: object) -> BadInput:
+    def make(device: torch.device) -> Inputs:
+        good = {"x": torch.zeros(2, 3, 4, 4), "params": torch.ones(2, 20, 4, 4)} | changes
+        return {
+            key: each.to(device) if isinstance(each, Tensor) and not each.is_meta else each
+            for key, each in good.items()
+        }
+
+    return BadInput(name, make, error, names, shows)
+
+
+def _channels_last(tensor: Tensor) -> Tensor:
+    return tensor.contiguous(memory_format=torch.channels_last)
+
+
+def _expanded(tensor: Tensor) -> Tensor:
+    return tensor[:1].expand_as(tensor)
+
+
+CASES = OpCases(
+    function=logistic_mixture_nll,
+    reference=reference.logistic_mixture_nll,
+    cases=(
+        _case("aligned", (4, 3, 8, 8), 4),
+        _case("odd", (2, 3, 5, 7)),
+        _case("grey", (3, 1, 6, 6), 4),
+        _case("grey-odd", (5, 1, 7, 3), 3),
+        _case("empty-batch", (0, 3, 4, 4)),
+        _case("no-pixels", (3, 3, 0, 4)),
+        _case("no-dims", (70, 3), 4),
+        _case("one-dim", (3, 1, 100), 4),
+        _case("one", (1, 1, 1, 1), 1),
+        _case("one-component", (3, 3, 4, 4), 1),
+        _case("some-components", (2, 3, 3, 3), 8),
+        replace(_case("many-components", (2, 3, 3, 3), 40), interpreted=False),
+        _case("some-pixels", (2, 1, 17, 19), 2),
+        replace(_case("many-pixels", (2, 3, 40, 41), 3), interpreted=False),
+        _case("edges", (3, 3, 5, 5), at_edges=True),
+        _case("channels-last", (3, 3, 5, 4), layout=_channels_last),
+        _case("chunked", (3, 3, 5, 4), layout=layouts.chunked),
+        _case("sliced", (3, 3, 5, 4), layout=layouts.sliced),
+        _case("expanded", (3, 3, 5, 4), layout=_expanded),
+        _case("x-in-bfloat16", (3, 3, 5, 4), x_dtype=torch.bfloat16),
+        _case("narrow", (3, 3, 5, 4), log_scale=-7.0),
+        _case("narrower-than-allowed", (3, 3, 5, 4), log_scale=-30.0),
+        _case("wide", (3, 3, 5, 4), log_scale=10.0),
+        _case("wider-than-floats", (3, 3, 5, 4), log_scale=120.0),
+        _case("far", (3, 3, 5, 4), mean=1000.0),
+        _case("large", (3, 3, 5, 4), scale=30.0),
+    ),
+    terms=_terms,
+    magnitude=_magnitude,
+    signed_magnitude=True,
+    with_batch=lambda inputs, size: {
+        name: each[:1].repeat(size, *[1] * (each.ndim - 1)) for name, each in inputs.items()
+    },
+    workloads=(
+        _case("32x3x32x32-of-10", (32, 3, 32, 32), 10),
+        _case("128x1x28x28-of-5", (128, 1, 28, 28), 5),
+        _case("4x1x16000-of-10", (4, 1, 16000), 10),
+        _case("8x1x1-of-3", (8, 1, 1, 1), 3),
+        _case("256x3x32x32-of-10", (256, 3, 32, 32), 10, devices=("cuda",)),
+    ),
+    bad_inputs=(
+        _bad("x-vector", ValueError, "x", "(3,)", x=torch.zeros(3)),
+        _bad("x-two-channels", ValueError, "x", "(2, 2, 4, 4)", x=torch.zeros(2, 2, 4, 4)),
+        _bad("x-bytes", TypeError, "x", "torch.uint8", x=torch.zeros(2, 3, 4, 4).byte()),
+        _bad("x-list", TypeError, "x", "list", x=[[0.0]]),
+        _bad("x-in-bytes", ValueError, "x", "255", x=torch.full((2, 3, 4, 4), 255.0)),
+        _bad("x-below", ValueError, "x", "-1.5", x=torch.full((2, 3, 4, 4), -1.5)),
+        _bad("x-with-grad", ValueError, "x", "True", x=torch.zeros(2, 3, 4, 4, requires_grad=True)),
+        _bad("params-count", ValueError, "params", "(2, 21, 4, 4)", params=torch.ones(2, 21, 4, 4)),
+        _bad(
+            "params-pixels", ValueError, "params", "(2, 20, 4, 5)", params=torch.ones(2, 20, 4, 5)
+        ),
+        _bad("params-none", ValueError, "params", "(2, 0, 4, 4)", params=torch.ones(2, 0, 4, 4)),
+        _bad("params-integer", TypeError, "params", "torch.int64", params=torch.ones(1).long()),
+        _bad(
+            "params-device",
+            ValueError,
+            "params",
+            "meta",
+            params=torch.ones(2, 20, 4, 4, device="meta"),
+        ),
+    ),
+)
