@@ -282,7 +282,7 @@ def test_invertible_1x1_launches_for_factors_and_full_weights(bound, shape, dtyp
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("shape", [(32, 3, 1024), (5, 1, 9), (70, 3, 1), (1, 1, 1)], ids=str)
+@pytest.mark.parametrize("shape", [(32, 3, 1024), (5, 1, 9)], ids=str)
 def test_logistic_mixture_launches_for_planes_and_channels_last(bound, shape, dtype):
     kernels = pytest.importorskip("dgm_fast.ops.logistic_mixture_nll.kernels")
     samples, channels, pixels = shape

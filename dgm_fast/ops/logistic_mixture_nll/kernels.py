@@ -90,7 +90,7 @@ def _planes(t: Tensor) -> Planes:
 
 
 def _aot_kernels() -> Iterator[AotKernel]:
-    for dtype, channels in (("fp32", 3), ("fp32", 1), ("bf16", 3), ("fp16", 1)):
+    for dtype, channels in (("fp32", 3), ("bf16", 3), ("fp16", 1)):
         x, params = (Planes(f"*{each}", "i32", "i32", 1) for each in ("fp32", dtype))
         arguments = {"x": x, "parameters": params, "grads": params, "sums_ptr": "*fp32"}
         arguments |= {"grad_ptr": "*fp32", "grad_stride": "i32"}
