@@ -1,6 +1,10 @@
 """MAF on the grey levels of MNIST, dequantized uniformly.
 
-dgm-fast train maf --data mnist --data-root PATH/TO/mnist
+    dgm-fast train maf --data mnist --data-root PATH/TO/mnist
+
+With the default seed it reached 1.792 bits/dim on the test set, a bound with one draw of the noise,
+after 10,000 steps: 12 minutes of one core of an AMD EPYC. benchmarks/RESULTS.md has the row and the
+curve.
 """
 
 from __future__ import annotations
