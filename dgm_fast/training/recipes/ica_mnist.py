@@ -4,7 +4,8 @@
 
 With the default seed it reached 2.004 bits/dim on the test set, a bound with one draw of the noise,
 after 10,000 steps: 11 minutes of one core of an AMD EPYC. benchmarks/RESULTS.md has the row and the
-curve. In a first look, 100 steps, the logit took 1,000 validation images from 5.69 bits/dim to 2.34.
+curve. In a first look, 100 steps, the logit took 1,000 validation images from 5.69 bits/dim to
+2.34.
 """
 
 from __future__ import annotations
