@@ -144,8 +144,8 @@ DGM_INLINE Totals add_up(const Component<channels>* components, int64_t count) {
   return {from_logit + log(logits), from_exponent + log(exponents)};
 }
 
-// Calls pixels(sample, place, lanes, components) for every vector of pixels of a piece, where the
-// components are found; returns the sum of what it returns.
+// Calls pixels(place, lanes, components) for every vector of pixels of a piece, with what it finds
+// of the components there; returns the sum of what it returns.
 template <bool slopes, int channels, typename T, typename Pixels>
 DGM_INLINE float walk(
     const Inputs<T>& p, int64_t s, int64_t begin, int64_t end, const Pixels& pixels) {

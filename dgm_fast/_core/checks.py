@@ -42,6 +42,16 @@ def check_device(name: str, value: Tensor, other_name: str, other: Tensor) -> No
         )
 
 
+def may_look_at(value: Tensor) -> bool:
+    """Whether a check may read values: not on a GPU, where it waits, nor while tracing."""
+    return (
+        value.device.type == "cpu"
+        and value.numel() > 0
+        and not torch.compiler.is_compiling()
+        and not torch._C._are_functorch_transforms_active()
+    )
+
+
 def check_autocast_dtype(name: str, value: Tensor, other_name: str, other: Tensor) -> None:
     """Raise TypeError unless two tensors share their dtype, once autocast has done its work."""
     dtypes = (autocast_dtype(each.device, each.dtype) for each in (value, other))

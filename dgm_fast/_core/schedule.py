@@ -11,7 +11,7 @@ import math
 import torch
 from torch import Tensor
 
-from dgm_fast._core.checks import check_device, check_shape, check_tensor
+from dgm_fast._core.checks import check_device, check_shape, check_tensor, may_look_at
 
 # What a network is trained to predict; kernels know each by its place here.
 TARGETS = ("noise", "velocity", "x0")
@@ -66,9 +66,7 @@ def check_steps(
 
     check_shape(name, steps, other.shape[:1], "(B,)")
     check_device(name, steps, other_name, other)
-    if steps.device.type != "cpu" or torch.compiler.is_compiling() or steps.numel() == 0:
-        return
-    if torch._C._are_functorch_transforms_active():
+    if not may_look_at(steps):
         return
 
     least, most = (int(each) for each in torch.aminmax(steps))

@@ -16,6 +16,7 @@ from torch.distributions import (
     Normal,
 )
 
+from dgm_fast._core.checks import may_look_at
 from dgm_fast.distributions.discretized_logistic import DiscretizedLogistic
 from dgm_fast.ops import philox_normal, philox_uniform
 
@@ -260,12 +261,8 @@ def _at_least_float32(x: Tensor) -> Tensor:
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
-def _may_look_at(x: Tensor) -> bool:
-    return x.device.type == "cpu" and not torch.compiler.is_compiling() and x.numel() > 0
-
-
 def _check_range(x: Tensor, low: int, high: int) -> None:
-    if not _may_look_at(x):
+    if not may_look_at(x):
         return
 
     # One pass, and no temporaries of x's size: this runs at every training step.
@@ -276,5 +273,5 @@ def _check_range(x: Tensor, low: int, high: int) -> None:
 
 def _check_integers(x: Tensor, count: int) -> None:
     _check_range(x, 0, count - 1)
-    if _may_look_at(x) and x.is_floating_point() and bool((x != x.round()).any()):
+    if may_look_at(x) and x.is_floating_point() and bool((x != x.round()).any()):
         raise ValueError("x must hold integers (as any dtype); got fractions")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from dgm_fast._core.checks import check_device, check_floating
+from dgm_fast._core.checks import check_device, check_floating, may_look_at
 from dgm_fast.ops.logistic_mixture_nll import op
 from dgm_fast.ops.logistic_mixture_nll.reference import component_count, parameters_of_channel
 
@@ -90,9 +90,7 @@ def _check(x: Tensor, params: Tensor) -> None:
             f"got {tuple(params.shape)}"
         )
 
-    if x.device.type != "cpu" or torch.compiler.is_compiling() or x.numel() == 0:
-        return
-    if torch._C._are_functorch_transforms_active():
+    if not may_look_at(x):
         return
 
     least, most = (float(each) for each in torch.aminmax(x))

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from dgm_fast._core import layouts
@@ -16,9 +15,9 @@ from dgm_fast._core.rows import as_rows
 from dgm_fast.ops.logistic_mixture_nll import reference
 from dgm_fast.ops.logistic_mixture_nll.api import logistic_mixture_nll
 from dgm_fast.ops.logistic_mixture_nll.reference import (
-    EDGE,
     HALF_BIN,
     component_count,
+    log_bins_of,
     parameters_of_channel,
     split_params,
 )
@@ -102,11 +101,7 @@ def _magnitude(x: Tensor, params: Tensor) -> Tensor:
     far = sum(end.abs() for end in ends)
     of_bin = 4 + 2 * reach + far + log_scales.abs()
 
-    first, last = F.logsigmoid(ends[0]), F.logsigmoid(-ends[1])
-    share = reference._log_share(2 * HALF_BIN * inverse)
-    inside = math.log(2 * HALF_BIN) - log_scales + share + first + last
-    log_bin = torch.where(data < -EDGE, first, torch.where(data > EDGE, last, inside)).sum(1)
-    exponents = logits + log_bin
+    exponents = logits + log_bins_of(data, means, log_scales).sum(1)
     shares, weights = exponents.softmax(1), logits.softmax(1)
     absolutes = 2 + of_bin.sum(1) + logits.abs()
     value = (shares * absolutes).sum(1, keepdim=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 import triton
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from dgm_fast._core.integers import ceil_div, next_power_of_2
 from dgm_fast._core.triton_compile import AotKernel
+from dgm_fast.ops.logistic_mixture_nll.reference import component_count
 from dgm_fast.ops.logistic_mixture_nll.triton_passes import (
     Planes,
     backward_kernel,
@@ -22,26 +24,13 @@ _TILE, _WARPS = 256, 4
 
 def forward(x: Tensor, params: Tensor) -> Tensor:
     """Return the negative log-likelihood of each sample."""
-    samples, channels, pixels = x.shape
+    samples, _, pixels = x.shape
     if x.numel() == 0:
         return x.new_zeros(samples)
 
-    block_s, block_e = _tile(pixels)
-    blocks = ceil_div(pixels, block_e)
+    blocks = ceil_div(pixels, _tile(pixels)[1])
     sums = x.new_empty(samples, blocks)
-    with torch.cuda.device_of(x):
-        forward_kernel[(ceil_div(samples, block_s) * blocks,)](
-            _planes(x),
-            _planes(params),
-            sums,
-            samples,
-            pixels,
-            _components(channels, params),
-            channels,
-            block_s,
-            block_e,
-            num_warps=_WARPS,
-        )
+    _launch(forward_kernel, x, params, _planes(x), _planes(params), sums)
 
     # One block is its sample's sum; more are added in their order.
     return sums.view(samples) if blocks == 1 else sums.sum(1)
@@ -49,40 +38,37 @@ def forward(x: Tensor, params: Tensor) -> Tensor:
 
 def backward(grad: Tensor | None, x: Tensor, params: Tensor, needs: Sequence[bool]) -> Tensor:
     """Return the gradient of the parameters."""
-    samples, channels, pixels = x.shape
     grads = params.new_empty(params.shape)
-    if params.numel() == 0:
-        return grads
+    if params.numel() > 0:
+        planes = map(_planes, (x, params, grads))
+        _launch(backward_kernel, x, params, grad, *planes, grad.stride(0))
 
+    return grads
+
+
+def _launch(kernel: triton.JITFunction, x: Tensor, params: Tensor, *arguments: Any) -> None:
+    """Launch a kernel on tiles of x; its sizes and constants follow the arguments."""
+    samples, channels, pixels = x.shape
+    components = component_count(channels, params.shape[1])
     block_s, block_e = _tile(pixels)
     grid = (ceil_div(samples, block_s) * ceil_div(pixels, block_e),)
     with torch.cuda.device_of(x):
-        backward_kernel[grid](
-            grad,
-            _planes(x),
-            _planes(params),
-            _planes(grads),
-            grad.stride(0),
+        kernel[grid](
+            *arguments,
             samples,
             pixels,
-            _components(channels, params),
+            components,
             channels,
             block_s,
             block_e,
             num_warps=_WARPS,
         )
 
-    return grads
-
 
 def _tile(pixels: int) -> tuple[int, int]:
     """Return samples and pixels of a tile: small samples share one."""
     block_e = min(_TILE, next_power_of_2(pixels))
     return _TILE // block_e, block_e
-
-
-def _components(channels: int, params: Tensor) -> int:
-    return params.shape[1] // (3 if channels == 1 else 10)
 
 
 def _planes(t: Tensor) -> Planes:

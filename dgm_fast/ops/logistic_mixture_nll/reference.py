@@ -23,6 +23,13 @@ def logistic_mixture_nll(x: Tensor, params: Tensor) -> Tensor:
     x, params = x.to(dtype)[:, :, None], params.to(dtype)
     logits, means, log_scales = split_params(x, params)
 
+    log_bins = log_bins_of(x, means, log_scales)
+    log_p = torch.logsumexp(logits.log_softmax(1) + log_bins.sum(1), dim=1)
+    return -as_rows(log_p).sum(1)
+
+
+def log_bins_of(x: Tensor, means: Tensor, log_scales: Tensor) -> Tensor:
+    """Return the logarithms of the bins' probabilities, (B, C, K, *), for x (B, C, 1, *)."""
     inverse = (-log_scales).exp()
     centred = x - means
     above, below = inverse * (centred + HALF_BIN), inverse * (centred - HALF_BIN)
@@ -30,10 +37,7 @@ def logistic_mixture_nll(x: Tensor, params: Tensor) -> Tensor:
     # With a - b = d, sigmoid(a) - sigmoid(b) = (1 - e^-d) sigmoid(a) sigmoid(-b): no difference of
     # sigmoids that could vanish. ln (1 - e^-d) = ln d + _log_share(d).
     inside = math.log(2 * HALF_BIN) - log_scales + _log_share(2 * HALF_BIN * inverse) + first + last
-    log_bin = torch.where(x < -EDGE, first, torch.where(x > EDGE, last, inside))
-
-    log_p = torch.logsumexp(logits.log_softmax(1) + log_bin.sum(1), dim=1)
-    return -as_rows(log_p).sum(1)
+    return torch.where(x < -EDGE, first, torch.where(x > EDGE, last, inside))
 
 
 def component_count(channels: int, parameters: int) -> int | None:

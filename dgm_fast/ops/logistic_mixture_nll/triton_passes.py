@@ -133,6 +133,17 @@ def _load_pixels(x, row, pixel, live, CHANNELS: tl.constexpr):
 
 
 @triton.jit
+def _log_sums(parameters, place, components, live, x0, x1, x2, CHANNELS: tl.constexpr):
+    """Return the logarithms of the sums of exponentials of all logits and of all exponents."""
+    weights, joint = _start(live), _start(live)
+    for k in range(0, components):
+        found = _component(parameters, place, k, components, live, x0, x1, x2, CHANNELS)
+        weights, joint = _add(weights, found.logit), _add(joint, found.exponent)
+
+    return _value(weights), _value(joint)
+
+
+@triton.jit
 def forward_kernel(
     x,
     parameters,
@@ -148,12 +159,9 @@ def forward_kernel(
     x0, x1, x2 = _load_pixels(x, row, pixel, live, CHANNELS)
     place = _place(parameters, row, pixel)
 
-    weights, joint = _start(live), _start(live)
-    for k in range(0, components):
-        found = _component(parameters, place, k, components, live, x0, x1, x2, CHANNELS)
-        weights, joint = _add(weights, found.logit), _add(joint, found.exponent)
+    of_weights, of_joint = _log_sums(parameters, place, components, live, x0, x1, x2, CHANNELS)
 
-    nll = tl.where(live, _value(weights) - _value(joint), 0.0)
+    nll = tl.where(live, of_weights - of_joint, 0.0)
     blocks = tl.cdiv(pixels, BLOCK_E)
     sums = sums_ptr + row * blocks + tl.program_id(0) % blocks
     tl.store(sums, tl.sum(nll, axis=1)[:, None], mask=row < samples)
@@ -194,13 +202,9 @@ def backward_kernel(
     place, out = _place(parameters, row, pixel), _place(grads, row, pixel)
     grad = tl.load(grad_ptr + row * grad_stride, mask=row < samples, other=0.0)
 
-    weights, joint = _start(live), _start(live)
-    for k in range(0, components):
-        found = _component(parameters, place, k, components, live, x0, x1, x2, CHANNELS)
-        weights, joint = _add(weights, found.logit), _add(joint, found.exponent)
+    of_weights, of_joint = _log_sums(parameters, place, components, live, x0, x1, x2, CHANNELS)
 
     # The second reading finds the parameters in a cache.
-    of_weights, of_joint = _value(weights), _value(joint)
     for k in range(0, components):
         found = _component(parameters, place, k, components, live, x0, x1, x2, CHANNELS)
         share = triton_math.exp(found.exponent - of_joint)
