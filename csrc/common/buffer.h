@@ -17,7 +17,7 @@ class Buffer {
     if (data_ == nullptr) throw std::bad_alloc();
   }
 
-  float* data() { return data_.get(); }
+  float* data() const { return data_.get(); }
 
  private:
   struct Free {

@@ -203,6 +203,27 @@ DGM_INLINE Vec where_live(const bool* live, Vec v) {
   return (Vec)((VecInt)v & -__builtin_convertvector(bytes, VecInt));
 }
 
+// Lanes that are live; a load gives zero in the others.
+#if DGM_VECTOR_BYTES == 64
+typedef __mmask16 LaneMask;
+DGM_INLINE Vec load(const float* p, LaneMask live) { return (Vec)_mm512_maskz_loadu_ps(live, p); }
+#else
+typedef VecInt LaneMask;
+DGM_INLINE Vec load(const float* p, LaneMask live) { return (Vec)((VecInt)load(p) & live); }
+#endif
+
+DGM_INLINE LaneMask lane_mask(const bool (&live)[kLanes]) {
+  LaneMask mask{};
+  for (int i = 0; i < kLanes; ++i) {
+#if DGM_VECTOR_BYTES == 64
+    mask = static_cast<LaneMask>(mask | live[i] << i);
+#else
+    mask[i] = -live[i];
+#endif
+  }
+  return mask;
+}
+
 // Swaps the blocks of `size` off the diagonal of each 2 x 2 block square: one step of a transpose.
 template <int size>
 DGM_INLINE void swap_blocks(Vec& a, Vec& b) {

@@ -11,6 +11,7 @@ from dgm_fast.ops.gaussian_rsample_kl.api import gaussian_rsample_kl
 from dgm_fast.ops.invertible_1x1.api import invertible_1x1
 from dgm_fast.ops.invertible_1x1.factors import PLU, batched_log_abs_det
 from dgm_fast.ops.logistic_mixture_nll.api import logistic_mixture_nll
+from dgm_fast.ops.masked_conv2d.api import masked_conv2d
 from dgm_fast.ops.masked_linear.api import masked_linear
 from dgm_fast.ops.masked_linear.structure import MaskStructure
 from dgm_fast.ops.philox.api import philox_normal, philox_uniform
@@ -31,6 +32,7 @@ __all__ = [
     "gaussian_rsample_kl",
     "invertible_1x1",
     "logistic_mixture_nll",
+    "masked_conv2d",
     "masked_linear",
     "philox_normal",
     "philox_uniform",

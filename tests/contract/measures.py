@@ -90,13 +90,15 @@ def poisoned_budgets(
     """
     terms, _ = subject.cases.terms(inputs)
     clean = budgets(subject, case, inputs, forward, terms)
-    if subject.cases.reached is not None:
-        return list(zip(clean, outputs(subject.cases.reached(inputs, name, index)), strict=True))
-
     poisoned = budgets(subject, case, {**inputs, name: value}, forward, terms)
+    reached = [torch.ones_like(each.expected, dtype=torch.bool) for each in clean]
+    if subject.cases.reached is not None:
+        reached = outputs(subject.cases.reached(inputs, name, index))
+
+    # Where the op says that the poison has no part, the reference's zeros may have let it in.
     return [
-        (_finite_part(with_poison, without), ~with_poison.expected.isfinite())
-        for with_poison, without in zip(poisoned, clean, strict=True)
+        (_finite_part(with_poison, without), ~with_poison.expected.isfinite() & there)
+        for with_poison, without, there in zip(poisoned, clean, reached, strict=True)
     ]
 
 

@@ -1,0 +1,450 @@
+// Convolutions as sums over taps (common/taps.h); compiled once per instruction set, so without a
+// guard.
+//
+// The tile holds kRows x (up to 3 vectors) sums. Rows are channels, whose operand is broadcast;
+// lanes are places of an image, or for the weight's gradient the other side's channels. Sums are
+// float32, in an order that follows from the shapes and the instruction set, never from the
+// threads.
+
+#include "common/math.h"
+
+namespace dgm::DGM_ISA {
+
+// 8 x 3 sums, 3 vectors and 1 broadcast fill 28 of 32 registers; 4 x 3 fill 16 of 16.
+constexpr int kRows = DGM_VECTOR_BYTES == 64 ? 8 : 4;
+constexpr int kVectors = 3;
+constexpr int kSpan = kVectors * kLanes;
+constexpr int64_t kDepth = 16;         // inner channels whose planes stay in the first cache
+constexpr int64_t kScratch = 1 << 16;  // floats of an image that a task holds: a quarter of 1 MiB
+
+DGM_INLINE int64_t tiles(int64_t size, int64_t tile) { return (size + tile - 1) / tile; }
+
+// A distance of `size` floats or a little more that is an odd number of cache lines, so that
+// neighbours fall in different sets.
+DGM_INLINE int64_t odd_lines(int64_t size) { return (tiles(size, 16) | 1) * 16; }
+
+template <int n>
+struct Count {
+  static constexpr int value = n;
+};
+
+// Calls f(Count<V>{}, first) for blocks of V = 1 ... 3 vectors that are as equal as they can be: a
+// block of one vector waits for its broadcasts.
+template <typename F>
+DGM_INLINE void for_each_span(int64_t vectors, const F& f) {
+  const int64_t blocks = tiles(vectors, kVectors);
+  for (int64_t i = 0, v = 0; i < blocks; ++i) {
+    const int64_t n = vectors * (i + 1) / blocks - v;
+    if (n == 3) f(Count<3>{}, v);
+    if (n == 2) f(Count<2>{}, v);
+    if (n == 1) f(Count<1>{}, v);
+    v += n;
+  }
+}
+
+template <typename T>
+DGM_INLINE void convert(const T* from, int64_t count, float* to) {
+  for_each_vector(count, [&](int64_t i, int64_t n) {
+    if (n == kLanes) return store(to + i, load(from + i));
+    for (int64_t j = 0; j < n; ++j) to[i + j] = static_cast<float>(from[i + j]);
+  });
+}
+
+// Reads a run of one channel's pixels.
+template <typename T>
+DGM_INLINE void read_run(const T* p, int64_t stride, int64_t count, float* line) {
+  if (stride == 1) return convert(p, count, line);
+  for (int64_t i = 0; i < count; ++i) line[i] = static_cast<float>(p[i * stride]);
+}
+
+// Calls gap(offset, count) for what lies between, before and after runs, up to `end`.
+template <typename Gap>
+DGM_INLINE void for_each_gap(const std::vector<Run>& runs, int64_t end, const Gap& gap) {
+  int64_t i = 0;
+  for (const Run& run : runs) {
+    if (run.offset > i) gap(i, run.offset - i);
+    i = run.offset + run.count;
+  }
+  if (end > i) gap(i, end - i);
+}
+
+// planes[c][i] = x[c, begin + i] for i < count, zero between the pixels and up to `plane`.
+template <typename T>
+static void pack_planes(
+    const Images<const T>& x, int64_t sample, int64_t channel0, int64_t channels, const Grid& grid,
+    int64_t begin, int64_t count, int64_t plane, float* planes) {
+  const std::vector<Run> runs = runs_of(grid, x, begin, count);
+  for (int64_t c = 0; c < channels; ++c, planes += plane) {
+    for (const Run& run : runs) {
+      const T* p = x.at(sample, channel0 + c, run.row, run.column);
+      read_run(p, x.column, run.count, planes + run.offset);
+    }
+    for_each_gap(runs, plane, [&](int64_t i, int64_t n) { std::fill_n(planes + i, n, 0.0f); });
+  }
+}
+
+// lines[i][c] = x[c, begin + i] for i < count, zero at places between pixels and up to `line`.
+template <typename T>
+static void pack_lines(
+    const Images<const T>& x, int64_t sample, int64_t channels, const Grid& grid, int64_t begin,
+    int64_t count, int64_t line, float* lines) {
+  const std::vector<Run> runs = runs_of(grid, x, begin, count);
+  for (const auto& [offset, row, column, n] : runs) {
+    for (int64_t c0 = 0; c0 < channels; c0 += kLanes) {
+      const int64_t width = std::min<int64_t>(kLanes, channels - c0);
+      float* to = lines + offset * line + c0;
+      int64_t j = 0;
+      for (; x.column == 1 && width == kLanes && j + kLanes <= n; j += kLanes) {
+        Vec square[kLanes];
+        for (int c = 0; c < kLanes; ++c) square[c] = load(x.at(sample, c0 + c, row, column + j));
+        transpose(square);
+        for (int k = 0; k < kLanes; ++k) store(to + (j + k) * line, square[k]);
+      }
+      for (; j < n; ++j) {
+        read_run(x.at(sample, c0, row, column + j), x.channel, width, to + j * line);
+        std::fill_n(to + j * line + width, std::min<int64_t>(line - c0, kLanes) - width, 0.0f);
+      }
+    }
+  }
+  for_each_gap(
+      runs, count, [&](int64_t i, int64_t n) { std::fill_n(lines + i * line, n * line, 0.0f); });
+}
+
+// The range of shifts, which tells what a block of places reads beyond itself.
+struct Reach {
+  explicit Reach(const std::vector<int64_t>& shifts) {
+    if (shifts.empty()) return;
+    const auto [least, greatest] = std::minmax_element(shifts.begin(), shifts.end());
+    low = *least;
+    halo = *greatest - low;
+  }
+
+  int64_t low = 0, halo = 0;
+};
+
+// Weights as the tile broadcasts them: [tile][tap][k][row of the tile], with the range of inner
+// channels k that are live for a tile at each tap.
+struct Left {
+  struct Range {
+    int64_t begin, end;
+  };
+
+  Left(int64_t rows, int64_t inner, std::vector<Tap> taps)
+      : rows(rows),
+        inner(inner),
+        taps(std::move(taps)),
+        ranges(tiles(rows, kRows) * count(), Range{0, inner}),
+        packed(tiles(rows, kRows) * kRows * inner * count()) {}
+
+  int64_t count() const { return static_cast<int64_t>(taps.size()); }
+  float* at(int64_t tile, int64_t tap) const {
+    return packed.data() + (tile * count() + tap) * inner * kRows;
+  }
+  Range& range(int64_t tile, int64_t tap) { return ranges[tile * count() + tap]; }
+
+  int64_t rows, inner;
+  std::vector<Tap> taps;
+  std::vector<Range> ranges;
+  Buffer packed;
+};
+
+// sums[m][v] += sum over k < depth of left[k][m] right[k][v], where a lane is live.
+template <int V>
+DGM_INLINE void multiply_planes(
+    const float* left, const float* right, int64_t depth, int64_t plane, const LaneMask* live,
+    Vec (&sums)[kRows][V]) {
+  LaneMask mask[V];
+  for (int v = 0; v < V; ++v) mask[v] = live[v];
+
+  for (int64_t k = 0; k < depth; ++k, left += kRows, right += plane) {
+    Vec b[V];
+    for (int v = 0; v < V; ++v) b[v] = load(right + v * kLanes, mask[v]);
+
+#pragma GCC unroll 8
+    for (int m = 0; m < kRows; ++m) {
+      const Vec a = broadcast(left[m]);
+      for (int v = 0; v < V; ++v) sums[m][v] += a * b[v];
+    }
+  }
+}
+
+struct LiveLanes {
+  LaneMask of[kVectors];
+};
+
+// Which of a block's places have a pixel `column` to their right.
+static void find_live(int64_t width, int64_t place, int64_t column, LaneMask (&live)[kVectors]) {
+  for (int v = 0; v < kVectors; ++v) {
+    bool lanes[kLanes];
+    for (int i = 0; i < kLanes; ++i) {
+      const int64_t there = (place + v * kLanes + i) % width + column;
+      lanes[i] = there >= 0 && there < width;
+    }
+    live[v] = lane_mask(lanes);
+  }
+}
+
+// Some places of an image, and a line of sums for each row of every tile.
+struct Block {
+  int64_t sample, place, count;
+  float* sums;
+
+  float* line(int64_t row) const { return sums + row * kSpan; }
+};
+
+// Convolves images whose rows touch: for every block of their places, start(block) sets the sums,
+// the convolution is added, and finish(block) takes them.
+template <typename T, typename Start, typename Finish>
+static void convolve(
+    const Grid& grid, Left& left, const Images<const T>& x, const Start& start,
+    const Finish& finish) {
+  const std::vector<int64_t> shifts = shifts_of(left.taps, grid.pitch);
+  const Reach reach(shifts);
+  const int64_t places = grid.places(), tile_count = tiles(left.rows, kRows);
+  if (places == 0 || grid.samples == 0 || left.rows == 0) return;
+
+  // As long as the scratch allows, but not so long that threads have nothing to do.
+  const int64_t tasks_wanted = 4 * torch::stable::get_num_threads();
+  const int64_t room = kScratch / std::max<int64_t>(1, left.inner);
+  int64_t span = std::max<int64_t>(room - reach.halo, room / 4);
+  span = std::min(span, tiles(places * grid.samples, tasks_wanted));
+  const int64_t bands = tiles(places, std::max<int64_t>(span, 2 * kSpan));
+  span = tiles(tiles(places, bands), kLanes) * kLanes;
+
+  const int64_t work = places * grid.samples * left.rows * left.inner * left.count();
+  run_tasks(grid.samples * bands, work, [&](int64_t task) {
+    const int64_t sample = task / bands, begin = task % bands * span;
+    const int64_t count = std::min(span, places - begin);
+    if (count <= 0) return;
+
+    const int64_t plane = odd_lines(tiles(count, kLanes) * kLanes + reach.halo);
+    Buffer scratch(left.inner * plane), all_sums(tile_count * kRows * kSpan);
+    pack_planes(
+        x, sample, 0, left.inner, grid, begin + reach.low, count + reach.halo, plane,
+        scratch.data());
+    std::vector<LiveLanes> live(left.count());
+
+    for_each_span(tiles(count, kLanes), [&](auto vectors, int64_t v0) {
+      constexpr int V = decltype(vectors)::value;
+      const int64_t place = v0 * kLanes, n = std::min<int64_t>(V * kLanes, count - place);
+      for (int64_t t = 0; t < left.count(); ++t) {
+        find_live(grid.width, begin + place, left.taps[t].column, live[t].of);
+      }
+
+      const Block block{sample, begin + place, n, all_sums.data()};
+      start(block);
+      // A chunk of channels stays in the first cache for all taps and tiles.
+      for (int64_t k0 = 0; k0 < left.inner; k0 += kDepth) {
+        for (int64_t tile = 0; tile < tile_count; ++tile) {
+          float* lines = block.line(tile * kRows);
+          Vec sums[kRows][V];
+          for (int m = 0; m < kRows; ++m) {
+            for (int v = 0; v < V; ++v) sums[m][v] = load(lines + m * kSpan + v * kLanes);
+          }
+          for (int64_t t = 0; t < left.count(); ++t) {
+            const auto range = left.range(tile, t);
+            const int64_t first = std::max(k0, range.begin);
+            const int64_t last = std::min(k0 + kDepth, range.end);
+            const float* right = scratch.data() + first * plane + place + shifts[t] - reach.low;
+            multiply_planes<V>(
+                left.at(tile, t) + first * kRows, right, last - first, plane, live[t].of, sums);
+          }
+          for (int m = 0; m < kRows; ++m) {
+            for (int v = 0; v < V; ++v) store(lines + m * kSpan + v * kLanes, sums[m][v]);
+          }
+        }
+      }
+
+      finish(block);
+    });
+  });
+}
+
+// Writes a run of one channel's pixels.
+template <typename T>
+DGM_INLINE void write_run(T* p, int64_t stride, const float* line, int64_t count) {
+  if (stride == 1) {
+    for_each_vector(count, [&](int64_t i, int64_t n) {
+      if (n == kLanes) return store(p + i, load(line + i));
+      for (int64_t j = 0; j < n; ++j) p[i + j] = static_cast<T>(line[i + j]);
+    });
+  } else {
+    for (int64_t i = 0; i < count; ++i) p[i * stride] = static_cast<T>(line[i]);
+  }
+}
+
+// Adds the same places of a channel of images to its line, and writes a line to them.
+template <typename T>
+DGM_INLINE void add_channel(
+    const std::vector<Run>& runs, const Images<const T>& from, int64_t sample, int64_t channel,
+    float* line) {
+  for (const Run& run : runs) {
+    const T* p = from.at(sample, channel, run.row, run.column);
+    float values[kSpan];
+    read_run(p, from.column, run.count, values);
+    for (int64_t i = 0; i < run.count; ++i) line[run.offset + i] += values[i];
+  }
+}
+
+template <typename T>
+DGM_INLINE void write_channel(
+    const std::vector<Run>& runs, const Images<T>& to, int64_t sample, int64_t channel,
+    const float* line) {
+  for (const Run& run : runs) {
+    write_run(to.at(sample, channel, run.row, run.column), to.column, line + run.offset, run.count);
+  }
+}
+
+// sums[m][v] = sum over i < count of left[m][i] right[i][v].
+template <int V>
+DGM_INLINE void multiply_lines(
+    const float* const (&left)[kRows], const float* right, int64_t count, int64_t line,
+    Vec (&sums)[kRows][V]) {
+  for (int64_t i = 0; i < count; ++i, right += line) {
+    Vec b[V];
+    for (int v = 0; v < V; ++v) b[v] = load(right + v * kLanes);
+
+#pragma GCC unroll 8
+    for (int m = 0; m < kRows; ++m) {
+      const Vec a = broadcast(left[m][i]);
+      for (int v = 0; v < V; ++v) sums[m][v] += a * b[v];
+    }
+  }
+}
+
+// Sums over images and places: of x[c, q + shift(t)] grad[o, q] for every tap t and channel c, and
+// of grad[o, q] alone, which is the bias's gradient. `kParts` parts of the samples are summed
+// apart.
+class WeightSums {
+ public:
+  static constexpr int64_t kParts = 16, kChannels = 32;
+
+  WeightSums(const Grid& grid, int64_t in, int64_t out, const std::vector<Tap>& taps)
+      : grid_(apart(grid, taps)),
+        in_(in),
+        out_(out),
+        shifts_(shifts_of(taps, grid_.pitch)),
+        line_(tiles(out, kLanes) * kLanes),
+        parts_(std::min(kParts, grid.samples)),
+        sums_(parts_ * (1 + in * tap_count()) * line_) {
+    std::fill_n(sums_.data(), parts_ * (1 + in * tap_count()) * line_, 0.0f);
+  }
+
+  template <typename T>
+  void add(const Images<const T>& x, const Images<const T>& grad) {
+    const int64_t groups = std::max<int64_t>(1, tiles(in_, kChannels)), places = grid_.places();
+    if (places == 0) return;
+
+    const int64_t work = grid_.samples * places * in_ * out_ * tap_count();
+    run_tasks(parts_ * groups, work, [&](int64_t task) {
+      const int64_t part = task / groups, channel0 = task % groups * kChannels;
+      const int64_t channels = std::min(kChannels, in_ - channel0);
+      Band band(*this, channel0, channels);
+      for (int64_t s = grid_.samples * part / parts_; s < grid_.samples * (part + 1) / parts_;
+           ++s) {
+        for (int64_t q = 0; q < places; q += band.length) {
+          band.read(x, grad, s, q, std::min(band.length, places - q));
+          band.add_to(sums_.data() + part * (1 + in_ * tap_count()) * line_);
+        }
+      }
+    });
+  }
+
+  // The same images with as many zeros after a row as the taps reach beyond it.
+  static Grid apart(Grid grid, const std::vector<Tap>& taps) {
+    int64_t zeros = 0;
+    for (const Tap& tap : taps) zeros = std::max(zeros, std::abs(tap.column));
+    grid.pitch = grid.width + zeros;
+    return grid;
+  }
+
+  float bias(int64_t o) const { return total(o); }
+  float weight(int64_t tap, int64_t c, int64_t o) const {
+    return total((1 + tap * in_ + c) * line_ + o);
+  }
+
+ private:
+  int64_t tap_count() const { return static_cast<int64_t>(shifts_.size()); }
+
+  float total(int64_t place) const {
+    float sum = 0.0f;
+    for (int64_t part = 0; part < parts_; ++part) {
+      sum += sums_.data()[part * (1 + in_ * tap_count()) * line_ + place];
+    }
+    return sum;
+  }
+
+  // What a task holds of an image: the places of some channels of x, those of grad by place.
+  struct Band {
+    Band(const WeightSums& all, int64_t channel0, int64_t channels)
+        : all(all),
+          channel0(channel0),
+          channels(channels),
+          reach(all.shifts_),
+          length(std::clamp<int64_t>(kScratch / 2 / all.line_, 64, 1024)),
+          plane(odd_lines(length + reach.halo)),
+          x((channels + 1) * plane),
+          grad(length * all.line_) {
+      std::fill_n(x.data() + channels * plane, plane, 1.0f);
+      // The bias is the weight of a channel that is one everywhere.
+      if (channel0 == 0) rows.push_back({x.data() + channels * plane, 0});
+      for (int64_t t = 0; t < all.tap_count(); ++t) {
+        for (int64_t c = 0; c < channels; ++c) {
+          const int64_t row = 1 + t * all.in_ + channel0 + c;
+          rows.push_back({x.data() + c * plane + all.shifts_[t] - reach.low, row});
+        }
+      }
+    }
+
+    template <typename T>
+    void read(
+        const Images<const T>& from_x, const Images<const T>& from_grad, int64_t sample, int64_t q,
+        int64_t n) {
+      count = n;
+      pack_planes(
+          from_x, sample, channel0, channels, all.grid_, q + reach.low, n + reach.halo, plane,
+          x.data());
+      pack_lines(from_grad, sample, all.out_, all.grid_, q, n, all.line_, grad.data());
+    }
+
+    void add_to(float* sums) {
+      const int64_t size = static_cast<int64_t>(rows.size());
+      for (int64_t row0 = 0; row0 < size; row0 += kRows) {
+        const float* left[kRows];
+        for (int m = 0; m < kRows; ++m) left[m] = rows[std::min(row0 + m, size - 1)].values;
+
+        for_each_span(all.line_ / kLanes, [&](auto vectors, int64_t v0) {
+          constexpr int V = decltype(vectors)::value;
+          Vec tile[kRows][V] = {};
+          multiply_lines<V>(left, grad.data() + v0 * kLanes, count, all.line_, tile);
+          for (int m = 0; m < kRows && row0 + m < size; ++m) {
+            float* line = sums + rows[row0 + m].place * all.line_ + v0 * kLanes;
+            for (int v = 0; v < V; ++v) {
+              store(line + v * kLanes, load(line + v * kLanes) + tile[m][v]);
+            }
+          }
+        });
+      }
+    }
+
+    struct Row {
+      const float* values;
+      int64_t place;  // of its sums
+    };
+
+    const WeightSums& all;
+    int64_t channel0, channels;
+    Reach reach;
+    int64_t length, plane, count = 0;
+    Buffer x, grad;
+    std::vector<Row> rows;
+  };
+
+  Grid grid_;
+  int64_t in_, out_;
+  std::vector<int64_t> shifts_;
+  int64_t line_, parts_;
+  Buffer sums_;
+};
+
+}  // namespace dgm::DGM_ISA

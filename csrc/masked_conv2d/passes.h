@@ -1,0 +1,212 @@
+// Masked convolutions and their gradients; compiled once per instruction set, so without a guard.
+
+#include "common/convolve.h"
+
+namespace dgm::DGM_ISA {
+
+using dgm::masked_conv2d::Backward;
+using dgm::masked_conv2d::Forward;
+using dgm::masked_conv2d::Gate;
+using dgm::masked_conv2d::Mask;
+
+// The taps of the sum turned around: where an input's gradient comes from.
+static std::vector<Tap> turned(std::vector<Tap> taps) {
+  for (Tap& tap : taps) tap = {-tap.row, -tap.column, tap.weight, tap.centre};
+  return taps;
+}
+
+// The output channel of a tile's row. Under a gate both channels of a pair are in one tile: half of
+// its rows are of the first half of the channels, half of the second.
+struct OutputRows {
+  int64_t out;
+  bool gated;
+
+  int64_t tiles_of_all() const { return gated ? tiles(out / 2, kRows / 2) : tiles(out, kRows); }
+  int64_t live_rows(int64_t tile) const {
+    return gated ? std::min<int64_t>(kRows / 2, out / 2 - tile * (kRows / 2))
+                 : std::min<int64_t>(kRows, out - tile * kRows);
+  }
+  int64_t channel(int64_t tile, int64_t m) const {
+    if (!gated) return tile * kRows + m;
+    return tile * (kRows / 2) + m % (kRows / 2) + m / (kRows / 2) * (out / 2);
+  }
+  bool live(int64_t tile, int64_t m) const {
+    return (gated ? m % (kRows / 2) : m) < live_rows(tile);
+  }
+
+  // Calls f(row among all tiles, channel).
+  template <typename F>
+  void for_each(const F& f) const {
+    for (int64_t tile = 0; tile < tiles_of_all(); ++tile) {
+      for (int64_t m = 0; m < kRows; ++m) {
+        if (live(tile, m)) f(tile * kRows + m, channel(tile, m));
+      }
+    }
+  }
+};
+
+// The weights of outputs, for inputs k in [0, in).
+template <typename T>
+static void pack_outputs(const Mask& mask, const OutputRows& rows, const T* weight, Left& left) {
+  run_tasks(rows.tiles_of_all(), mask.out * mask.in * left.count(), [&](int64_t tile) {
+    int64_t reach = 0;
+    for (int64_t m = 0; m < kRows; ++m) {
+      const bool live = rows.live(tile, m);
+      const int64_t o = live ? rows.channel(tile, m) : 0, bound = live ? mask.bound(o) : 0;
+      reach = std::max(reach, bound);
+      for (int64_t t = 0; t < left.count(); ++t) {
+        const Tap& tap = left.taps[t];
+        const int64_t end = !live ? 0 : tap.centre ? bound : mask.in;
+        const T* from = weight + o * mask.in * mask.kernel + tap.weight;
+        float* to = left.at(tile, t) + m;
+        for (int64_t k = 0; k < end; ++k) to[k * kRows] = static_cast<float>(from[k * mask.kernel]);
+        for (int64_t k = end; k < mask.in; ++k) to[k * kRows] = 0.0f;
+      }
+    }
+    for (int64_t t = 0; t < left.count(); ++t) {
+      if (left.taps[t].centre) left.range(tile, t) = {0, reach};
+    }
+  });
+}
+
+// The weights of inputs, for outputs k in [0, out).
+template <typename T>
+static void pack_inputs(const Mask& mask, const T* weight, Left& left) {
+  run_tasks(tiles(mask.in, kRows), mask.out * mask.in * left.count(), [&](int64_t tile) {
+    for (int64_t m = 0; m < kRows; ++m) {
+      const int64_t c = tile * kRows + m;
+      for (int64_t t = 0; t < left.count(); ++t) {
+        const Tap& tap = left.taps[t];
+        const T* from = weight + c * mask.kernel + tap.weight;
+        float* to = left.at(tile, t) + m;
+        for (int64_t k = 0; k < mask.out; ++k) {
+          const bool live = c < mask.in && (!tap.centre || c < mask.bound(k));
+          to[k * kRows] = live ? static_cast<float>(from[k * mask.in * mask.kernel]) : 0.0f;
+        }
+      }
+    }
+    for (int64_t t = 0; t < left.count(); ++t) {
+      const int64_t start = std::min(mask.start(tile * kRows), mask.out);
+      if (left.taps[t].centre) left.range(tile, t) = {start, mask.out};
+    }
+  });
+}
+
+// y = x * (W . M) + b + residual, or of that in two halves a and b, tanh(a) sigmoid(b).
+template <typename T>
+static void forward(const Forward<T>& p) {
+  const OutputRows rows{p.mask.out, p.gated};
+  Left left(rows.tiles_of_all() * kRows, p.mask.in, p.mask.taps);
+  pack_outputs(p.mask, rows, p.weight, left);
+
+  const auto start = [&](const Block& block) {
+    const auto runs =
+        p.residual ? runs_of(p.grid, p.residual, block.place, block.count) : std::vector<Run>();
+    rows.for_each([&](int64_t row, int64_t o) {
+      std::fill_n(block.line(row), kSpan, p.bias ? static_cast<float>(p.bias[o]) : 0.0f);
+      add_channel(runs, p.residual, block.sample, o, block.line(row));
+    });
+  };
+
+  const auto finish = [&](const Block& block) {
+    const auto runs = runs_of(p.grid, p.y, block.place, block.count);
+    if (p.kept || !p.gated) {
+      rows.for_each([&](int64_t row, int64_t o) {
+        write_channel(runs, p.gated ? p.kept : p.y, block.sample, o, block.line(row));
+      });
+    }
+    if (!p.gated) return;
+
+    rows.for_each([&](int64_t row, int64_t o) {
+      if (o >= p.mask.out / 2) return;
+      float* line = block.line(row);
+      for (int64_t i = 0; i < kSpan; i += kLanes) {
+        const Vec a = load(line + i), b = load(block.line(row + kRows / 2) + i);
+        store(line + i, tanh(a) * sigmoid(b));
+      }
+      write_channel(runs, p.y, block.sample, o, line);
+    });
+  };
+  convolve(p.grid, left, p.x, start, finish);
+}
+
+// grad_x = grad * (W . M) turned around.
+template <typename T>
+static void grad_x_pass(const Backward<T>& p) {
+  const int64_t tile_count = tiles(p.mask.in, kRows);
+  Left left(p.mask.in, p.mask.out, turned(p.mask.taps));
+  pack_inputs(p.mask, p.weight, left);
+
+  convolve(
+      p.grid, left, p.grad,
+      [&](const Block& block) { std::fill_n(block.sums, tile_count * kRows * kSpan, 0.0f); },
+      [&](const Block& block) {
+        const auto runs = runs_of(p.grid, p.grad_x, block.place, block.count);
+        for (int64_t c = 0; c < p.mask.in; ++c) {
+          write_channel(runs, p.grad_x, block.sample, c, block.line(c));
+        }
+      });
+}
+
+template <typename T>
+static void grad_weight_pass(const Backward<T>& p) {
+  const Mask& mask = p.mask;
+  WeightSums sums(p.grid, mask.in, mask.out, p.grad_weight ? mask.taps : std::vector<Tap>());
+  sums.add(p.x, p.grad);
+
+  for (int64_t o = 0; p.grad_bias && o < mask.out; ++o) {
+    p.grad_bias[o] = static_cast<T>(sums.bias(o));
+  }
+  if (!p.grad_weight) return;
+  run_tasks(mask.out, mask.out * mask.in * mask.kernel * WeightSums::kParts, [&](int64_t o) {
+    T* line = p.grad_weight + o * mask.in * mask.kernel;
+    std::fill_n(line, mask.in * mask.kernel, static_cast<T>(0.0f));
+    for (std::size_t t = 0; t < mask.taps.size(); ++t) {
+      const Tap& tap = mask.taps[t];
+      const int64_t end = tap.centre ? mask.bound(o) : mask.in;
+      for (int64_t c = 0; c < end; ++c) {
+        line[c * mask.kernel + tap.weight] = static_cast<T>(sums.weight(t, c, o));
+      }
+    }
+  });
+}
+
+// With y = t s, t = tanh(a) and s = sigmoid(b): da = dy s (1 - t^2), db = dy t s (1 - s).
+// 1 - t^2 = 4 e / (1 + e)^2 with e = exp(-2 |a|) keeps its digits where tanh is near 1.
+DGM_INLINE void gate_gradients(Vec grad, Vec a, Vec b, Vec& grad_a, Vec& grad_b) {
+  const Vec e = exp(-2.0f * absolute(a)), over = 1.0f / (1.0f + e);
+  const Vec s = sigmoid(b);
+  grad_a = grad * s * (4.0f * e * over * over);
+  grad_b = grad * tanh(a) * s * sigmoid(-b);
+}
+
+template <typename T>
+static void gate_backward(const Gate<T>& p) {
+  const int64_t width = p.grid.width, rows = p.grid.samples * p.channels;
+  run_tasks(rows, rows * p.grid.height * width * 32, [&](int64_t task) {
+    const int64_t s = task / p.channels, c = task % p.channels;
+    float grad[kLanes] = {}, a[kLanes] = {}, b[kLanes] = {};
+    for (int64_t r = 0; r < p.grid.height; ++r) {
+      for (int64_t w = 0; w < width; w += kLanes) {
+        const int64_t n = std::min<int64_t>(kLanes, width - w);
+        read_run(p.grad_y.at(s, c, r, w), p.grad_y.column, n, grad);
+        read_run(p.kept.at(s, c, r, w), p.kept.column, n, a);
+        read_run(p.kept.at(s, p.channels + c, r, w), p.kept.column, n, b);
+        Vec grad_a, grad_b;
+        gate_gradients(load(grad), load(a), load(b), grad_a, grad_b);
+        store(a, grad_a);
+        store(b, grad_b);
+        write_run(p.grad.at(s, c, r, w), p.grad.column, a, n);
+        write_run(p.grad.at(s, p.channels + c, r, w), p.grad.column, b, n);
+      }
+    }
+  });
+}
+
+template <typename T>
+static void backward(const Backward<T>& p) {
+  if (p.grad_x) grad_x_pass(p);
+  if (p.grad_weight || p.grad_bias) grad_weight_pass(p);
+}
+
+}  // namespace dgm::DGM_ISA

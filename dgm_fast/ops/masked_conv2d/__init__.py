@@ -1,0 +1,1 @@
+"""A convolution whose kernel sees only what comes before in raster order, and its gate."""
