@@ -222,7 +222,9 @@ static void convolve(
     pack_planes(
         x, sample, 0, left.inner, grid, begin + reach.low, count + reach.halo, plane,
         scratch.data());
-    std::vector<LiveLanes> live(left.count());
+    // Not a vector's memory: masks may be as wide as registers, and are aligned as these are.
+    Buffer masks(tiles(left.count() * sizeof(LiveLanes), sizeof(float)));
+    auto* live = reinterpret_cast<LiveLanes*>(masks.data());
 
     for_each_span(tiles(count, kLanes), [&](auto vectors, int64_t v0) {
       constexpr int V = decltype(vectors)::value;
