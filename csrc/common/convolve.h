@@ -68,18 +68,18 @@ DGM_INLINE void for_each_gap(const std::vector<Run>& runs, int64_t end, const Ga
   if (end > i) gap(i, end - i);
 }
 
-// planes[c][i] = x[c, begin + i] for i < count, zero between the pixels and up to `plane`.
+// planes[c][i] = x[c, begin + i] for i < count, zero between the pixels and up to `end`.
 template <typename T>
 static void pack_planes(
     const Images<const T>& x, int64_t sample, int64_t channel0, int64_t channels, const Grid& grid,
-    int64_t begin, int64_t count, int64_t plane, float* planes) {
+    int64_t begin, int64_t count, int64_t end, int64_t plane, float* planes) {
   const std::vector<Run> runs = runs_of(grid, x, begin, count);
   for (int64_t c = 0; c < channels; ++c, planes += plane) {
     for (const Run& run : runs) {
       const T* p = x.at(sample, channel0 + c, run.row, run.column);
       read_run(p, x.column, run.count, planes + run.offset);
     }
-    for_each_gap(runs, plane, [&](int64_t i, int64_t n) { std::fill_n(planes + i, n, 0.0f); });
+    for_each_gap(runs, end, [&](int64_t i, int64_t n) { std::fill_n(planes + i, n, 0.0f); });
   }
 }
 
@@ -110,16 +110,39 @@ static void pack_lines(
       runs, count, [&](int64_t i, int64_t n) { std::fill_n(lines + i * line, n * line, 0.0f); });
 }
 
-// The range of shifts, which tells what a block of places reads beyond itself.
-struct Reach {
-  explicit Reach(const std::vector<int64_t>& shifts) {
-    if (shifts.empty()) return;
-    const auto [least, greatest] = std::minmax_element(shifts.begin(), shifts.end());
-    low = *least;
-    halo = *greatest - low;
+// What a block of up to `span` places reads at all shifts: one stretch that covers them or, where
+// the shifts are further apart than that is worth, one for each.
+struct Windows {
+  Windows(const std::vector<int64_t>& shifts, int64_t span) : shifts(shifts) {
+    const int64_t whole = tiles(span, kLanes) * kLanes;
+    count = static_cast<int64_t>(shifts.size());
+    if (count > 0) {
+      low = *std::min_element(shifts.begin(), shifts.end());
+      halo = *std::max_element(shifts.begin(), shifts.end()) - low;
+    }
+    apart = halo + span > count * span;
+    end = apart ? whole : whole + halo;
+    plane = odd_lines(apart ? count * end : end);
   }
 
-  int64_t low = 0, halo = 0;
+  // Where the window of shift t begins in a plane.
+  int64_t at(int64_t t) const { return apart ? t * end : shifts[t] - low; }
+
+  template <typename T>
+  void read(
+      const Images<const T>& x, int64_t sample, int64_t channel0, int64_t channels,
+      const Grid& grid, int64_t begin, int64_t places, float* planes) const {
+    const auto pack = [&](int64_t from, int64_t length, float* to) {
+      pack_planes(x, sample, channel0, channels, grid, from, length, end, plane, to);
+    };
+    if (!apart) return pack(begin + low, places + halo, planes);
+    for (int64_t t = 0; t < count; ++t) pack(begin + shifts[t], places, planes + t * end);
+  }
+
+  std::vector<int64_t> shifts;
+  int64_t count, low = 0, halo = 0;
+  bool apart;
+  int64_t end, plane;
 };
 
 // Weights as the tile broadcasts them: [tile][tap][k][row of the tile], with the range of inner
@@ -148,26 +171,6 @@ struct Left {
   Buffer packed;
 };
 
-// sums[m][v] += sum over k < depth of left[k][m] right[k][v], where a lane is live.
-template <int V>
-DGM_INLINE void multiply_planes(
-    const float* left, const float* right, int64_t depth, int64_t plane, const LaneMask* live,
-    Vec (&sums)[kRows][V]) {
-  LaneMask mask[V];
-  for (int v = 0; v < V; ++v) mask[v] = live[v];
-
-  for (int64_t k = 0; k < depth; ++k, left += kRows, right += plane) {
-    Vec b[V];
-    for (int v = 0; v < V; ++v) b[v] = load(right + v * kLanes, mask[v]);
-
-#pragma GCC unroll 8
-    for (int m = 0; m < kRows; ++m) {
-      const Vec a = broadcast(left[m]);
-      for (int v = 0; v < V; ++v) sums[m][v] += a * b[v];
-    }
-  }
-}
-
 struct LiveLanes {
   LaneMask of[kVectors];
 };
@@ -184,6 +187,47 @@ static void find_live(int64_t width, int64_t place, int64_t column, LaneMask (&l
   }
 }
 
+// What one tap adds to a tile: `depth` products of left[k][m] and right[k][v].
+struct Term {
+  const float *left, *right;
+  int64_t depth;
+  const LaneMask* live;
+};
+
+// Adds terms to kRows lines of V vectors of sums. A function of its own, so that the sums stay in
+// registers whatever surrounds it.
+template <int V>
+static __attribute__((noinline)) void add_terms(
+    const Term* term, const Term* end, int64_t plane, float* lines) {
+  Vec sums[kRows][V];
+#pragma GCC unroll 8
+  for (int m = 0; m < kRows; ++m) {
+    for (int v = 0; v < V; ++v) sums[m][v] = load(lines + m * kSpan + v * kLanes);
+  }
+
+  for (; term != end; ++term) {
+    LaneMask live[V];
+    for (int v = 0; v < V; ++v) live[v] = term->live[v];
+    const float *left = term->left, *right = term->right;
+
+    for (int64_t k = 0; k < term->depth; ++k, left += kRows, right += plane) {
+      Vec b[V];
+      for (int v = 0; v < V; ++v) b[v] = load(right + v * kLanes, live[v]);
+
+#pragma GCC unroll 8
+      for (int m = 0; m < kRows; ++m) {
+        const Vec a = broadcast(left[m]);
+        for (int v = 0; v < V; ++v) sums[m][v] += a * b[v];
+      }
+    }
+  }
+
+#pragma GCC unroll 8
+  for (int m = 0; m < kRows; ++m) {
+    for (int v = 0; v < V; ++v) store(lines + m * kSpan + v * kLanes, sums[m][v]);
+  }
+}
+
 // Some places of an image, and a line of sums for each row of every tile.
 struct Block {
   int64_t sample, place, count;
@@ -192,21 +236,22 @@ struct Block {
   float* line(int64_t row) const { return sums + row * kSpan; }
 };
 
-// Convolves images whose rows touch: for every block of their places, start(block) sets the sums,
-// the convolution is added, and finish(block) takes them.
+// Convolves images whose rows touch: for every block of places of `grid`, start(block) sets the
+// sums, the convolution of x, which has the places of `from`, is added, and finish(block) takes
+// them.
 template <typename T, typename Start, typename Finish>
 static void convolve(
-    const Grid& grid, Left& left, const Images<const T>& x, const Start& start,
+    const Grid& grid, Left& left, const Grid& from, const Images<const T>& x, const Start& start,
     const Finish& finish) {
   const std::vector<int64_t> shifts = shifts_of(left.taps, grid.pitch);
-  const Reach reach(shifts);
   const int64_t places = grid.places(), tile_count = tiles(left.rows, kRows);
   if (places == 0 || grid.samples == 0 || left.rows == 0) return;
 
   // As long as the scratch allows, but not so long that threads have nothing to do.
   const int64_t tasks_wanted = 4 * torch::stable::get_num_threads();
   const int64_t room = kScratch / std::max<int64_t>(1, left.inner);
-  int64_t span = std::max<int64_t>(room - reach.halo, room / 4);
+  int64_t span =
+      std::max<int64_t>(room - Windows(shifts, 1).halo, room / std::max<int64_t>(4, left.count()));
   span = std::min(span, tiles(places * grid.samples, tasks_wanted));
   const int64_t bands = tiles(places, std::max<int64_t>(span, 2 * kSpan));
   span = tiles(tiles(places, bands), kLanes) * kLanes;
@@ -217,14 +262,14 @@ static void convolve(
     const int64_t count = std::min(span, places - begin);
     if (count <= 0) return;
 
-    const int64_t plane = odd_lines(tiles(count, kLanes) * kLanes + reach.halo);
+    const Windows windows(shifts, count);
+    const int64_t plane = windows.plane;
     Buffer scratch(left.inner * plane), all_sums(tile_count * kRows * kSpan);
-    pack_planes(
-        x, sample, 0, left.inner, grid, begin + reach.low, count + reach.halo, plane,
-        scratch.data());
+    windows.read(x, sample, 0, left.inner, from, begin, count, scratch.data());
     // Not a vector's memory: masks may be as wide as registers, and are aligned as these are.
     Buffer masks(tiles(left.count() * sizeof(LiveLanes), sizeof(float)));
     auto* live = reinterpret_cast<LiveLanes*>(masks.data());
+    std::vector<Term> terms(left.count());
 
     for_each_span(tiles(count, kLanes), [&](auto vectors, int64_t v0) {
       constexpr int V = decltype(vectors)::value;
@@ -238,22 +283,15 @@ static void convolve(
       // A chunk of channels stays in the first cache for all taps and tiles.
       for (int64_t k0 = 0; k0 < left.inner; k0 += kDepth) {
         for (int64_t tile = 0; tile < tile_count; ++tile) {
-          float* lines = block.line(tile * kRows);
-          Vec sums[kRows][V];
-          for (int m = 0; m < kRows; ++m) {
-            for (int v = 0; v < V; ++v) sums[m][v] = load(lines + m * kSpan + v * kLanes);
-          }
           for (int64_t t = 0; t < left.count(); ++t) {
             const auto range = left.range(tile, t);
             const int64_t first = std::max(k0, range.begin);
             const int64_t last = std::min(k0 + kDepth, range.end);
-            const float* right = scratch.data() + first * plane + place + shifts[t] - reach.low;
-            multiply_planes<V>(
-                left.at(tile, t) + first * kRows, right, last - first, plane, live[t].of, sums);
+            terms[t] = {
+                left.at(tile, t) + first * kRows,
+                scratch.data() + first * plane + windows.at(t) + place, last - first, live[t].of};
           }
-          for (int m = 0; m < kRows; ++m) {
-            for (int v = 0; v < V; ++v) store(lines + m * kSpan + v * kLanes, sums[m][v]);
-          }
+          add_terms<V>(terms.data(), terms.data() + terms.size(), plane, block.line(tile * kRows));
         }
       }
 
@@ -297,11 +335,12 @@ DGM_INLINE void write_channel(
   }
 }
 
-// sums[m][v] = sum over i < count of left[m][i] right[i][v].
+// Adds the sums over i < count of left[m][i] right[i][v] to V vectors of kRows lines.
 template <int V>
-DGM_INLINE void multiply_lines(
+static __attribute__((noinline)) void add_products(
     const float* const (&left)[kRows], const float* right, int64_t count, int64_t line,
-    Vec (&sums)[kRows][V]) {
+    float* const (&lines)[kRows]) {
+  Vec sums[kRows][V] = {};
   for (int64_t i = 0; i < count; ++i, right += line) {
     Vec b[V];
     for (int v = 0; v < V; ++v) b[v] = load(right + v * kLanes);
@@ -312,6 +351,13 @@ DGM_INLINE void multiply_lines(
       for (int v = 0; v < V; ++v) sums[m][v] += a * b[v];
     }
   }
+
+#pragma GCC unroll 8
+  for (int m = 0; m < kRows; ++m) {
+    for (int v = 0; v < V; ++v) {
+      store(lines[m] + v * kLanes, load(lines[m] + v * kLanes) + sums[m][v]);
+    }
+  }
 }
 
 // Sums over images and places: of x[c, q + shift(t)] grad[o, q] for every tap t and channel c, and
@@ -320,34 +366,38 @@ DGM_INLINE void multiply_lines(
 class WeightSums {
  public:
   static constexpr int64_t kParts = 16, kChannels = 32;
+  static constexpr int64_t kFloats = 1 << 24;  // of all parts: 64 MiB
 
-  WeightSums(const Grid& grid, int64_t in, int64_t out, const std::vector<Tap>& taps)
+  // `grid` has the places of grad, `from` those of x.
+  WeightSums(
+      const Grid& grid, const Grid& from, int64_t in, int64_t out, const std::vector<Tap>& taps)
       : grid_(apart(grid, taps)),
+        from_(apart(from, taps)),
         in_(in),
         out_(out),
         shifts_(shifts_of(taps, grid_.pitch)),
         line_(tiles(out, kLanes) * kLanes),
-        parts_(std::min(kParts, grid.samples)),
-        sums_(parts_ * (1 + in * tap_count()) * line_) {
-    std::fill_n(sums_.data(), parts_ * (1 + in * tap_count()) * line_, 0.0f);
+        length_(std::clamp<int64_t>(kScratch / 2 / line_, 64, 1024)),
+        bands_(tiles(grid_.places(), length_)),
+        size_((1 + in * tap_count()) * line_),
+        parts_(std::min({kParts, std::max<int64_t>(1, kFloats / size_), grid.samples * bands_})),
+        sums_(parts_ * size_) {
+    std::fill_n(sums_.data(), parts_ * size_, 0.0f);
   }
 
   template <typename T>
   void add(const Images<const T>& x, const Images<const T>& grad) {
     const int64_t groups = std::max<int64_t>(1, tiles(in_, kChannels)), places = grid_.places();
-    if (places == 0) return;
-
     const int64_t work = grid_.samples * places * in_ * out_ * tap_count();
+
     run_tasks(parts_ * groups, work, [&](int64_t task) {
       const int64_t part = task / groups, channel0 = task % groups * kChannels;
-      const int64_t channels = std::min(kChannels, in_ - channel0);
-      Band band(*this, channel0, channels);
-      for (int64_t s = grid_.samples * part / parts_; s < grid_.samples * (part + 1) / parts_;
-           ++s) {
-        for (int64_t q = 0; q < places; q += band.length) {
-          band.read(x, grad, s, q, std::min(band.length, places - q));
-          band.add_to(sums_.data() + part * (1 + in_ * tap_count()) * line_);
-        }
+      Band band(*this, channel0, std::min(kChannels, in_ - channel0));
+      const int64_t units = grid_.samples * bands_, end = units * (part + 1) / parts_;
+      for (int64_t i = units * part / parts_; i < end; ++i) {
+        const int64_t begin = i % bands_ * length_;
+        band.read(x, grad, i / bands_, begin, std::min(length_, places - begin));
+        band.add_to(sums_.data() + part * size_);
       }
     });
   }
@@ -371,7 +421,7 @@ class WeightSums {
   float total(int64_t place) const {
     float sum = 0.0f;
     for (int64_t part = 0; part < parts_; ++part) {
-      sum += sums_.data()[part * (1 + in_ * tap_count()) * line_ + place];
+      sum += sums_.data()[part * size_ + place];
     }
     return sum;
   }
@@ -382,18 +432,16 @@ class WeightSums {
         : all(all),
           channel0(channel0),
           channels(channels),
-          reach(all.shifts_),
-          length(std::clamp<int64_t>(kScratch / 2 / all.line_, 64, 1024)),
-          plane(odd_lines(length + reach.halo)),
-          x((channels + 1) * plane),
-          grad(length * all.line_) {
-      std::fill_n(x.data() + channels * plane, plane, 1.0f);
+          windows(all.shifts_, all.length_),
+          x(channels * windows.plane + all.length_),
+          grad(all.length_ * all.line_) {
+      std::fill_n(x.data() + channels * windows.plane, all.length_, 1.0f);
       // The bias is the weight of a channel that is one everywhere.
-      if (channel0 == 0) rows.push_back({x.data() + channels * plane, 0});
+      if (channel0 == 0) rows.push_back({x.data() + channels * windows.plane, 0});
       for (int64_t t = 0; t < all.tap_count(); ++t) {
         for (int64_t c = 0; c < channels; ++c) {
           const int64_t row = 1 + t * all.in_ + channel0 + c;
-          rows.push_back({x.data() + c * plane + all.shifts_[t] - reach.low, row});
+          rows.push_back({x.data() + c * windows.plane + windows.at(t), row});
         }
       }
     }
@@ -403,28 +451,26 @@ class WeightSums {
         const Images<const T>& from_x, const Images<const T>& from_grad, int64_t sample, int64_t q,
         int64_t n) {
       count = n;
-      pack_planes(
-          from_x, sample, channel0, channels, all.grid_, q + reach.low, n + reach.halo, plane,
-          x.data());
+      windows.read(from_x, sample, channel0, channels, all.from_, q, n, x.data());
       pack_lines(from_grad, sample, all.out_, all.grid_, q, n, all.line_, grad.data());
     }
 
     void add_to(float* sums) {
       const int64_t size = static_cast<int64_t>(rows.size());
+      float unused[kSpan] = {};
       for (int64_t row0 = 0; row0 < size; row0 += kRows) {
         const float* left[kRows];
         for (int m = 0; m < kRows; ++m) left[m] = rows[std::min(row0 + m, size - 1)].values;
 
         for_each_span(all.line_ / kLanes, [&](auto vectors, int64_t v0) {
-          constexpr int V = decltype(vectors)::value;
-          Vec tile[kRows][V] = {};
-          multiply_lines<V>(left, grad.data() + v0 * kLanes, count, all.line_, tile);
-          for (int m = 0; m < kRows && row0 + m < size; ++m) {
-            float* line = sums + rows[row0 + m].place * all.line_ + v0 * kLanes;
-            for (int v = 0; v < V; ++v) {
-              store(line + v * kLanes, load(line + v * kLanes) + tile[m][v]);
-            }
+          // Rows beyond the last have nowhere to go.
+          float* lines[kRows];
+          for (int m = 0; m < kRows; ++m) {
+            const bool live = row0 + m < size;
+            lines[m] = live ? sums + rows[row0 + m].place * all.line_ + v0 * kLanes : unused;
           }
+          add_products<decltype(vectors)::value>(
+              left, grad.data() + v0 * kLanes, count, all.line_, lines);
         });
       }
     }
@@ -436,16 +482,16 @@ class WeightSums {
 
     const WeightSums& all;
     int64_t channel0, channels;
-    Reach reach;
-    int64_t length, plane, count = 0;
+    int64_t count = 0;
+    Windows windows;
     Buffer x, grad;
     std::vector<Row> rows;
   };
 
-  Grid grid_;
+  Grid grid_, from_;
   int64_t in_, out_;
   std::vector<int64_t> shifts_;
-  int64_t line_, parts_;
+  int64_t line_, length_, bands_, size_, parts_;
   Buffer sums_;
 };
 

@@ -127,7 +127,7 @@ static void forward(const Forward<T>& p) {
       write_channel(runs, p.y, block.sample, o, line);
     });
   };
-  convolve(p.grid, left, p.x, start, finish);
+  convolve(p.grid, left, p.grid, p.x, start, finish);
 }
 
 // grad_x = grad * (W . M) turned around.
@@ -138,7 +138,7 @@ static void grad_x_pass(const Backward<T>& p) {
   pack_inputs(p.mask, p.weight, left);
 
   convolve(
-      p.grid, left, p.grad,
+      p.grid, left, p.grid, p.grad,
       [&](const Block& block) { std::fill_n(block.sums, tile_count * kRows * kSpan, 0.0f); },
       [&](const Block& block) {
         const auto runs = runs_of(p.grid, p.grad_x, block.place, block.count);
@@ -151,7 +151,8 @@ static void grad_x_pass(const Backward<T>& p) {
 template <typename T>
 static void grad_weight_pass(const Backward<T>& p) {
   const Mask& mask = p.mask;
-  WeightSums sums(p.grid, mask.in, mask.out, p.grad_weight ? mask.taps : std::vector<Tap>());
+  WeightSums sums(
+      p.grid, p.grid, mask.in, mask.out, p.grad_weight ? mask.taps : std::vector<Tap>());
   sums.add(p.x, p.grad);
 
   for (int64_t o = 0; p.grad_bias && o < mask.out; ++o) {
