@@ -212,7 +212,7 @@ static __attribute__((noinline)) void add_terms(
 
     for (int64_t k = 0; k < term->depth; ++k, left += kRows, right += plane) {
       Vec b[V];
-      for (int v = 0; v < V; ++v) b[v] = load(right + v * kLanes, live[v]);
+      for (int v = 0; v < V; ++v) b[v] = load_live(right + v * kLanes, live[v]);
 
 #pragma GCC unroll 8
       for (int m = 0; m < kRows; ++m) {

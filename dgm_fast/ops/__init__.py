@@ -3,6 +3,7 @@
 from dgm_fast.ops.actnorm.api import actnorm
 from dgm_fast.ops.actnorm_statistics.api import actnorm_statistics
 from dgm_fast.ops.affine_coupling.api import affine_coupling
+from dgm_fast.ops.causal_conv1d.api import causal_conv1d
 from dgm_fast.ops.diffusion_loss.api import diffusion_loss
 from dgm_fast.ops.diffusion_noise.api import diffusion_noise
 from dgm_fast.ops.diffusion_step.api import ddim_step, ddpm_step
@@ -24,6 +25,7 @@ __all__ = [
     "actnorm_statistics",
     "affine_coupling",
     "batched_log_abs_det",
+    "causal_conv1d",
     "ddim_step",
     "ddpm_step",
     "diffusion_loss",

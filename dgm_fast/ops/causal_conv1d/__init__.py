@@ -1,0 +1,1 @@
+"""A convolution in time that never looks ahead, whole or streamed."""

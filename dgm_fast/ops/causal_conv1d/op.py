@@ -1,0 +1,75 @@
+"""Torch operators of `causal_conv1d`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from dgm_fast._core.autograd import differentiable
+from dgm_fast._core.implementation import cpp
+from dgm_fast._core.op import Direction, Op
+
+# Output t is made of x at t + lead - (k - 1 - j) dilation: without a lead zeros lie before x, and
+# with (k - 1) dilation of it the first outputs' past is in x itself.
+_CONSTANTS = "int dilation, int lead"
+
+
+def _fake_forward(
+    x: Tensor, weight: Tensor, bias: Tensor | None, dilation: int, lead: int
+) -> Tensor:
+    return x.new_empty(x.shape[0], weight.shape[0], x.shape[2] - lead)
+
+
+def _fake_backward(
+    grad_y: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    dilation: int,
+    lead: int,
+    needs: list[bool],
+) -> tuple[Tensor, Tensor, Tensor]:
+    out, per_group, kernel = weight.shape
+    return (
+        x.new_empty(x.shape[0] if needs[0] else 0, *x.shape[1:]),
+        weight.new_empty(out if needs[1] else 0, per_group, kernel),
+        weight.new_empty(out if needs[2] else 0),
+    )
+
+
+_op = Op(
+    "causal_conv1d",
+    {
+        "forward": Direction(
+            f"(Tensor x, Tensor weight, Tensor? bias, {_CONSTANTS}) -> Tensor", _fake_forward
+        ),
+        "backward": Direction(
+            f"(Tensor grad_y, Tensor x, Tensor weight, Tensor? bias, {_CONSTANTS}, bool[3] needs)"
+            " -> (Tensor, Tensor, Tensor)",
+            _fake_backward,
+        ),
+    },
+    [cpp(torch.float32, torch.bfloat16, torch.float16)],
+)
+
+
+def _reference(x: Tensor, weight: Tensor, bias: Tensor | None, dilation: int, lead: int) -> Tensor:
+    groups = x.shape[1] // weight.shape[1]
+    padded = F.pad(x, ((weight.shape[2] - 1) * dilation - lead, 0))
+    return F.conv1d(padded, weight, bias, dilation=dilation, groups=groups)
+
+
+_run = differentiable(_op, (0, 1, 2), _reference)
+
+
+def run(impl: str, *arguments: Any) -> Tensor:
+    """Run the implementation asked for; the arguments are the operator's."""
+    x = arguments[0]
+    implementation = _op.choose(impl, x.device, x.dtype)
+    if implementation == "reference":
+        return _reference(*arguments)
+
+    return _run(implementation, *arguments)
