@@ -1,6 +1,7 @@
 // Masked convolutions and their gradients; compiled once per instruction set, so without a guard.
 
 #include "common/convolve.h"
+#include "common/tanh_gate.h"
 
 namespace dgm::DGM_ISA {
 
@@ -122,7 +123,7 @@ static void forward(const Forward<T>& p) {
       float* line = block.line(row);
       for (int64_t i = 0; i < kSpan; i += kLanes) {
         const Vec a = load(line + i), b = load(block.line(row + kRows / 2) + i);
-        store(line + i, tanh(a) * sigmoid(b));
+        store(line + i, gate(a, b));
       }
       write_channel(runs, p.y, block.sample, o, line);
     });
@@ -170,15 +171,6 @@ static void grad_weight_pass(const Backward<T>& p) {
       }
     }
   });
-}
-
-// With y = t s, t = tanh(a) and s = sigmoid(b): da = dy s (1 - t^2), db = dy t s (1 - s).
-// 1 - t^2 = 4 e / (1 + e)^2 with e = exp(-2 |a|) keeps its digits where tanh is near 1.
-DGM_INLINE void gate_gradients(Vec grad, Vec a, Vec b, Vec& grad_a, Vec& grad_b) {
-  const Vec e = exp(-2.0f * absolute(a)), over = 1.0f / (1.0f + e);
-  const Vec s = sigmoid(b);
-  grad_a = grad * s * (4.0f * e * over * over);
-  grad_b = grad * tanh(a) * s * sigmoid(-b);
 }
 
 template <typename T>

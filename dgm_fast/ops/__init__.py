@@ -7,6 +7,7 @@ from dgm_fast.ops.causal_conv1d.api import causal_conv1d
 from dgm_fast.ops.diffusion_loss.api import diffusion_loss
 from dgm_fast.ops.diffusion_noise.api import diffusion_noise
 from dgm_fast.ops.diffusion_step.api import ddim_step, ddpm_step
+from dgm_fast.ops.gated_activation.api import gated_activation
 from dgm_fast.ops.gaussian_mixture_log_prob.api import gaussian_mixture_log_prob
 from dgm_fast.ops.gaussian_rsample_kl.api import gaussian_rsample_kl
 from dgm_fast.ops.invertible_1x1.api import invertible_1x1
@@ -30,6 +31,7 @@ __all__ = [
     "ddpm_step",
     "diffusion_loss",
     "diffusion_noise",
+    "gated_activation",
     "gaussian_mixture_log_prob",
     "gaussian_rsample_kl",
     "invertible_1x1",
