@@ -11,6 +11,7 @@ from torch import Tensor
 from dgm_fast._core.autograd import differentiable
 from dgm_fast._core.implementation import cpp
 from dgm_fast._core.op import Direction, Op
+from dgm_fast.ops.causal_conv1d import reference
 
 # Output t is made of x at t + lead - (k - 1 - j) dilation: without a lead zeros lie before x, and
 # with (k - 1) dilation of it the first outputs' past is in x itself.
@@ -59,7 +60,7 @@ _op = Op(
 def _reference(x: Tensor, weight: Tensor, bias: Tensor | None, dilation: int, lead: int) -> Tensor:
     groups = x.shape[1] // weight.shape[1]
     padded = F.pad(x, ((weight.shape[2] - 1) * dilation - lead, 0))
-    return F.conv1d(padded, weight, bias, dilation=dilation, groups=groups)
+    return reference.convolve(padded, x.shape[2] - lead, weight, bias, dilation, groups)
 
 
 _run = differentiable(_op, (0, 1, 2), _reference)
