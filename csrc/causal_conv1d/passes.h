@@ -17,27 +17,16 @@ static std::vector<Tap> taps_of(const Shape& shape) {
   return taps;
 }
 
-// Weights of rows for inner channels: those of outputs for inputs or, turned, of inputs for
-// outputs.
+// Weights of outputs for inputs or, of the sum turned around, of inputs for outputs.
 template <typename T>
-static Left pack_weight(const Shape& shape, const T* weight, bool turned) {
-  std::vector<Tap> taps = taps_of(shape);
-  for (Tap& tap : taps) tap.row *= turned ? -1 : 1;
-  Left left(turned ? shape.in : shape.out, turned ? shape.out : shape.in, std::move(taps));
-  const int64_t row_step = (turned ? 1 : shape.in) * shape.kernel;
-  const int64_t inner_step = (turned ? shape.in : 1) * shape.kernel;
-
-  run_tasks(tiles(left.rows, kRows), left.rows * left.inner * left.count(), [&](int64_t tile) {
-    for (int64_t m = 0; m < kRows; ++m) {
-      const int64_t row = tile * kRows + m;
-      for (int64_t t = 0; t < left.count(); ++t) {
-        const T* from = weight + row * row_step + left.taps[t].weight;
-        float* to = left.at(tile, t) + m;
-        for (int64_t k = 0; k < left.inner; ++k) {
-          to[k * kRows] = row < left.rows ? static_cast<float>(from[k * inner_step]) : 0.0f;
-        }
-      }
-    }
+static Left pack_weight(const Shape& shape, const T* weight, bool around) {
+  const std::vector<Tap> taps = taps_of(shape);
+  Left left(
+      around ? shape.in : shape.out, around ? shape.out : shape.in, around ? turned(taps) : taps);
+  pack_left(left, [&](int64_t row, const Tap& tap, int64_t k) {
+    if (row >= left.rows) return 0.0f;
+    const int64_t o = around ? k : row, c = around ? row : k;
+    return static_cast<float>(weight[(o * shape.in + c) * shape.kernel + tap.weight]);
   });
   return left;
 }
@@ -88,16 +77,7 @@ static void grad_weight_pass(const Backward<T>& p) {
   for (int64_t o = 0; p.grad_bias && o < out; ++o) {
     p.grad_bias[o] = static_cast<T>(sums.bias(o));
   }
-  if (!p.grad_weight) return;
-  std::fill_n(p.grad_weight, out * in * kernel, static_cast<T>(0.0f));
-  for (std::size_t t = 0; t < taps.size(); ++t) {
-    for (int64_t o = 0; o < out; ++o) {
-      for (int64_t c = 0; c < in; ++c) {
-        p.grad_weight[(o * in + c) * kernel + taps[t].weight] =
-            static_cast<T>(sums.weight(t, c, o));
-      }
-    }
-  }
+  if (p.grad_weight) sums.write(taps, kernel, p.grad_weight);
 }
 
 template <typename T>

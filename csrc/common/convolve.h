@@ -171,6 +171,51 @@ struct Left {
   Buffer packed;
 };
 
+// Packs value(row, tap, k), which is zero for rows there are not.
+template <typename Value>
+static void pack_left(Left& left, const Value& value) {
+  run_tasks(tiles(left.rows, kRows), left.rows * left.inner * left.count(), [&](int64_t tile) {
+    for (int64_t m = 0; m < kRows; ++m) {
+      for (int64_t t = 0; t < left.count(); ++t) {
+        float* to = left.at(tile, t) + m;
+        for (int64_t k = 0; k < left.inner; ++k) {
+          to[k * kRows] = value(tile * kRows + m, left.taps[t], k);
+        }
+      }
+    }
+  });
+}
+
+// The taps of the sum turned around: where an input's gradient comes from.
+static std::vector<Tap> turned(std::vector<Tap> taps) {
+  for (Tap& tap : taps) tap = {-tap.row, -tap.column, tap.weight, tap.centre};
+  return taps;
+}
+
+// The output channels of the rows of tiles. Under a gate both channels of a pair are in one tile:
+// half of its rows are of the first half of the channels, half of the second.
+struct OutputRows {
+  int64_t out;
+  bool gated;
+
+  int64_t count() const { return (gated ? tiles(out / 2, kRows / 2) : tiles(out, kRows)) * kRows; }
+
+  // The channel of a row, or -1.
+  int64_t channel(int64_t row) const {
+    if (!gated) return row < out ? row : -1;
+    const int64_t m = row % kRows, pair = row / kRows * (kRows / 2) + m % (kRows / 2);
+    return pair < out / 2 ? pair + m / (kRows / 2) * (out / 2) : -1;
+  }
+
+  // Calls f(row, channel).
+  template <typename F>
+  void for_each(const F& f) const {
+    for (int64_t row = 0; row < count(); ++row) {
+      if (const int64_t o = channel(row); o >= 0) f(row, o);
+    }
+  }
+};
+
 struct LiveLanes {
   LaneMask of[kVectors];
 };
@@ -300,6 +345,19 @@ static void convolve(
   });
 }
 
+// Adds left's products with lines that are kSpan apart, one for each of its inner channels, to
+// sums.
+DGM_INLINE void multiply_lines(const Left& left, const float* lines, const Block& block) {
+  LiveLanes live;
+  bool all[kLanes];
+  std::fill_n(all, kLanes, true);
+  for (LaneMask& mask : live.of) mask = lane_mask(all);
+  for (int64_t tile = 0; tile < tiles(left.rows, kRows); ++tile) {
+    const Term term{left.at(tile, 0), lines, left.inner, live.of};
+    add_terms<kVectors>(&term, &term + 1, kSpan, block.line(tile * kRows));
+  }
+}
+
 // Writes a run of one channel's pixels.
 template <typename T>
 DGM_INLINE void write_run(T* p, int64_t stride, const float* line, int64_t count) {
@@ -408,6 +466,20 @@ class WeightSums {
     for (const Tap& tap : taps) zeros = std::max(zeros, std::abs(tap.column));
     grid.pitch = grid.width + zeros;
     return grid;
+  }
+
+  // Writes a gradient (out, in, kernel), zero at elements that are no tap.
+  template <typename T>
+  void write(const std::vector<Tap>& taps, int64_t kernel, T* grad_weight) const {
+    run_tasks(out_, out_ * in_ * kernel * parts_, [&](int64_t o) {
+      T* line = grad_weight + o * in_ * kernel;
+      std::fill_n(line, in_ * kernel, static_cast<T>(0.0f));
+      for (std::size_t t = 0; t < taps.size(); ++t) {
+        for (int64_t c = 0; c < in_; ++c) {
+          line[c * kernel + taps[t].weight] = static_cast<T>(weight(t, c, o));
+        }
+      }
+    });
   }
 
   float bias(int64_t o) const { return total(o); }

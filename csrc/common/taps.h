@@ -22,6 +22,11 @@ struct Images {
   explicit operator bool() const { return data != nullptr; }
 };
 
+template <typename T>
+Images<const T> as_read(const Images<T>& x) {
+  return {x.data, x.sample, x.channel, x.row, x.column};
+}
+
 // Where one element of a kernel reads, from the pixel it writes.
 struct Tap {
   int64_t row, column;

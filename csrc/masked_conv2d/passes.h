@@ -10,95 +10,47 @@ using dgm::masked_conv2d::Forward;
 using dgm::masked_conv2d::Gate;
 using dgm::masked_conv2d::Mask;
 
-// The taps of the sum turned around: where an input's gradient comes from.
-static std::vector<Tap> turned(std::vector<Tap> taps) {
-  for (Tap& tap : taps) tap = {-tap.row, -tap.column, tap.weight, tap.centre};
-  return taps;
-}
-
-// The output channel of a tile's row. Under a gate both channels of a pair are in one tile: half of
-// its rows are of the first half of the channels, half of the second.
-struct OutputRows {
-  int64_t out;
-  bool gated;
-
-  int64_t tiles_of_all() const { return gated ? tiles(out / 2, kRows / 2) : tiles(out, kRows); }
-  int64_t live_rows(int64_t tile) const {
-    return gated ? std::min<int64_t>(kRows / 2, out / 2 - tile * (kRows / 2))
-                 : std::min<int64_t>(kRows, out - tile * kRows);
-  }
-  int64_t channel(int64_t tile, int64_t m) const {
-    if (!gated) return tile * kRows + m;
-    return tile * (kRows / 2) + m % (kRows / 2) + m / (kRows / 2) * (out / 2);
-  }
-  bool live(int64_t tile, int64_t m) const {
-    return (gated ? m % (kRows / 2) : m) < live_rows(tile);
-  }
-
-  // Calls f(row among all tiles, channel).
-  template <typename F>
-  void for_each(const F& f) const {
-    for (int64_t tile = 0; tile < tiles_of_all(); ++tile) {
-      for (int64_t m = 0; m < kRows; ++m) {
-        if (live(tile, m)) f(tile * kRows + m, channel(tile, m));
-      }
-    }
-  }
-};
-
 // The weights of outputs, for inputs k in [0, in).
 template <typename T>
-static void pack_outputs(const Mask& mask, const OutputRows& rows, const T* weight, Left& left) {
-  run_tasks(rows.tiles_of_all(), mask.out * mask.in * left.count(), [&](int64_t tile) {
-    int64_t reach = 0;
-    for (int64_t m = 0; m < kRows; ++m) {
-      const bool live = rows.live(tile, m);
-      const int64_t o = live ? rows.channel(tile, m) : 0, bound = live ? mask.bound(o) : 0;
-      reach = std::max(reach, bound);
-      for (int64_t t = 0; t < left.count(); ++t) {
-        const Tap& tap = left.taps[t];
-        const int64_t end = !live ? 0 : tap.centre ? bound : mask.in;
-        const T* from = weight + o * mask.in * mask.kernel + tap.weight;
-        float* to = left.at(tile, t) + m;
-        for (int64_t k = 0; k < end; ++k) to[k * kRows] = static_cast<float>(from[k * mask.kernel]);
-        for (int64_t k = end; k < mask.in; ++k) to[k * kRows] = 0.0f;
-      }
-    }
+static Left pack_outputs(const Mask& mask, const OutputRows& rows, const T* weight) {
+  Left left(rows.count(), mask.in, mask.taps);
+  pack_left(left, [&](int64_t row, const Tap& tap, int64_t k) {
+    const int64_t o = rows.channel(row);
+    if (o < 0 || (tap.centre && k >= mask.bound(o))) return 0.0f;
+    return static_cast<float>(weight[(o * mask.in + k) * mask.kernel + tap.weight]);
+  });
+  rows.for_each([&](int64_t row, int64_t o) {
     for (int64_t t = 0; t < left.count(); ++t) {
-      if (left.taps[t].centre) left.range(tile, t) = {0, reach};
+      if (!left.taps[t].centre) continue;
+      auto& range = left.range(row / kRows, t);
+      range.end = std::max(row % kRows == 0 ? 0 : range.end, mask.bound(o));
     }
   });
+  return left;
 }
 
 // The weights of inputs, for outputs k in [0, out).
 template <typename T>
-static void pack_inputs(const Mask& mask, const T* weight, Left& left) {
-  run_tasks(tiles(mask.in, kRows), mask.out * mask.in * left.count(), [&](int64_t tile) {
-    for (int64_t m = 0; m < kRows; ++m) {
-      const int64_t c = tile * kRows + m;
-      for (int64_t t = 0; t < left.count(); ++t) {
-        const Tap& tap = left.taps[t];
-        const T* from = weight + c * mask.kernel + tap.weight;
-        float* to = left.at(tile, t) + m;
-        for (int64_t k = 0; k < mask.out; ++k) {
-          const bool live = c < mask.in && (!tap.centre || c < mask.bound(k));
-          to[k * kRows] = live ? static_cast<float>(from[k * mask.in * mask.kernel]) : 0.0f;
-        }
-      }
-    }
-    for (int64_t t = 0; t < left.count(); ++t) {
-      const int64_t start = std::min(mask.start(tile * kRows), mask.out);
-      if (left.taps[t].centre) left.range(tile, t) = {start, mask.out};
-    }
+static Left pack_inputs(const Mask& mask, const T* weight) {
+  Left left(mask.in, mask.out, turned(mask.taps));
+  pack_left(left, [&](int64_t c, const Tap& tap, int64_t k) {
+    if (c >= mask.in || (tap.centre && c >= mask.bound(k))) return 0.0f;
+    return static_cast<float>(weight[(k * mask.in + c) * mask.kernel + tap.weight]);
   });
+  for (int64_t tile = 0; tile < tiles(mask.in, kRows); ++tile) {
+    for (int64_t t = 0; t < left.count(); ++t) {
+      if (!left.taps[t].centre) continue;
+      left.range(tile, t).begin = std::min(mask.start(tile * kRows), mask.out);
+    }
+  }
+  return left;
 }
 
 // y = x * (W . M) + b + residual, or of that in two halves a and b, tanh(a) sigmoid(b).
 template <typename T>
 static void forward(const Forward<T>& p) {
   const OutputRows rows{p.mask.out, p.gated};
-  Left left(rows.tiles_of_all() * kRows, p.mask.in, p.mask.taps);
-  pack_outputs(p.mask, rows, p.weight, left);
+  Left left = pack_outputs(p.mask, rows, p.weight);
 
   const auto start = [&](const Block& block) {
     const auto runs =
@@ -135,8 +87,7 @@ static void forward(const Forward<T>& p) {
 template <typename T>
 static void grad_x_pass(const Backward<T>& p) {
   const int64_t tile_count = tiles(p.mask.in, kRows);
-  Left left(p.mask.in, p.mask.out, turned(p.mask.taps));
-  pack_inputs(p.mask, p.weight, left);
+  Left left = pack_inputs(p.mask, p.weight);
 
   convolve(
       p.grid, left, p.grid, p.grad,

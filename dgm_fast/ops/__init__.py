@@ -18,6 +18,7 @@ from dgm_fast.ops.masked_linear.api import masked_linear
 from dgm_fast.ops.masked_linear.structure import MaskStructure
 from dgm_fast.ops.philox.api import philox_normal, philox_uniform
 from dgm_fast.ops.rational_quadratic_spline.api import rational_quadratic_spline
+from dgm_fast.ops.wavenet_layer.api import wavenet_layer
 
 __all__ = [
     "PLU",
@@ -41,4 +42,5 @@ __all__ = [
     "philox_normal",
     "philox_uniform",
     "rational_quadratic_spline",
+    "wavenet_layer",
 ]

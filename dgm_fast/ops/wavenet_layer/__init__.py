@@ -1,0 +1,1 @@
+"""A residual layer of WaveNet: dilated convolution, gate, residual, in one op."""
