@@ -295,8 +295,8 @@ static void convolve(
   // As long as the scratch allows, but not so long that threads have nothing to do.
   const int64_t tasks_wanted = 4 * torch::stable::get_num_threads();
   const int64_t room = kScratch / std::max<int64_t>(1, left.inner);
-  int64_t span =
-      std::max<int64_t>(room - Windows(shifts, 1).halo, room / std::max<int64_t>(4, left.count()));
+  int64_t span = std::max(
+      {room - Windows(shifts, 1).halo, room / std::max<int64_t>(1, left.count()), room / 4});
   span = std::min(span, tiles(places * grid.samples, tasks_wanted));
   const int64_t bands = tiles(places, std::max<int64_t>(span, 2 * kSpan));
   span = tiles(tiles(places, bands), kLanes) * kLanes;
