@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 from functools import partial
 
 import pytest
 import torch
 from torch._dynamo.testing import CompileCounterWithBackend
+from torch._subclasses import CrossRefFakeMode
+from torch._subclasses.schema_check_mode import SchemaCheckMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
 
@@ -46,39 +49,33 @@ def test_an_op_without_kernels_is_its_reference(monkeypatch):
 
 
 @each_case(dtypes=True)
-def test_forward_is_as_exact_as_float32_allows(subject, case, dtype):
+def test_outputs_and_gradients_are_as_exact_as_float32_allows(subject, case, dtype):
     inputs = make(case, subject.device, dtype)
     before = snapshot(inputs)
 
     with poisoned_memory():
-        got = outputs(subject.run(inputs))
+        result = subject.run(inputs)
+        gradients = backward(result, inputs, case) if case.differentiable else ()
 
     after = snapshot(inputs)
     assert all(torch.equal(before[name], after[name]) for name in before), "inputs were changed"
-    expected = outputs(subject.cases.reference(**inputs))
-    assert [each.dtype for each in got] == [each.dtype for each in expected]
+    of_output, of_gradient = subject.cases.terms(inputs)
+    assert_within_budget(outputs(result), subject, case, inputs, forward, of_output)
+    if not case.differentiable:
+        return
 
-    terms, _ = subject.cases.terms(inputs)
-    assert_within_budget(got, subject, case, inputs, forward, terms)
-
-
-@each_case(differentiable=True, dtypes=True)
-def test_every_gradient_is_as_exact_as_float32_allows(subject, case, dtype):
-    inputs = make(case, subject.device, dtype)
-
-    with poisoned_memory():
-        got = backward(subject.run(inputs), inputs, case)
-
-    for name, leaf, gradient in zip(case.differentiable, case.leaves(inputs), got, strict=True):
+    for name, leaf, gradient in zip(
+        case.differentiable, case.leaves(inputs), gradients, strict=True
+    ):
         assert gradient is not None, f"{name} has no gradient"
         assert (gradient.shape, gradient.dtype) == (leaf.shape, leaf.dtype), name
 
-    _, terms = subject.cases.terms(inputs)
-    assert_within_budget(got, subject, case, inputs, backward, terms)
+    assert_within_budget(gradients, subject, case, inputs, backward, of_gradient)
 
 
-@each_case(differentiable=True, reference=False)
+@each_case(differentiable=True, reference=False, interpreted="first")
 def test_second_derivatives_match_float64(subject, case):
+    # They are the reference's on every implementation, so that one case shows it where it is slow.
     inputs = make(case, subject.device, torch.float32)
     got = second_derivatives(subject.run(inputs), inputs, case)
 
@@ -89,16 +86,18 @@ def test_second_derivatives_match_float64(subject, case):
 @each_case(differentiable=True, reference=False)
 def test_a_gradient_asked_for_alone_is_the_same(subject, case):
     inputs = make(case, subject.device, torch.float32)
-    together = backward(subject.run(inputs), inputs, case)
+    first = subject.run(inputs)
+    together = dict(zip(case.differentiable, backward(first, inputs, case), strict=True))
 
-    for name, expected in zip(case.differentiable, together, strict=True):
+    for name in subject.in_turn(case, case.differentiable):
         for leaf in case.leaves(inputs):
             leaf.requires_grad_(leaf is inputs[name])
 
         result = outputs(subject.run(inputs))
+        assert all(map(torch.equal, result, outputs(first))), f"outputs, for {name} alone"
         result, grads = that_require_grad(result, noise(result))
         (alone,) = torch.autograd.grad(result, inputs[name], grads)
-        assert torch.equal(alone, expected), name
+        assert torch.equal(alone, together[name]), name
 
 
 @each_oracle_case()
@@ -116,7 +115,7 @@ def test_reference_passes_gradcheck_and_gradgradcheck(cases, case):
     assert torch.autograd.gradgradcheck(function, leaves, fast_mode=True)
 
 
-@each_case(reference=False)
+@each_case(reference=False, interpreted="first")
 def test_bits_are_the_same_again_and_on_any_number_of_threads(subject, case):
     inputs = make(case, subject.device, torch.float32)
 
@@ -136,12 +135,14 @@ def test_bits_are_the_same_again_and_on_any_number_of_threads(subject, case):
         assert all(map(torch.equal, first, again)), f"{count} threads"
 
 
-@pytest.mark.parametrize("poison", [torch.nan, torch.inf, -torch.inf], ids=str)
 @each_case(differentiable=True, reference=False)
-def test_nan_and_infinity_never_come_out_as_a_wrong_number(subject, case, poison):
+def test_nan_and_infinity_never_come_out_as_a_wrong_number(subject, case):
     clean = make(case, subject.device, torch.float32)
+    terms, _ = subject.cases.terms(clean)
+    limits = budgets(subject, case, clean, forward, terms)
+    poisons = subject.in_turn(case, (torch.nan, torch.inf, -torch.inf))
 
-    for name in case.differentiable:
+    for name, poison in itertools.product(case.differentiable, poisons):
         if clean[name].numel() == 0:
             continue
 
@@ -149,12 +150,12 @@ def test_nan_and_infinity_never_come_out_as_a_wrong_number(subject, case, poison
         value = clean[name].detach().clone()
         value[index] = poison
         got = outputs(subject.run({**clean, name: value}))
-        limits = poisoned_budgets(subject, case, clean, name, value, index)
+        poisoned = poisoned_budgets(subject, case, clean, limits, name, value, index)
 
-        for each, (limit, must) in zip(got, limits, strict=True):
-            assert not each[must].isfinite().any(), f"{name}: a non-finite input was lost"
+        for each, (limit, must) in zip(got, poisoned, strict=True):
+            assert not each[must].isfinite().any(), f"{name}: {poison} was lost"
             kept = torch.where(each.isfinite(), each, limit.expected.to(each))
-            assert limit.worst(kept) <= 1, f"{name}: a wrong number"
+            assert limit.worst(kept) <= 1, f"{name}: a wrong number, with {poison}"
 
 
 def test_without_a_word_from_the_op_its_reference_says_where_a_nan_must_come_out(monkeypatch):
@@ -166,9 +167,11 @@ def test_without_a_word_from_the_op_its_reference_says_where_a_nan_must_come_out
     value = inputs["x"].detach().clone()
     value[index] = torch.nan
 
-    ((_, declared),) = poisoned_budgets(subject, case, inputs, "x", value, index)
+    terms, _ = cases.terms(inputs)
+    arguments = (case, inputs, budgets(subject, case, inputs, forward, terms), "x", value, index)
+    ((_, declared),) = poisoned_budgets(subject, *arguments)
     monkeypatch.setitem(CASES, "masked_linear", replace(cases, reached=None))
-    ((limit, found),) = poisoned_budgets(subject, case, inputs, "x", value, index)
+    ((limit, found),) = poisoned_budgets(subject, *arguments)
     assert torch.equal(found, declared)
     assert found.sum() == found.shape[-1]
     assert limit.expected.isfinite().all()
@@ -193,21 +196,28 @@ def test_a_kernel_refuses_a_dtype_it_lacks(subject):
 
 
 class _KernelCalls(TorchDispatchMode):
-    """Keep the calls that reach the library's own torch operators."""
+    """Check and keep the calls that reach the library's own torch operators.
+
+    What an operator changes, aliases and returns is compared with its schema and its fake, as
+    opcheck does it, but on the call itself: of an interpreted kernel each further one is dear.
+    """
 
     def __init__(self):
         super().__init__()
         self.calls = []
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        if func.namespace == "dgm_fast":
-            self.calls.append((func, args, kwargs or {}))
+        kwargs = kwargs or {}
+        if func.namespace != "dgm_fast":
+            return func(*args, **kwargs)
 
-        return func(*args, **kwargs or {})
+        self.calls.append((func, args, kwargs))
+        with SchemaCheckMode(), CrossRefFakeMode():
+            return func(*args, **kwargs)
 
 
 @each_case(reference=False)
-def test_opcheck_passes_on_every_operator_called(subject, case):
+def test_every_operator_called_keeps_to_its_schema_and_its_fake(subject, case):
     inputs = make(case, subject.device, torch.float32)
 
     with _KernelCalls() as kernels:
@@ -216,30 +226,32 @@ def test_opcheck_passes_on_every_operator_called(subject, case):
             backward(result, inputs, case)
 
     assert len(kernels.calls) == (2 if case.differentiable else 1)
-    tests = _op_tests(subject, case)
+    # Tracing takes the longest, and sees of an operator what all implementations of an op share.
+    if not (_is_first_here(subject) or case == subject.cases.cases[0]):
+        return
+
+    # Gradients are the business of the autograd.Function around the operators: a forward makes no
+    # graph of its own, and a backward runs where none is made.
+    func, args, kwargs = kernels.calls[0]
+    leaves = tree_map_only(torch.Tensor, _as_leaf, args)
+    torch.library.opcheck(func, leaves, kwargs, test_utils="test_autograd_registration")
     for func, args, kwargs in kernels.calls:
-        # Gradients are the business of the autograd.Function around the operators.
-        args, kwargs = tree_map_only(torch.Tensor, torch.Tensor.detach, (args, kwargs))
-        torch.library.opcheck(func, args, kwargs, test_utils=tests)
+        args = tree_map_only(torch.Tensor, torch.Tensor.detach, args)
+        torch.library.opcheck(func, args, kwargs, test_utils="test_aot_dispatch_dynamic")
 
 
-def _op_tests(subject, case):
-    """Return the tests of opcheck that tell something new.
+def _as_leaf(tensor):
+    return tensor.detach().requires_grad_(tensor.is_floating_point())
 
-    Tracing takes the longest, and sees of an operator what all implementations of an op share: its
-    schema and its fake. So the first of them here traces every case, and the others one. Whether
-    the fake fits what an implementation gives is asked of each.
-    """
-    tests = ("test_schema", "test_autograd_registration", "test_faketensor")
+
+def _is_first_here(subject):
+    """Return whether no other implementation of the op that runs here comes before it."""
     live = (
         each
         for each in OPS[subject.op].implementations.values()
         if each.unavailable_reason(torch.device("cpu")) is None
     )
-    if subject.implementation == next(live, None) or case == subject.cases.cases[0]:
-        return (*tests, "test_aot_dispatch_dynamic")
-
-    return tests
+    return subject.implementation == next(live, None)
 
 
 @each_subject()

@@ -82,14 +82,20 @@ def budgets(
 
 
 def poisoned_budgets(
-    subject: Subject, case: OpCase, inputs: Inputs, name: str, value: Tensor, index: tuple[int, ...]
+    subject: Subject,
+    case: OpCase,
+    inputs: Inputs,
+    clean: list[Budget],
+    name: str,
+    value: Tensor,
+    index: tuple[int, ...],
 ) -> list[tuple[Budget, Tensor]]:
     """Return, for argument `name` = `value`, not finite at `index`, each output's budget.
 
     Beside it the outputs that must not be finite; of the others the budget tells what they may be.
+    `clean` are the budgets without that value.
     """
     terms, _ = subject.cases.terms(inputs)
-    clean = budgets(subject, case, inputs, forward, terms)
     poisoned = budgets(subject, case, {**inputs, name: value}, forward, terms)
     reached = [torch.ones_like(each.expected, dtype=torch.bool) for each in clean]
     if subject.cases.reached is not None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import importlib
 import itertools
 import pkgutil
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal, TypeVar
 
 import pytest
 import torch
@@ -14,6 +16,8 @@ from dgm_fast import ops
 from dgm_fast._core.cases import OpCase, OpCases
 from dgm_fast._core.implementation import Implementation
 from dgm_fast._core.op import Op, all_ops
+
+T = TypeVar("T")
 
 OPS: dict[str, Op] = all_ops()
 CASES: dict[str, OpCases] = {
@@ -49,6 +53,23 @@ class Subject:
         return tuple(
             case for case in self.cases.cases if case.interpreted or not self.is_interpreted
         )
+
+    def dtypes(self, case: OpCase) -> tuple[torch.dtype, ...]:
+        """Return what a case is compared in: float32, and of the others those whose turn it is."""
+        first, *others = self.implementation.dtypes
+        return (first, *self.in_turn(case, others))
+
+    def in_turn(self, case: OpCase, choices: Sequence[T]) -> Sequence[T]:
+        """Return all choices; where interpreted one, the next for the op's next case.
+
+        The interpreter takes milliseconds a tile, and a kernel handles what the choices differ in
+        apart from what the cases do. Compiled kernels are given every pair.
+        """
+        if not self.is_interpreted or not choices:
+            return choices
+
+        place = self.contract_cases.index(case) % len(choices)
+        return choices[place : place + 1]
 
     @property
     def device(self) -> torch.device:
@@ -112,17 +133,26 @@ def each_subject(
     return pytest.mark.parametrize("subject", chosen)
 
 
-def each_case(*, reference: bool = True, differentiable: bool = False, dtypes: bool = False):
+def each_case(
+    *,
+    reference: bool = True,
+    differentiable: bool = False,
+    dtypes: bool = False,
+    interpreted: Literal["all", "first"] = "all",
+):
     """Parametrize a test by `subject`, `case` and, where asked, `dtype`."""
     names = "subject, case, dtype" if dtypes else "subject, case"
     params = []
 
     for subject in subjects(reference):
-        for case in subject.contract_cases:
-            if differentiable and not case.differentiable:
-                continue
+        cases = [
+            each for each in subject.contract_cases if each.differentiable or not differentiable
+        ]
+        if subject.is_interpreted and interpreted == "first":
+            cases = cases[:1]
 
-            for dtype in subject.implementation.dtypes if dtypes else (None,):
+        for case in cases:
+            for dtype in subject.dtypes(case) if dtypes else (None,):
                 rest = (case, dtype) if dtypes else (case,)
                 label = f"-{case.name}" + (f"-{str(dtype)[6:]}" if dtypes else "")
                 params.append(subject.param(*rest, id=label))

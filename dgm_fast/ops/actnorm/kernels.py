@@ -11,7 +11,7 @@ from torch import Tensor
 
 from dgm_fast._core.integers import ceil_div
 from dgm_fast._core.triton_channels import TILE, WARPS, Tiling
-from dgm_fast._core.triton_compile import AotKernel
+from dgm_fast._core.triton_compile import AotKernel, programs
 from dgm_fast.ops.actnorm.op import empty_like
 from dgm_fast.ops.actnorm.triton_passes import (
     backward_kernel,
@@ -20,7 +20,7 @@ from dgm_fast.ops.actnorm.triton_passes import (
 )
 
 # Programs of a pass that sums, four on each of a large GPU's processors.
-_PROGRAMS = 512
+_PROGRAMS = programs(512)
 # Pieces and channels that the sums' kernel adds at a time.
 _SUMS = {"BLOCK_P": 32, "BLOCK_C": 32, "BLOCK": 1024}
 

@@ -20,10 +20,10 @@ from dgm_fast._core.triton_channels import (
     sum_of_channels,
     tile_at,
 )
-from dgm_fast._core.triton_compile import AotKernel
+from dgm_fast._core.triton_compile import AotKernel, programs
 
 # Programs, two on each of a large GPU's processors: their pieces are merged in one tile.
-_PROGRAMS, _MERGED = 256, 2048
+_PROGRAMS, _MERGED = programs(256), 2048
 
 
 @triton.jit

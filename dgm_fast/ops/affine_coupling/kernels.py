@@ -11,14 +11,14 @@ import triton
 from torch import Tensor
 
 from dgm_fast._core.integers import ceil_div, next_power_of_2
-from dgm_fast._core.triton_compile import UNFUSED, AotKernel
+from dgm_fast._core.triton_compile import UNFUSED, AotKernel, programs
 from dgm_fast.ops.affine_coupling.op import SCALE_MAPS
 from dgm_fast.ops.affine_coupling.triton_passes import backward_kernel, forward_kernel
 
 # Elements that a program handles at a time, and its warps: of many short samples, or a long one.
 _SHORT, _LONG = (1024, 8), (2048, 16)
 # Long samples are cut until there are this many programs, two on each of a large GPU's processors.
-_PROGRAMS = 256
+_PROGRAMS = programs(256)
 
 
 def forward(

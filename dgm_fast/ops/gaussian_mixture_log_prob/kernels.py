@@ -10,7 +10,7 @@ import triton
 from torch import Tensor
 
 from dgm_fast._core.integers import ceil_div, next_power_of_2
-from dgm_fast._core.triton_compile import AotKernel
+from dgm_fast._core.triton_compile import AotKernel, programs
 from dgm_fast.ops.gaussian_mixture_log_prob.triton_passes import (
     density_kernel,
     finish_kernel,
@@ -22,7 +22,7 @@ from dgm_fast.ops.gaussian_mixture_log_prob.triton_passes import (
 
 # Sums are cut until there are this many programs, two on each of a large GPU's processors. The cuts
 # follow from the sizes alone, and pieces are added in their order: bits are the same every time.
-_PROGRAMS = 256
+_PROGRAMS = programs(256)
 # Rows and components of a density's tile, and its warps: the second where the first are too few.
 _LARGE, _SMALL = (64, 128, 8), (16, 64, 4)
 _GRADIENTS = 2048  # numbers of a gradient's tile, 16 a thread

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from dgm_fast._core.integers import ceil_div
-from dgm_fast._core.triton_compile import UNFUSED, AotKernel
+from dgm_fast._core.triton_compile import UNFUSED, AotKernel, programs
 from dgm_fast._core.triton_rows import TILE, aot_kernel, in_rows, stride_of, tile_shape, tiles
 from dgm_fast.ops.gaussian_rsample_kl.triton_passes import (
     add_parts_kernel,
@@ -18,7 +18,7 @@ from dgm_fast.ops.gaussian_rsample_kl.triton_passes import (
 
 # Programs that sum a shared prior's gradients: four on each of a large GPU's processors, and as
 # many on any other, so that the sums are the same.
-_PROGRAMS = 512
+_PROGRAMS = programs(512)
 # Parts and columns that one program adds up at a time.
 _PARTS = {"BLOCK_P": 64, "BLOCK_N": 32}
 

@@ -14,7 +14,7 @@ import triton
 from torch import Tensor
 
 from dgm_fast._core.integers import ceil_div, next_power_of_2
-from dgm_fast._core.triton_compile import AotKernel
+from dgm_fast._core.triton_compile import AotKernel, programs
 from dgm_fast.ops.invertible_1x1.triton_matrices import (
     factors_backward_kernel,
     fold_backward_kernel,
@@ -26,7 +26,7 @@ from dgm_fast.ops.invertible_1x1.triton_passes import product_kernel, sums_kerne
 # Sums over pixels are cut until there are this many programs, two on each of a large GPU's
 # processors. The cuts follow from the sizes alone, and pieces are added in their order: bits are
 # the same every time.
-_PROGRAMS = 256
+_PROGRAMS = programs(256)
 _SQUARE = 32  # rows and columns of a tile of the matrix
 _FACTORS_WARPS = 8  # 4 would take every register
 _SAMPLES = 256  # log-determinants of a program

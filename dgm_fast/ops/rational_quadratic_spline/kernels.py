@@ -11,7 +11,7 @@ import triton
 from torch import Tensor
 
 from dgm_fast._core.integers import ceil_div, next_power_of_2
-from dgm_fast._core.triton_compile import AotKernel
+from dgm_fast._core.triton_compile import AotKernel, programs
 from dgm_fast.ops.rational_quadratic_spline.op import empty_gradient, empty_like_columns
 from dgm_fast.ops.rational_quadratic_spline.reference import split_columns
 from dgm_fast.ops.rational_quadratic_spline.triton_bins import Scales
@@ -29,7 +29,7 @@ from dgm_fast.ops.rational_quadratic_spline.triton_passes import (
 _TILE, _WARPS, _SHARED_WARPS = 1024, 4, 8
 # Samples that share parameters are cut into chunks until there are about this many programs, four
 # on each of a large GPU's processors.
-_PROGRAMS = 512
+_PROGRAMS = programs(512)
 
 
 def forward(
