@@ -55,9 +55,14 @@ class Subject:
         )
 
     def dtypes(self, case: OpCase) -> tuple[torch.dtype, ...]:
-        """Return what a case is compared in: float32, and of the others those whose turn it is."""
+        """Return what a case is compared in: float32 and the others, or one or none of these."""
         first, *others = self.implementation.dtypes
-        return (first, *self.in_turn(case, others))
+        if not self.is_interpreted:
+            return (first, *others)
+
+        # None has its turn too: neighbours among the cases are often alike in all but one thing.
+        (turn,) = self.in_turn(case, [*([each] for each in others), []])
+        return (first, *turn)
 
     def in_turn(self, case: OpCase, choices: Sequence[T]) -> Sequence[T]:
         """Return all choices; where interpreted one, the next for the op's next case.

@@ -233,7 +233,7 @@ def _aot_kernels() -> Iterator[AotKernel]:
             size = f"{block_b}x{block_k}"
             yield kernel(density_kernel, size, dtype, warps, exponents_ptr=None, **tile)
             yield kernel(density_kernel, f"{size}-kept", dtype, warps, **tile)
-        for dims in (1, 12, 64):
+        for dims in (1, 12, 64) if dtype == "fp32" else (64,):
             block, block_d = _gradient_blocks(dims)
             of_points = {"BLOCK_B": block, "BLOCK_D": block_d}
             of_parameters = {"BLOCK_K": block, "BLOCK_D": block_d}
