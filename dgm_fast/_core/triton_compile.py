@@ -15,12 +15,13 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource, CompiledKernel
 
 from dgm_fast._core.implementation import interpreting
-from dgm_fast._core.triton_interpreter import patch_once, repair_bfloat16
+from dgm_fast._core.triton_interpreter import patch_once, repair_bfloat16, share_types
 
 # Here, because every module of kernels imports this one before it defines any.
 if interpreting():
     repair_bfloat16()
     patch_once()
+    share_types()
 
 
 # A launch option of backward kernels, which are compiled for each set of gradients asked for. Where
