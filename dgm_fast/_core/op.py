@@ -59,7 +59,7 @@ class Op:
 
     def _register(self, direction: str, implementation: Implementation) -> None:
         name = f"{self.name}_{direction}_{implementation.name}"
-        # Not pt2_compliant by default: opcheck in the contract test is what earns the tag.
+        # Not pt2_compliant by default: the contract's checks of operators are what earns the tag.
         _library.define(name + self.directions[direction].schema, tags=torch.Tag.pt2_compliant_tag)
         torch.library.register_fake(
             f"dgm_fast::{name}", self.directions[direction].fake, lib=_library
