@@ -45,6 +45,14 @@ Columns<T> columns(const Tensor& t) {
   return {data, sample, t.stride(1), t.stride(2), t.stride(3), t.size(3), data + last + 1};
 }
 
+// Whether they are columns of one array, as where a network's output is split.
+template <typename T>
+bool continues(const Columns<T>& columns, const Columns<T>& next) {
+  return columns.data != nullptr && next.data == columns.data + columns.count * columns.column &&
+         next.sample == columns.sample && next.outer == columns.outer &&
+         next.inner == columns.inner && next.column == columns.column;
+}
+
 template <typename F>
 void switch_dtypes(const Tensor& x, const Tensor& widths, const F& f) {
   switch_dtype(widths.scalar_type(), [&](auto parameter) {
@@ -61,9 +69,16 @@ Problem<X, P> problem_of(
   Problem<X, P> problem{options, x.size(0), x.size(1), x.size(2), elements<X>(x), 1, {}};
   problem.parameters[0] = columns<const P>(widths);
   if (heights) {
-    problem.arrays = 3;
-    problem.parameters[1] = columns<const P>(*heights);
-    problem.parameters[2] = columns<const P>(*derivatives);
+    for (const Tensor* each : {&*heights, &*derivatives}) {
+      const auto next = columns<const P>(*each);
+      auto& last = problem.parameters[problem.arrays - 1];
+      if (continues(last, next)) {
+        last.count += next.count;
+        last.end = next.end;
+      } else {
+        problem.parameters[problem.arrays++] = next;
+      }
+    }
   }
   return problem;
 }
@@ -144,8 +159,12 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> backward(
       gradients.log_det_stride = grad_log_det->stride(0);
     }
     if (needs[0]) gradients.x = static_cast<X*>(grad_x.data_ptr());
-    for (int i = 0; i < kArrays; ++i) {
+    const Tensor* const given[] = {
+        &widths, heights ? &*heights : nullptr, derivatives ? &*derivatives : nullptr};
+    gradients.arrays = heights ? kArrays : 1;
+    for (int i = 0; i < gradients.arrays; ++i) {
       if (needs[i + 1]) gradients.parameters[i] = columns<P>(grads[i]);
+      gradients.parameters[i].count = given[i]->size(3);
     }
     if (widths.size(0) == samples) {
       DGM_CALL_LIVE_ISA(backward_spline, problem, gradients);

@@ -9,8 +9,9 @@ namespace dgm::DGM_ISA {
 constexpr int kSquare = kLanes < 8 ? kLanes : 8;
 
 // Tiles that take each step together: a step's chain of dependent operations is long, and those of
-// several tiles fill each other's gaps.
-constexpr int kTiles = 8;
+// two tiles fill each other's gaps. Four ask for more lines of parameters in one go than a core can
+// wait for, and eight do not fit the first cache.
+constexpr int kTiles = 2;
 constexpr int kGroup = kTiles * kLanes;  // elements
 
 struct Group {
@@ -57,7 +58,7 @@ inline void constrain_shares(Group& group, int i) {
   group.options.bins == 8 ? constrain_shares_of<8>(group, i) : constrain_shares_of<0>(group, i);
 }
 
-template <int kBins>
+template <int kBins, bool kGradients>
 DGM_STEP find_bins_of(Group& group, const float* given, int tiles) {
   const spline::Options& o = group.options;
   for (int i = 0; i < tiles; ++i) {
@@ -66,13 +67,14 @@ DGM_STEP find_bins_of(Group& group, const float* given, int tiles) {
         find_bin<kBins>(o, group.scales, group.tile(i), group.factors[i], load(given + i * kLanes));
   }
   for (int i = 0; i < tiles; ++i)
-    constrain_slopes(o, group.scales, group.bins[i], group.factors[i]);
+    constrain_slopes<kGradients>(o, group.scales, group.bins[i], group.factors[i]);
 }
 
 // Finds the bins of elements `given` from exponentials.
+template <bool kGradients>
 inline void find_bins(Group& group, const float* given, int tiles) {
-  group.options.bins == 8 ? find_bins_of<8>(group, given, tiles)
-                          : find_bins_of<0>(group, given, tiles);
+  group.options.bins == 8 ? find_bins_of<8, kGradients>(group, given, tiles)
+                          : find_bins_of<0, kGradients>(group, given, tiles);
 }
 
 DGM_STEP map_group(Group& group, const float* given, int tiles, float* results, float* log_slopes) {

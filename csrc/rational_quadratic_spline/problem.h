@@ -36,8 +36,7 @@ struct Columns {
 
 constexpr int kArrays = 3;
 
-// Widths, heights and derivatives are the columns of one array, or of an array each. Gradients are
-// laid out as what they are gradients of would be if it were dense.
+// Widths, heights and derivatives are the columns of one array, or of up to an array each.
 template <typename X, typename P>
 struct Problem {
   Options options;
@@ -53,12 +52,15 @@ struct Results {
   float* log_det;  // (samples,)
 };
 
+// Those of parameters are of one array or of three, whichever were given; they are laid out as what
+// they are gradients of would be if it were dense.
 template <typename X, typename P>
 struct Gradients {
   Elements<const X> y;
   const float* log_det;  // may be null
   int64_t log_det_stride;
   X* x;  // dense; may be null
+  int arrays;
   Columns<P> parameters[kArrays];
 };
 

@@ -14,9 +14,9 @@ constexpr int64_t kChunks = 64;        // at most
 // A chunk's sums: the gradients of each array, dense (outer, inner, count).
 struct ChunkSums {
   template <typename X, typename P>
-  explicit ChunkSums(const spline::Problem<X, P>& problem) {
-    for (int i = 0; i < problem.arrays; ++i) {
-      sums[i].resize(problem.outer * problem.inner * problem.parameters[i].count);
+  ChunkSums(const spline::Problem<X, P>& problem, const spline::Gradients<X, P>& gradients) {
+    for (int i = 0; i < gradients.arrays; ++i) {
+      sums[i].resize(problem.outer * problem.inner * gradients.parameters[i].count);
     }
   }
 
@@ -28,10 +28,10 @@ template <typename X, typename P>
 DGM_INLINE void differentiate_block(
     const spline::Problem<X, P>& problem, const spline::Gradients<X, P>& gradients,
     const Block& block, float* const* scratch) {
-  spline::Gradients<X, float> each{
-      gradients.y, gradients.log_det, gradients.log_det_stride, gradients.x, {}};
-  for (int i = 0; i < problem.arrays; ++i) {
-    const int64_t count = problem.parameters[i].count;
+  spline::Gradients<X, float> each{gradients.y, gradients.log_det, gradients.log_det_stride,
+                                   gradients.x, gradients.arrays,  {}};
+  for (int i = 0; i < gradients.arrays; ++i) {
+    const int64_t count = gradients.parameters[i].count;
     each.parameters[i] = {scratch[i], 0, block.length() * count, count, 1, count, nullptr};
   }
   const int64_t row = block.first.sample * problem.outer + block.first.outer;
@@ -43,10 +43,10 @@ DGM_INLINE void differentiate_block(
 
 template <typename X, typename P>
 DGM_INLINE void add_block(
-    const spline::Problem<X, P>& problem, const Block& block, float* const* scratch,
-    ChunkSums& chunk) {
-  for (int i = 0; i < problem.arrays; ++i) {
-    const int64_t count = problem.parameters[i].count, size = block.length() * count;
+    const spline::Problem<X, P>& problem, const spline::Gradients<X, P>& gradients,
+    const Block& block, float* const* scratch, ChunkSums& chunk) {
+  for (int i = 0; i < gradients.arrays; ++i) {
+    const int64_t count = gradients.parameters[i].count, size = block.length() * count;
     for (int64_t r = 0; r < block.rows; ++r) {
       const int64_t o = (block.first.outer + r) % problem.outer;
       float* to = chunk.sums[i].data() + (o * problem.inner + block.first.inner) * count;
@@ -63,7 +63,7 @@ static void sum_chunk(
   const int64_t inner = problem.inner, outer = problem.outer;
   const int64_t together = kSharedBlock / std::clamp<int64_t>(inner, 1, kSharedBlock);
   int64_t columns = 0;
-  for (int i = 0; i < problem.arrays; ++i) columns += problem.parameters[i].count;
+  for (int i = 0; i < gradients.arrays; ++i) columns += gradients.parameters[i].count;
   Buffer memory(kSharedBlock * columns);
 
   for (int64_t row = first * outer; row < last * outer; row += together) {
@@ -74,11 +74,11 @@ static void sum_chunk(
           std::min(together, last * outer - row),
           std::min(inner, begin + kSharedBlock)};
       float* scratch[spline::kArrays] = {memory.data()};
-      for (int i = 1; i < problem.arrays; ++i) {
-        scratch[i] = scratch[i - 1] + block.size() * problem.parameters[i - 1].count;
+      for (int i = 1; i < gradients.arrays; ++i) {
+        scratch[i] = scratch[i - 1] + block.size() * gradients.parameters[i - 1].count;
       }
       differentiate_block(problem, gradients, block, scratch);
-      add_block(problem, block, scratch, chunk);
+      add_block(problem, gradients, block, scratch, chunk);
     }
   }
 }
@@ -109,11 +109,11 @@ static void backward_shared_spline(
   const int64_t count = (samples + size - 1) / size;
 
   std::vector<ChunkSums> chunks;
-  for (int64_t i = 0; i < count; ++i) chunks.emplace_back(problem);
+  for (int64_t i = 0; i < count; ++i) chunks.emplace_back(problem, gradients);
   run_tasks(count, elements * 40 * problem.options.bins, [&](int64_t i) {
     sum_chunk(problem, gradients, i * size, std::min(samples, (i + 1) * size), chunks[i]);
   });
-  for (int i = 0; i < problem.arrays; ++i) {
+  for (int i = 0; i < gradients.arrays; ++i) {
     if (gradients.parameters[i].data != nullptr) {
       add_chunks(problem, chunks, i, gradients.parameters[i]);
     }

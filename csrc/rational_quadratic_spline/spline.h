@@ -95,6 +95,11 @@ DGM_INLINE void load_parameters(
   }
 }
 
+template <typename P>
+DGM_INLINE void prefetch(const P* begin, const P* end) {
+  for (; begin < end; begin += 64 / sizeof(P)) __builtin_prefetch(begin);
+}
+
 // Asks for a tile's parameters while others are computed: the hardware looks ahead a kilobyte or
 // two, and a few tiles take ten.
 template <typename X, typename P>
@@ -105,12 +110,20 @@ DGM_INLINE void prefetch_parameters(
     const spline::Columns<const P>& columns = problem.parameters[i];
     if (columns.count == 0) continue;
     const Lanes<const P> lanes = find_lanes(columns, block, at, count);
-    for (int64_t j = 0; j < lanes.count; ++j) __builtin_prefetch(lanes[j]);
+    if (columns.column != 1) {
+      for (int64_t c = 0; c < columns.count; ++c) {
+        __builtin_prefetch(lanes.at[0] + c * columns.column);
+      }
+    } else if (lanes.together && lanes.step == columns.count) {
+      prefetch(lanes.at[0], lanes.at[0] + lanes.count * columns.count);
+    } else {
+      for (int64_t j = 0; j < lanes.count; ++j) prefetch(lanes[j], lanes[j] + columns.count);
+    }
   }
 }
 
 // Loads a group's tiles from `at` on, where `left` elements of the block are, and finds its bins.
-template <typename X, typename P>
+template <bool kGradients, typename X, typename P>
 DGM_INLINE void open_group(
     const spline::Problem<X, P>& problem, const Block& block, Position at, int64_t left,
     const float* given, Group& group) {
@@ -122,7 +135,7 @@ DGM_INLINE void open_group(
     prefetch_parameters(problem, block, at, left - kGroup - i * kLanes);
     constrain_shares(group, i);
   }
-  find_bins(group, given, tiles);
+  find_bins<kGradients>(group, given, tiles);
 }
 
 template <typename T>
@@ -148,7 +161,7 @@ DGM_INLINE void forward_block(
   Position at = block.first;
   for (int64_t i = 0; i < block.size(); i += kGroup, block.advance(at, kGroup)) {
     const int64_t left = block.size() - i;
-    open_group(problem, block, at, left, given + i, group);
+    open_group<false>(problem, block, at, left, given + i, group);
     // In place.
     map_group(group, given + i, tiles_of(left), given + i, log_slopes + i);
   }
@@ -180,16 +193,16 @@ static void forward_spline(
   }
 }
 
-template <typename X, typename P, typename G>
+template <typename X, typename G>
 DGM_INLINE void store_gradients(
-    const spline::Problem<X, P>& problem, const spline::Gradients<X, G>& gradients,
-    const Block& block, Position at, int64_t count, const float* tile) {
-  for (int i = 0; i < problem.arrays; ++i) {
+    const spline::Gradients<X, G>& gradients, const Block& block, Position at, int64_t count,
+    const float* tile) {
+  for (int i = 0; i < gradients.arrays; ++i) {
     const spline::Columns<G>& columns = gradients.parameters[i];
     if (columns.data != nullptr) {
       store_tile(columns, find_lanes(columns, block, at, count), tile);
     }
-    tile += problem.parameters[i].count * kLanes;
+    tile += columns.count * kLanes;
   }
 }
 
@@ -225,12 +238,12 @@ DGM_INLINE void backward_block(
   for (int64_t i = 0; i < block.size(); i += kGroup, block.advance(at, kGroup)) {
     const int64_t left = block.size() - i;
     const int tiles = tiles_of(left);
-    open_group(problem, block, at, left, given + i, group);
+    open_group<true>(problem, block, at, left, given + i, group);
     // In place.
     differentiate_bins(group, given + i, grad_y + i, grad_log_slope + i, tiles, given + i);
     differentiate_parameters(group, tiles);
     for (int j = 0; j < tiles; ++j, to.advance(put, kLanes)) {
-      store_gradients(problem, gradients, to, put, left - j * kLanes, group.tile(j));
+      store_gradients(gradients, to, put, left - j * kLanes, group.tile(j));
     }
   }
   if (grad_x != nullptr) store_elements(grad_x, given, block.size());
