@@ -20,9 +20,15 @@ from dgm_fast.families import (
     NeuralSplineFlow,
     NeuralSplineFlowConfig,
 )
+from dgm_fast.families.autoregressive.masked_blocks import BLOCK
 from dgm_fast.families.autoregressive.masked_mlp import MaskedMLP
 from dgm_fast.families.flows.chain import Chain
-from dgm_fast.families.flows.masked_autoregressive import AffineAutoregressive
+from dgm_fast.families.flows.masked_autoregressive import (
+    AffineAutoregressive,
+    MaskedAutoregressive,
+    SplineAutoregressive,
+)
+from dgm_fast.layers import SplineShape
 from dgm_fast.training import load_dataset, mean_nll_nats, train
 from dgm_fast.training.data import DataConfig
 from dgm_fast.training.metrics import baselines_nats
@@ -152,19 +158,56 @@ def test_a_step_is_autoregressive_and_solved_exactly_in_as_many_passes_as_featur
         torch.testing.assert_close(step.inverse(y)[0], naive, atol=1e-9, rtol=0)
 
 
-def test_what_overflows_before_it_is_known_does_no_harm_and_for_good_is_not_hidden():
-    step = AffineAutoregressive(4, (), bound=200.0)
+@pytest.mark.parametrize("hidden", [(), (40,), (33, 150)])
+@pytest.mark.parametrize("context_features", [0, 3])
+@pytest.mark.parametrize("kind", ["affine", "spline"])
+def test_blocks_solve_what_the_whole_network_solves(hidden, context_features, kind, monkeypatch):
+    torch.manual_seed(0)
+    D = 2 * BLOCK + 7
+    if kind == "affine":
+        step = AffineAutoregressive(D, hidden, context_features).double()
+    else:
+        step = SplineAutoregressive(D, hidden, SplineShape(4, 3.0), context_features).double()
     with torch.no_grad():
-        for layer in step.network.layers:
-            layer.weight.fill_(30.0)
-        x, log_det = step.inverse(torch.tensor([[3.0, -2.0, 1.0, 5.0], [0.0, 0.0, 0.0, 2.0]]))
+        for p in step.parameters():
+            p += 0.05 * torch.randn_like(p)
+    x = torch.randn(10, D, dtype=torch.float64)
+    context = torch.randn(10, context_features, dtype=torch.float64) if context_features else None
+    y = step(x, context)[0].detach().requires_grad_()
+    found, passes = [], []
+    step.network.register_forward_hook(lambda *_: passes.append(1))
 
-    # Of the first row the last features are out of float32's range, of the second none is.
-    assert x[0, 0] == 3.0
-    assert not x[0, 3].isfinite()
-    assert not log_det[0].isfinite()
-    assert x[1].tolist() == [0.0, 0.0, 0.0, 2.0]
-    assert log_det[1] == 0
+    for each in (MaskedAutoregressive._blocks, lambda *_: None):
+        monkeypatch.setattr(MaskedAutoregressive, "_blocks", each)
+        passes.clear()
+        back, log_det = step.inverse(y, context)
+        leaves = [y, *step.parameters()]
+        gradients = torch.autograd.grad(back.sin().sum() + log_det.square().sum() / D, leaves)
+        found.append((back, log_det, *gradients, len(passes)))
+
+    # One looks for what overflows, one begins the graph, and one has the log-determinant.
+    assert found[0][-1] == 3 < found[1][-1]
+    torch.testing.assert_close(found[0][0], x, atol=1e-9, rtol=0)
+    for ours, expected in zip(found[0][:-1], found[1][:-1], strict=True):
+        torch.testing.assert_close(ours, expected, atol=1e-8, rtol=1e-7)
+
+
+def test_what_overflows_before_it_is_known_does_no_harm_and_for_good_is_not_hidden():
+    for D in (4, 3 * BLOCK):
+        step = AffineAutoregressive(D, (), bound=200.0)
+        y = torch.zeros(2, D)
+        y[0, :4], y[1, -1] = torch.tensor([3.0, -2.0, 1.0, 5.0]), 2.0
+        with torch.no_grad():
+            for layer in step.network.layers:
+                layer.weight.fill_(30.0)
+            x, log_det = step.inverse(y)
+
+        # Of the first row the last features are out of float32's range, of the second none is.
+        assert x[0, 0] == 3.0
+        assert not x[0, 3:].isfinite().any()
+        assert not log_det[0].isfinite()
+        assert torch.equal(x[1], y[1])
+        assert log_det[1] == 0
 
 
 def test_maf_and_iaf_are_each_other_turned_round():

@@ -52,8 +52,9 @@ class MaskedMLP(nn.Module):
         low = 0 if context_features > 0 or features == 1 else 1
         with torch.device("cpu"):
             places = torch.arange(1, features + 1)
-            units = [F.pad(places, (0, context_features))]
-            units += [even_degrees(width, low, max(low, features - 1)) for width in hidden]
+            # Sorted, of each hidden layer.
+            self.degrees = [even_degrees(width, low, max(low, features - 1)) for width in hidden]
+            units = [F.pad(places, (0, context_features)), *self.degrees]
             masks = [MaskStructure.from_degrees(a, b) for a, b in pairwise(units)]
             outputs = places.repeat_interleave(parameters_per_feature)
             masks.append(MaskStructure.from_degrees(units[-1], outputs, strict=True))
@@ -64,9 +65,14 @@ class MaskedMLP(nn.Module):
         nn.init.zeros_(self.layers[-1].weight)
         nn.init.zeros_(self.layers[-1].bias)
 
+    def levels(self, x: Tensor, context: Tensor | None = None) -> list[Tensor]:
+        """Return what each layer takes: x beside the context, then what hidden layers hold."""
+        found = [x if context is None else torch.cat([x, context.to(x.dtype)], dim=1)]
+        for layer in self.layers[:-1]:
+            found.append(F.relu(layer(found[-1])))
+        return found
+
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """Return the parameters of every feature."""
-        h = x if context is None else torch.cat([x, context.to(x.dtype)], dim=1)
-        for layer in self.layers[:-1]:
-            h = F.relu(layer(h))
-        return self.layers[-1](h).unflatten(1, (self.features, -1))
+        output = self.layers[-1](self.levels(x, context)[-1])
+        return output.unflatten(1, (self.features, -1))

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from dgm_fast._core.uncompiled import uncompiled
+from dgm_fast.families.autoregressive.masked_blocks import BLOCK, MaskedBlocks, is_rounding
 from dgm_fast.families.autoregressive.masked_mlp import MaskedMLP
 from dgm_fast.families.flows.chain import no_change
 from dgm_fast.layers import SplineShape
@@ -28,9 +30,11 @@ class MaskedAutoregressive(nn.Module, ABC):
     .. math:: x^{(k+1)}_d = f^{-1}(y_d;\, \theta_d(x^{(k)}))
 
     which has the first k features right after k passes, so all after D at the latest, and mostly
-    long before: it stops when a pass moves x by no more than rounding does. Its gradient is the
-    implicit one: :math:`J^{-\top}` is applied to the gradient of x by the same iteration, so memory
-    is that of two passes.
+    long before: it stops when a pass moves x by no more than rounding does. On a CPU many
+    features go in blocks one after another, each iterated by those units of the network that it
+    adds to the blocks before it, and all blocks cost as much as a few passes of the network.
+    The gradient is the implicit one: :math:`J^{-\top}` is applied to the gradient of x by the same
+    iteration, so memory is that of two passes.
 
     Arguments:
         network: of `MaskedMLP`'s kind, (B, D) -> (B, D, P).
@@ -62,52 +66,71 @@ class MaskedAutoregressive(nn.Module, ABC):
     @uncompiled
     def inverse(self, y: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Return x and log |det dx/dy|, (B,)."""
+        blocks = self._blocks(y, context)
         with torch.no_grad():
-            x = self._solve(y, context)
+            x = self._solve(y, context, blocks)
 
         recorded = [y, *self.parameters(), *([] if context is None else [context])]
         if torch.is_grad_enabled() and any(each.requires_grad for each in recorded):
-            x = self._attach(x, y, context)
+            x = self._attach(x, y, context, blocks)
         return x, -self(x, context)[1]
 
-    def _solve(self, y: Tensor, context: Tensor | None) -> Tensor:
-        x = found = torch.zeros_like(y)
-        for _ in range(y.shape[1] if y.numel() > 0 else 0):
+    def _blocks(self, y: Tensor, context: Tensor | None) -> MaskedBlocks | None:
+        # A GPU would wait for the launches of all their passes, and low precision is to round as
+        # `forward` does.
+        if y.device.type != "cpu" or y.shape[1] < 2 * BLOCK or torch.is_autocast_enabled("cpu"):
+            return None
+        return MaskedBlocks(self.network, context)
+
+    def _solve(self, y: Tensor, context: Tensor | None, blocks: MaskedBlocks | None) -> Tensor:
+        x, passes = torch.zeros_like(y), y.shape[1] if y.numel() > 0 else 0
+        if blocks is not None:
+            # Solved as far as rounding goes: the one pass that is left finds what overflows.
+            x = blocks.solve(y, lambda *given: self.elementwise(*given, True)[0].to(y.dtype))
+            passes = 1
+
+        found = x
+        for _ in range(passes):
             found = self.elementwise(y, self.network(x, context), True)[0].to(y.dtype)
             # Features still to come may overflow; as NaN they would reach those before them.
             previous, x = x, found.nan_to_num(0.0, 0.0, 0.0)
-            if _is_rounding(x - previous, x):
+            if is_rounding(x - previous, x):
                 break
 
         # A feature that overflows for good leaves none of those after it known.
         lost = ~found.isfinite()
         return torch.where((lost.cumsum(1) > 0) & ~lost, torch.nan, found)
 
-    def _attach(self, x: Tensor, y: Tensor, context: Tensor | None) -> Tensor:
+    def _attach(
+        self, x: Tensor, y: Tensor, context: Tensor | None, blocks: MaskedBlocks | None
+    ) -> Tensor:
         """Return x, the solution, as a function of y, the context and the parameters."""
         x = x.requires_grad_()
         parameters = self.network(x, context)
         reached, _ = self.elementwise(x, parameters, False)
-        alone, _ = self.elementwise(x, parameters.detach(), False)
-        (slopes,) = torch.autograd.grad(alone.sum(), x)
+
+        fixed = parameters.detach().requires_grad_()
+        alone, _ = self.elementwise(x, fixed, False)
+        slopes, by_parameters = torch.autograd.grad(alone.sum(), (x, fixed))
+
+        def solve(grad: Tensor) -> Tensor:
+            if blocks is None:
+                # The graph between x and y, which the node that asks is not a part of.
+                return _solve_transposed(grad, x, reached, slopes)
+            with torch.no_grad():
+                _, *hidden = self.network.levels(x, context)
+            return blocks.solve_transposed(grad, slopes, by_parameters, hidden)
+
         # y - reached is rounding; what it is for is its gradient at fixed x, (dy, -df/dparameters).
-        return x.detach() + _SolveGradient.apply(y - reached, x, reached, slopes)
+        return x.detach() + _SolveGradient.apply(y - reached, solve)
 
 
 class _SolveGradient(torch.autograd.Function):
-    r"""Zero, whose gradient g becomes the w that solves :math:`J^\top w = g`, J = dy/dx.
-
-    J is lower triangular with the slopes S on its diagonal, so
-
-    .. math:: w^{(k+1)} = w^{(k)} + S^{-1} (g - J^\top w^{(k)})
-
-    has one more feature right after each pass, from the last one on.
-    """
+    r"""Zero, whose gradient g becomes the w that solves :math:`J^\top w = g`, J = dy/dx."""
 
     @staticmethod
-    def forward(ctx: Any, residual: Tensor, x: Tensor, y: Tensor, slopes: Tensor) -> Tensor:
-        # The graph between x and y, which this node's own is not a part of.
-        ctx.x, ctx.y, ctx.slopes = x, y, slopes
+    def forward(ctx: Any, residual: Tensor, solve: Callable[[Tensor], Tensor]) -> Tensor:
+        ctx.solve = solve
         return torch.zeros_like(residual)
 
     @staticmethod
@@ -117,20 +140,26 @@ class _SolveGradient(torch.autograd.Function):
                 "the inverse of an autoregressive step must be differentiated once only: its "
                 "gradient is solved for and has no graph (create_graph=True)"
             )
-
-        w = grad / ctx.slopes
-        for _ in range(w.shape[1] if w.numel() > 0 else 0):
-            (reached,) = torch.autograd.grad(ctx.y, ctx.x, w, retain_graph=True)
-            change = (grad - reached) / ctx.slopes
-            w = w + change
-            if _is_rounding(change, w):
-                break
-        return w, None, None, None
+        return ctx.solve(grad), None
 
 
-def _is_rounding(change: Tensor, x: Tensor) -> bool:
-    unit = 4 * torch.finfo(x.dtype).eps
-    return bool((change.abs() <= unit * (1 + x.abs())).all())
+def _solve_transposed(grad: Tensor, x: Tensor, y: Tensor, slopes: Tensor) -> Tensor:
+    r"""Solve :math:`J^\top w = g`, J = dy/dx, by iterating with the whole network.
+
+    J is lower triangular with the slopes S on its diagonal, so
+
+    .. math:: w^{(k+1)} = w^{(k)} + S^{-1} (g - J^\top w^{(k)})
+
+    has one more feature right after each pass, from the last one on.
+    """
+    w = grad / slopes
+    for _ in range(w.shape[1] if w.numel() > 0 else 0):
+        (reached,) = torch.autograd.grad(y, x, w, retain_graph=True)
+        change = (grad - reached) / slopes
+        w = w + change
+        if is_rounding(change, w):
+            break
+    return w
 
 
 class AffineAutoregressive(MaskedAutoregressive):
