@@ -1,8 +1,11 @@
 """IAF on the grey levels of MNIST, dequantized uniformly.
 
-Its likelihood solves for the noise, some tens of passes of the network a step.
+    dgm-fast train iaf --data mnist --data-root PATH/TO/mnist
 
-dgm-fast train iaf --data mnist --data-root PATH/TO/mnist
+With the default seed it reached 1.845 bits/dim on the test set, a bound with one draw of the noise,
+after 3,500 steps: 13 minutes of one core of an AMD EPYC. benchmarks/RESULTS.md has the row and the
+curve. Its likelihood solves for the noise: a step took 0.2 s, three times one of MAF's recipe, late
+in training as early.
 """
 
 from __future__ import annotations
@@ -27,7 +30,7 @@ def recipe(binarization: str = "none") -> Recipe:
             logit_alpha=1e-6,
         ),
         train=TrainConfig(
-            epochs=3,
+            epochs=7,
             batch_size=100,
             learning_rate=1e-3,
             weight_decay=0.01,
