@@ -10,14 +10,28 @@ from dgm_fast.distributions.conditional import (
 )
 from dgm_fast.distributions.discretized_logistic import DiscretizedLogistic
 from dgm_fast.distributions.logistic_mixture import LogisticMixture
+from dgm_fast.distributions.pixels import (
+    PIXEL_OUTPUTS,
+    BernoulliPixels,
+    CategoricalPixels,
+    LogisticMixturePixels,
+    PixelOutput,
+    make_pixel_output,
+)
 
 __all__ = [
+    "PIXEL_OUTPUTS",
     "BernoulliConditional",
+    "BernoulliPixels",
     "CategoricalConditional",
+    "CategoricalPixels",
     "Conditional",
     "DiscretizedLogistic",
     "DiscretizedLogisticConditional",
     "GaussianConditional",
     "GaussianMixtureConditional",
     "LogisticMixture",
+    "LogisticMixturePixels",
+    "PixelOutput",
+    "make_pixel_output",
 ]

@@ -7,19 +7,22 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from dgm_fast._core.rows import as_rows
+from dgm_fast.distributions.discretized_logistic import DiscretizedLogistic
 from dgm_fast.ops import logistic_mixture_nll, philox_uniform
 from dgm_fast.ops.logistic_mixture_nll.reference import (
     MIN_LOG_SCALE,
     component_count,
     parameters_of_channel,
+    split_params,
 )
 
-__all__ = ["LogisticMixture"]
+__all__ = ["LogisticMixture", "logistic_mixture_log_prob"]
 
 
 @dataclass(frozen=True)
 class LogisticMixture:
-    r"""Pixels of 256 values: a mixture of products of logistics over bins of width 2/255.
+    r"""Pixels of L values: a mixture of products of logistics over bins of width 2 / (L - 1).
 
     `ops.logistic_mixture_nll` has the formula and the order of the parameters. A sample takes a
     component of each pixel, and then each channel by its logistic's inverse, given the channels
@@ -33,9 +36,10 @@ class LogisticMixture:
     Attributes:
         params: (B, K (1 + 2), *) for grey images or (B, K (1 + 3 * 3), *) for colours.
         channels: 1 or 3.
+        levels: L; 256, that of the op, has its kernels, other numbers run on plain PyTorch.
 
     Raises:
-        ValueError: `params` has another shape.
+        ValueError: `params` has another shape, or `levels` is below 2.
 
     References:
         Salimans, Karpathy, Chen, Kingma, "PixelCNN++", 2017, section 2.1.
@@ -51,10 +55,13 @@ class LogisticMixture:
 
     params: Tensor
     channels: int
+    levels: int = 256
 
     def __post_init__(self) -> None:
         if self.channels not in (1, 3):
             raise ValueError(f"channels must be 1 or 3; got {self.channels}")
+        if self.levels < 2:
+            raise ValueError(f"levels must be at least 2; got {self.levels}")
 
         shape = tuple(self.params.shape)
         if len(shape) < 2 or component_count(self.channels, shape[1]) is None:
@@ -68,7 +75,7 @@ class LogisticMixture:
 
     def log_prob(self, x: Tensor) -> Tensor:
         """Return the log-probability of images (B, channels, *) in [-1, 1], in nats, (B,)."""
-        return -logistic_mixture_nll(x, self.params)
+        return logistic_mixture_log_prob(x, self.params, self.levels)
 
     def draw_noise(
         self, seed: int | Tensor | None = None, *, sample_offset: int = 0, stream: int = 0
@@ -100,12 +107,12 @@ class LogisticMixture:
         # Of no width, an infinity is none.
         moved = scale * noise[:, 1:].logit().clamp(-100, 100)
         if self.channels == 1:
-            return _on_grid(mean + moved)
+            return self._on_grid(mean + moved)
 
         a, b, c = alpha[0].tanh().unbind(1)
-        red = _on_grid(mean[:, 0] + moved[:, 0])
-        green = _on_grid(mean[:, 1] + a * red + moved[:, 1])
-        blue = _on_grid(mean[:, 2] + b * red + c * green + moved[:, 2])
+        red = self._on_grid(mean[:, 0] + moved[:, 0])
+        green = self._on_grid(mean[:, 1] + a * red + moved[:, 1])
+        blue = self._on_grid(mean[:, 2] + b * red + c * green + moved[:, 2])
         return torch.stack((red, green, blue), dim=1)
 
     def sample(
@@ -122,6 +129,42 @@ class LogisticMixture:
         )
 
 
+    def _on_grid(self, x: Tensor) -> Tensor:
+        half = (self.levels - 1) / 2
+        return ((x + 1) * half).round().clamp(0, self.levels - 1) / half - 1
+
+
+def logistic_mixture_log_prob(
+    x: Tensor, params: Tensor, levels: int = 256, *, impl: str = "auto"
+) -> Tensor:
+    """Return the log-probability of images (B, channels, *) in [-1, 1], in nats, (B,).
+
+    Arguments:
+        x: images of `levels` values, evenly spread from -1 to 1.
+        params: as `LogisticMixture` has them.
+        levels: 256 runs `ops.logistic_mixture_nll`, another number plain PyTorch.
+        impl: of the op.
+
+    Precision:
+        At least float32.
+    """
+    if levels == 256:
+        return -logistic_mixture_nll(x, params, impl=impl)
+
+    return plain_log_prob(x, params, levels)
+
+
+def plain_log_prob(x: Tensor, params: Tensor, levels: int) -> Tensor:
+    """Return the same for any number of levels, in plain PyTorch."""
+    dtype = torch.promote_types(params.dtype, torch.float32)
+    x, params = x.to(dtype)[:, :, None], params.to(dtype)
+    logits, means, log_scales = split_params(x, params)
+    logistic = DiscretizedLogistic(means, log_scales, levels, validate_args=False)
+    log_bins = logistic.log_prob(((x + 1) * ((levels - 1) / 2)).round())
+    log_p = torch.logsumexp(logits.log_softmax(1) + log_bins.sum(1), dim=1)
+    return as_rows(log_p).sum(1)
+
+
 def _component(logits: Tensor, uniform: Tensor, temperature: float) -> Tensor:
     """Return the component (B, *) whose stretch of the cumulative weights holds the uniform."""
     if temperature == 0:
@@ -130,7 +173,3 @@ def _component(logits: Tensor, uniform: Tensor, temperature: float) -> Tensor:
     ends = (logits / temperature).softmax(1).cumsum(1)
     # Rounding can leave the last end below the uniform, hence the last one is not counted.
     return (ends[:, :-1] <= uniform[:, None]).sum(1)
-
-
-def _on_grid(x: Tensor) -> Tensor:
-    return ((x + 1) * 127.5).round().clamp(0, 255) / 127.5 - 1

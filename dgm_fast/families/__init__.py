@@ -1,6 +1,6 @@
 """Readable model definitions, one file a model."""
 
-from dgm_fast.families.autoregressive import MADE, MADEConfig
+from dgm_fast.families.autoregressive import MADE, MADEConfig, PixelCNN, PixelCNNConfig
 from dgm_fast.families.diffusion import DDPM, DDPMConfig
 from dgm_fast.families.flows import (
     IAF,
@@ -40,6 +40,8 @@ __all__ = [
     "NICEConfig",
     "NeuralSplineFlow",
     "NeuralSplineFlowConfig",
+    "PixelCNN",
+    "PixelCNNConfig",
     "Pretrained",
     "RealNVP",
     "RealNVPConfig",
@@ -49,6 +51,7 @@ __all__ = [
 
 _MODELS: tuple[type[Pretrained], ...] = (
     MADE,
+    PixelCNN,
     ICA,
     NICE,
     RealNVP,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+import torch
 from torch import Tensor
 
 __all__ = ["naive_sample"]
@@ -15,6 +16,9 @@ def naive_sample(
     noise: Tensor,
     order: Sequence[int],
     x: Tensor,
+    *,
+    given: Tensor | None = None,
+    progress: Callable[[int, int], object] | None = None,
 ) -> Tensor:
     r"""Fill in features one after another, each drawn given all those before it.
 
@@ -25,15 +29,19 @@ def naive_sample(
     given the same noise they must return the same values.
 
     Arguments:
-        parameters_of: maps x (B, D) to the parameters (B, D, P) of every feature, those of a
+        parameters_of: maps x (B, D, *V) to the parameters (B, D, P) of every feature, those of a
             feature depending only on the features before it.
-        pick: maps parameters (B, P) and noise (B, N) of one feature to its value (B,).
+        pick: maps parameters (B, P) and noise (B, N) of one feature to its value (B, *V).
         noise: of every feature.
         order: the features in the order they are drawn; one left out keeps its value in `x`.
         x: what the network sees in the place of features not yet drawn. Not modified.
+        given: True for features that keep their value in `x`; the others are drawn given those
+            that come before them in the order, whatever the later ones are.
+        progress: told the number of features done and that of all, after each.
 
     Shapes:
-        noise (B, D, N), x (B, D), result (B, D).
+        noise (B, D, N), x (B, D, *V) with V the values of a feature that are drawn at once, most
+        often none; given (B, D) bool; result (B, D, *V).
 
     Precision:
         The dtype of `x`.
@@ -50,7 +58,16 @@ def naive_sample(
         tensor([[1., 2., 4., 8.]])
     """
     x = x.clone()
-    for feature in order:
-        x[:, feature] = pick(parameters_of(x)[:, feature], noise[:, feature])
+    # One look at the device, rather than one a feature.
+    whole = [False] * x.shape[1] if given is None else given.all(0).tolist()
+    for done, feature in enumerate(order, start=1):
+        if not whole[feature]:
+            value = pick(parameters_of(x)[:, feature], noise[:, feature])
+            if given is not None:
+                keep = given[:, feature].view(-1, *[1] * (value.ndim - 1))
+                value = torch.where(keep, x[:, feature], value)
+            x[:, feature] = value
+        if progress is not None:
+            progress(done, len(order))
 
     return x

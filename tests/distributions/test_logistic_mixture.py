@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from dgm_fast.distributions import LogisticMixture
+from dgm_fast.distributions.logistic_mixture import plain_log_prob
 
 
 def draw(*shape, seed=0):
@@ -24,6 +25,45 @@ def test_grey_samples_have_the_probabilities_of_their_values():
     degrees = int(often.sum())
     assert abs(chi_square - degrees) < 5 * (2 * degrees) ** 0.5
     assert often.sum() > 50
+
+
+@pytest.mark.parametrize("levels", [2, 17, 256])
+def test_any_number_of_levels_sums_to_one(levels):
+    values = torch.arange(levels).double().view(-1, 1, 1) / ((levels - 1) / 2) - 1
+    params = 3 * draw(1, 9, 1, seed=1).double()
+
+    log_p = LogisticMixture(params.expand(levels, -1, -1), 1, levels).log_prob(values)
+
+    assert log_p.logsumexp(0).abs() < 1e-13
+
+
+def test_256_levels_in_plain_pytorch_are_those_of_the_op():
+    """The other branch, reached by hand: bins of the same width."""
+    x = torch.randint(256, (5, 3, 4), generator=torch.Generator().manual_seed(0)) / 127.5 - 1
+    params = 2 * draw(5, 20, 4, seed=3)
+    expected = LogisticMixture(params, 3).log_prob(x)
+
+    log_p = plain_log_prob(x, params, 256)
+
+    # Sums over 12 values of order ten.
+    torch.testing.assert_close(log_p, expected, rtol=1e-5, atol=1e-4)
+    assert plain_log_prob(x[:0], params[:0], 256).shape == (0,)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_samples_of_few_levels_follow_their_probabilities(channels):
+    levels, count = 3, 20_000
+    values = torch.cartesian_prod(*[torch.arange(3)] * channels).view(-1, channels, 1) - 1.0
+    params = draw(1, 2 * (1 + channels * (2 if channels == 1 else 3)), 1, seed=6)
+    p = LogisticMixture(params.expand(len(values), -1, -1), channels, levels).log_prob(values).exp()
+
+    x = LogisticMixture(params.expand(count, -1, -1), channels, levels).sample(seed=7)
+
+    found = (x[:, None] == values[None]).all(-1).all(-1).sum(0)
+    assert int(found.sum()) == count
+    often = p * count > 5
+    chi_square = ((found - p * count).square() / (p * count))[often].sum()
+    assert chi_square < int(often.sum()) + 5 * (2 * int(often.sum())) ** 0.5
 
 
 def test_colours_follow_the_channels_before():
@@ -82,6 +122,11 @@ def test_extreme_uniforms_give_the_outermost_values():
 def test_other_shapes_are_refused(shape, channels, message):
     with pytest.raises(ValueError, match=message):
         LogisticMixture(torch.zeros(shape), channels)
+
+
+def test_too_few_levels_are_refused():
+    with pytest.raises(ValueError, match="levels must be at least 2; got 1"):
+        LogisticMixture(torch.zeros(1, 3, 1), 1, levels=1)
 
 
 def test_a_negative_temperature_is_refused():
