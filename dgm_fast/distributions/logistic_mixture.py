@@ -128,7 +128,6 @@ class LogisticMixture:
             self.draw_noise(seed, sample_offset=sample_offset, stream=stream), temperature
         )
 
-
     def _on_grid(self, x: Tensor) -> Tensor:
         half = (self.levels - 1) / 2
         return ((x + 1) * half).round().clamp(0, self.levels - 1) / half - 1

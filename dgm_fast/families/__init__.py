@@ -1,6 +1,15 @@
 """Readable model definitions, one file a model."""
 
-from dgm_fast.families.autoregressive import MADE, MADEConfig, PixelCNN, PixelCNNConfig
+from dgm_fast.families.autoregressive import (
+    MADE,
+    GatedPixelCNN,
+    GatedPixelCNNConfig,
+    MADEConfig,
+    PixelCNN,
+    PixelCNNConfig,
+    PixelCNNpp,
+    PixelCNNppConfig,
+)
 from dgm_fast.families.diffusion import DDPM, DDPMConfig
 from dgm_fast.families.flows import (
     IAF,
@@ -31,6 +40,8 @@ __all__ = [
     "NICE",
     "VAE",
     "DDPMConfig",
+    "GatedPixelCNN",
+    "GatedPixelCNNConfig",
     "Glow",
     "GlowConfig",
     "IAFConfig",
@@ -42,6 +53,8 @@ __all__ = [
     "NeuralSplineFlowConfig",
     "PixelCNN",
     "PixelCNNConfig",
+    "PixelCNNpp",
+    "PixelCNNppConfig",
     "Pretrained",
     "RealNVP",
     "RealNVPConfig",
@@ -52,6 +65,8 @@ __all__ = [
 _MODELS: tuple[type[Pretrained], ...] = (
     MADE,
     PixelCNN,
+    GatedPixelCNN,
+    PixelCNNpp,
     ICA,
     NICE,
     RealNVP,

@@ -218,7 +218,7 @@ def test_errors_of_a_call_name_the_argument():
         layer(torch.zeros(2, 5, *SIZE))
     with pytest.raises(ValueError, match="residual"):
         layer(torch.zeros(2, IN, *SIZE), torch.zeros(2, OUT, 5, 6))
-    with pytest.raises(TypeError, match="float32 and torch.float64"):
+    with pytest.raises(TypeError, match=r"float32 and torch\.float64"):
         layer(torch.zeros(2, IN, *SIZE, dtype=torch.float64))
     with pytest.raises(ValueError, match="impl must be one of"):
         make("A", impl="fastest")(torch.zeros(2, IN, *SIZE))

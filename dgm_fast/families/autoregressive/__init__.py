@@ -1,6 +1,17 @@
 """Models that factor a density into one conditional a feature."""
 
+from dgm_fast.families.autoregressive.gated_pixelcnn import GatedPixelCNN, GatedPixelCNNConfig
 from dgm_fast.families.autoregressive.made import MADE, MADEConfig
 from dgm_fast.families.autoregressive.pixelcnn import PixelCNN, PixelCNNConfig
+from dgm_fast.families.autoregressive.pixelcnn_pp import PixelCNNpp, PixelCNNppConfig
 
-__all__ = ["MADE", "MADEConfig", "PixelCNN", "PixelCNNConfig"]
+__all__ = [
+    "MADE",
+    "GatedPixelCNN",
+    "GatedPixelCNNConfig",
+    "MADEConfig",
+    "PixelCNN",
+    "PixelCNNConfig",
+    "PixelCNNpp",
+    "PixelCNNppConfig",
+]

@@ -150,9 +150,7 @@ class PixelModel(Pretrained, nn.Module):
     def log_prob(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """Return the log-likelihood of x (B, *event_shape), (B,), in nats."""
         images = self._images("x", x)
-        return self.output.log_prob(
-            self._run(images, self._labels(context, len(x))), images
-        )
+        return self.output.log_prob(self._run(images, self._labels(context, len(x))), images)
 
     def loss(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """Return the mean negative log-likelihood, a scalar in nats."""
@@ -194,7 +192,7 @@ class PixelModel(Pretrained, nn.Module):
             Returns (*shape, *event_shape), integers 0 .. levels - 1 in the dtype of the parameters.
         """
         shape = checks.as_shape(shape)
-        n, (C, H, W) = math.prod(shape), self.config.image_shape
+        n, (H, W) = math.prod(shape), self.config.image_shape[1:]
         label = self._labels(checks.context_rows(context, shape, labels=True), n)
         start, known = self._given(given, given_mask, shape)
         if noise is None:

@@ -24,6 +24,7 @@ References: van den Oord, Kalchbrenner, Kavukcuoglu, "Pixel Recurrent Neural Net
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import ClassVar
 
 import torch.nn.functional as F
@@ -128,9 +129,7 @@ class PixelCNN(PixelModel):
             for _ in range(config.blocks)
         )
         widths = [config.channels, width, width, self.output.parameters]
-        self.head = nn.ModuleList(
-            pointwise(a, b, groups, impl) for a, b in zip(widths, widths[1:], strict=False)
-        )
+        self.head = nn.ModuleList(pointwise(a, b, groups, impl) for a, b in pairwise(widths))
         keep_channels_last(self)
 
     def _network(self, image: Tensor, label: Tensor | None) -> Tensor:
