@@ -8,7 +8,7 @@ from typing import Any
 from dgm_fast.training.config import TrainConfig
 from dgm_fast.training.data import DataConfig
 
-__all__ = ["Recipe", "likelihood_options"]
+__all__ = ["Recipe", "likelihood_options", "pixel_options"]
 
 
 @dataclass(frozen=True)
@@ -27,3 +27,18 @@ def likelihood_options(binarization: str, levels: int) -> dict[str, Any]:
     if binarization == "dequantized":
         return {"output": "gaussian_mixture"}
     return {"output": "categorical", "categories": levels}
+
+
+def pixel_options(
+    binarization: str, levels: int, grey_output: str = "categorical"
+) -> dict[str, Any]:
+    """Choose the output of a PixelCNN that fits a view of images with `levels` grey levels.
+
+    Raises:
+        ValueError: the view is of real values, which PixelCNNs have no output for.
+    """
+    if binarization == "dequantized":
+        raise ValueError("binarization must not be dequantized: PixelCNNs model integers")
+    if binarization == "none":
+        return {"output": grey_output, "levels": levels}
+    return {"output": "bernoulli"}
