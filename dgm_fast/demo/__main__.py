@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 import sys
 from dataclasses import dataclass, replace
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from dgm_fast._core import extension
 from dgm_fast.demo.speed import print_speed
 from dgm_fast.families import FAMILIES
+from dgm_fast.families.autoregressive.pixel_model import PixelModel
 from dgm_fast.training import load_dataset, mean_nll_nats, train
 from dgm_fast.training.data import Dataset
 from dgm_fast.training.images import save_image_grids
@@ -25,6 +27,7 @@ from dgm_fast.training.subnormals import flush_subnormals
 
 SHOWN = {
     "made": "MADE, autoregressive",
+    "pixelcnn": "PixelCNN, autoregressive",
     "realnvp": "RealNVP, a flow",
     "vae": "VAE, latent variables",
     "ddpm": "DDPM, diffusion",
@@ -38,7 +41,7 @@ class Demo:
 
     out: Path = Path("demo_output")
     """Folder for the weights, the logs and the samples."""
-    families: tuple[Literal["made", "realnvp", "vae", "ddpm"], ...] = tuple(SHOWN)
+    families: tuple[Literal["made", "pixelcnn", "realnvp", "vae", "ddpm"], ...] = tuple(SHOWN)
     """The models to train."""
     epochs: int | None = None
     """Epochs of training; without it each recipe's."""
@@ -76,6 +79,8 @@ def train_digits(demo: Demo, console: Console) -> None:
         title = SHOWN[family]
         nats[title], samples = _look_at(model, dataset)
         grids[f"{title}: {nats[title]:.1f} nats"] = samples
+        if isinstance(model, PixelModel):
+            grids[f"{family}: digit, upper half, completions"] = _completions(model, dataset)
 
     console.print(likelihood_table(nats, dataset))
     console.print(
@@ -115,6 +120,25 @@ def _look_at(model: nn.Module, dataset: Dataset) -> tuple[float, Tensor]:
     context = torch.arange(COUNT, device=device) % model.classes if model.classes else None
     samples = model.sample(COUNT, context, generator)
     return nats, samples.reshape(COUNT, *dataset.event_shape).cpu()
+
+
+def _completions(model: PixelModel, dataset: Dataset) -> Tensor:
+    """Return rows of a test digit, its upper half, and what the model makes of that, (N, H, W)."""
+    rows = math.isqrt(COUNT)
+    device = next(model.parameters()).device
+    digits = dataset.test[:rows].unflatten(1, dataset.event_shape).to(device)
+    height, width = dataset.event_shape
+    upper = (torch.arange(height, device=device) < height // 2)[:, None].expand(height, width)
+
+    x = model.sample(
+        (rows, rows - 2),
+        generator=torch.Generator(device).manual_seed(0),
+        given=digits[:, None],
+        given_mask=upper,
+    )
+    # A light grey stands for what is not given.
+    half = digits.where(upper, dataset.levels / 5)
+    return torch.cat([digits[:, None], half[:, None], x], dim=1).flatten(0, 1).cpu()
 
 
 if __name__ == "__main__":

@@ -16,6 +16,8 @@ from dgm_fast.families import (
     NICE,
     VAE,
     DDPMConfig,
+    GatedPixelCNN,
+    GatedPixelCNNConfig,
     Glow,
     GlowConfig,
     IAFConfig,
@@ -24,6 +26,10 @@ from dgm_fast.families import (
     NeuralSplineFlow,
     NeuralSplineFlowConfig,
     NICEConfig,
+    PixelCNN,
+    PixelCNNConfig,
+    PixelCNNpp,
+    PixelCNNppConfig,
     RealNVP,
     RealNVPConfig,
     VAEConfig,
@@ -36,6 +42,8 @@ COUPLING = {"affine_coupling": {"forward", "backward"}}
 SPLINE = {"rational_quadratic_spline": {"forward", "backward"}}
 MATRIX = {"invertible_1x1": {"forward", "backward"}}
 ACTNORM = {"actnorm": {"forward", "backward"}}
+CONVOLUTION = {"masked_conv2d": {"forward", "backward"}}
+MIXTURE = {"logistic_mixture_nll": {"forward", "backward"}}
 LATENT = {"gaussian_rsample_kl": {"forward", "backward"}}
 # A model, and the directions of the ops that a training step goes through.
 TRAINED = {
@@ -52,6 +60,21 @@ TRAINED = {
         VAE,
         VAEConfig((8, 8), hidden=(8,), prior="flow", posterior="flow"),
         LATENT | COUPLING,
+    ),
+    "pixelcnn": (
+        PixelCNN,
+        PixelCNNConfig((8, 8), output="categorical", levels=17, channels=8, blocks=1),
+        CONVOLUTION,
+    ),
+    "gated pixelcnn": (
+        GatedPixelCNN,
+        GatedPixelCNNConfig((8, 8), output="logistic_mixture", channels=8, layers=1),
+        CONVOLUTION | MIXTURE,
+    ),
+    "pixelcnn++": (
+        PixelCNNpp,
+        PixelCNNppConfig((8, 8), channels=4, blocks=1, scales=2, components=2),
+        MIXTURE,
     ),
     "ddpm": (
         DDPM,

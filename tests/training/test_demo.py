@@ -5,12 +5,14 @@ from dataclasses import replace
 from typing import get_args, get_type_hints
 
 import pytest
+import torch
 from rich.console import Console
 
 from dgm_fast import use_impl
 from dgm_fast.demo import __main__ as demo
 from dgm_fast.demo import speed
 from dgm_fast.families import FAMILIES, MADE
+from dgm_fast.training.images import save_image_grids
 from dgm_fast.training.recipes import find_recipe
 
 
@@ -27,6 +29,30 @@ def test_demo_trains_and_draws(tmp_path, capsys, monkeypatch):
     # The digits themselves, and the samples.
     assert image.open(tmp_path / "samples.png").size == (16 * 3 + 2 * 72 * 5, 28 + 72 * 5 + 16)
     assert MADE.from_pretrained(tmp_path / "made_digits").config.features == 64
+
+
+def test_demo_completes_digits(tmp_path, monkeypatch):
+    image = pytest.importorskip("PIL.Image", reason="Pillow is not installed")
+    recipe = find_recipe("pixelcnn", "digits")
+    small = replace(recipe, model=replace(recipe.model, channels=4, blocks=0))
+    monkeypatch.setattr(demo, "find_recipe", lambda *names: small)
+    kept = {}
+    monkeypatch.setattr(
+        demo,
+        "save_image_grids",
+        lambda grids, *rest: (kept.update(grids), save_image_grids(grids, *rest)),
+    )
+
+    options = demo.Demo(out=tmp_path, families=("pixelcnn",), epochs=1)
+    demo.train_digits(options, Console(quiet=True))
+
+    digits, _, shown = kept.values()
+    shown = shown.view(8, 8, 8, 8)
+    assert torch.equal(shown[:, 0], digits[:8])
+    # All of a row have the digit's upper half, and the lower ones differ.
+    assert torch.equal(shown[:, :, :4], digits[:8, None, :4].expand(8, 8, 4, 8))
+    assert bool((shown[:, 2:, 4:] != shown[:, :1, 4:]).flatten(2).any(2).all())
+    assert image.open(tmp_path / "samples.png").width == 16 * 4 + 3 * 72 * 5
 
 
 def test_demo_shows_a_model_of_every_kind_that_has_a_recipe():

@@ -95,10 +95,11 @@ class GatedLayer(nn.Module):
         width, first = config.channels, mask_type == "A"
         kernel = config.first_kernel if first else config.kernel
         above = kernel // 2
-        rows = above if first else above + 1
         self.is_first = first
-        # Padding at the bottom as well makes rows that forward cuts off.
-        self.vertical = nn.Conv2d(channels, 2 * width, (rows, kernel), padding=(above, kernel // 2))
+        # Rows of zeros above; without the own row, what is left of the image moves down by one.
+        self.rows = (above, -1) if first else (above, 0)
+        rows = above if first else above + 1
+        self.vertical = nn.Conv2d(channels, 2 * width, (rows, kernel), padding=(0, kernel // 2))
         self.link = nn.Conv2d(2 * width, 2 * width, 1)
         self.horizontal = MaskedConv2d(
             channels, 2 * width, (1, kernel), mask_type, groups, gated=True, impl=impl
@@ -109,7 +110,7 @@ class GatedLayer(nn.Module):
 
     def forward(self, v: Tensor, h: Tensor, label: Tensor | None) -> tuple[Tensor, Tensor]:
         """Return both stacks' features (B, p, H, W) from those before them."""
-        a = self.vertical(v)[:, :, : v.shape[2]]  # (B, 2p, H, W)
+        a = self.vertical(F.pad(v, (0, 0, *self.rows)))  # (B, 2p, H, W)
         link = self.link(a)
         if label is not None:
             of_v, of_h = self.label(label)[:, :, None, None].chunk(2, dim=1)

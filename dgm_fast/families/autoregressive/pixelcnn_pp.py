@@ -28,7 +28,7 @@ Logistic Mixture Likelihood and Other Modifications", ICLR 2017; github.com/open
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -54,7 +54,7 @@ class PixelCNNppConfig(PixelConfig):
         scales: resolutions, each half as fine as the one before.
     """
 
-    output: str = "logistic_mixture"
+    output: Literal["bernoulli", "categorical", "logistic_mixture"] = "logistic_mixture"
     dropout: float = 0.5
     classes: int = 0
     channels: int = 160
@@ -92,14 +92,13 @@ class ShiftedConv(nn.Conv2d):
         self, channels: int, width: int, kernel: tuple[int, int], *, right: bool, stride: int = 1
     ) -> None:
         rows, columns = kernel
-        left = columns - 1 if right else columns // 2
-        super().__init__(channels, width, kernel, stride=stride, padding=(rows - 1, left))
+        self.before = (columns - 1 if right else 0, 0, rows - 1, 0)
+        sides = 0 if right else columns // 2
+        super().__init__(channels, width, kernel, stride=stride, padding=(0, sides))
 
     def forward(self, x: Tensor) -> Tensor:
         """Return (B, width, H, W), sides divided by the stride and rounded up."""
-        # Padding is on all sides; what it adds below and to the right is cut off.
-        height, width = (-(-size // self.stride[0]) for size in x.shape[2:])
-        return super().forward(x)[:, :, :height, :width]
+        return super().forward(F.pad(x, self.before))
 
 
 class Enlarge(nn.ConvTranspose2d):
