@@ -28,6 +28,7 @@ from torch import nn
 
 from benchmarks import record
 from dgm_fast.families import FAMILIES, MADE
+from dgm_fast.families.autoregressive import PixelModel
 from dgm_fast.training import DataConfig, Dataset, bits_per_dim, load_dataset, mean_nll_nats
 
 FOLDER = "recipes"
@@ -150,7 +151,8 @@ def _estimate(model: nn.Module, options: Options) -> str:
     if options.samples is not None:
         return f"bound, {options.samples} samples"
     # A flow of real values has no noise to add.
-    is_exact = isinstance(model, MADE) or getattr(model, "dequantization", ...) is None
+    is_exact = isinstance(model, (MADE, PixelModel))
+    is_exact |= getattr(model, "dequantization", ...) is None
     return "log-likelihood" if is_exact else "bound"
 
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from dgm_fast._core import extension
 from dgm_fast.demo.speed import print_speed
 from dgm_fast.families import FAMILIES
-from dgm_fast.families.autoregressive.pixel_model import PixelModel
+from dgm_fast.families.autoregressive import PixelModel
 from dgm_fast.training import load_dataset, mean_nll_nats, train
 from dgm_fast.training.data import Dataset
 from dgm_fast.training.images import save_image_grids

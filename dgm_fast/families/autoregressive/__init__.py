@@ -2,6 +2,7 @@
 
 from dgm_fast.families.autoregressive.gated_pixelcnn import GatedPixelCNN, GatedPixelCNNConfig
 from dgm_fast.families.autoregressive.made import MADE, MADEConfig
+from dgm_fast.families.autoregressive.pixel_model import PixelConfig, PixelModel
 from dgm_fast.families.autoregressive.pixelcnn import PixelCNN, PixelCNNConfig
 from dgm_fast.families.autoregressive.pixelcnn_pp import PixelCNNpp, PixelCNNppConfig
 
@@ -14,4 +15,6 @@ __all__ = [
     "PixelCNNConfig",
     "PixelCNNpp",
     "PixelCNNppConfig",
+    "PixelConfig",
+    "PixelModel",
 ]
