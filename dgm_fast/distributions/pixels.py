@@ -184,7 +184,24 @@ PIXEL_OUTPUTS = ("bernoulli", "categorical", "logistic_mixture")
 def make_pixel_output(
     name: str, channels: int, levels: int, components: int, impl: str = "auto"
 ) -> PixelOutput:
-    """Make the one of `PIXEL_OUTPUTS` that a configuration names."""
+    """Make the one of `PIXEL_OUTPUTS` that a configuration names.
+
+    Arguments:
+        name: of the output.
+        channels: C.
+        levels: number of values; `bernoulli` has 2 whatever this says.
+        components: K of `logistic_mixture`.
+        impl: of the ops inside.
+
+    Example:
+        >>> import math, torch
+        >>> output = make_pixel_output("categorical", channels=3, levels=4, components=1)
+        >>> x = torch.randint(4, (2, 3, 5, 6))
+        >>> parameters = torch.zeros(2, output.parameters, 5, 6)
+        >>> bits = -output.log_prob(parameters, x) / math.log(2)
+        >>> bits.round().tolist()  # two a value
+        [180.0, 180.0]
+    """
     if name == "logistic_mixture":
         return LogisticMixturePixels(channels, levels, impl, components)
     if name == "categorical":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
@@ -84,16 +84,14 @@ class PixelConfig:
         return make_pixel_output(self.output, channels, self.levels, self.components, impl)
 
 
-def pointwise(
-    channels: int, width: int, channel_groups: int, impl: str, mask_type: str = "B"
-) -> nn.Conv2d:
+def pointwise(channels: int, width: int, channel_groups: int, impl: str) -> nn.Conv2d:
     """Make a convolution over single pixels; of one group of channels, it has nothing to mask."""
     if channel_groups == 1:
         return nn.Conv2d(channels, width, 1)
-    return MaskedConv2d(channels, width, 1, mask_type, channel_groups, impl=impl)
+    return MaskedConv2d(channels, width, 1, "B", channel_groups, impl=impl)
 
 
-class PixelModel(Pretrained, nn.Module):
+class PixelModel(Pretrained, nn.Module, ABC):
     r"""A density of images that factors in raster order, by the rows and, inside, the columns.
 
     .. math:: \log p(x \mid c) = \sum_{i=1}^{H W} \log p(x_i \mid x_1, \dots, x_{i-1}, c)
