@@ -31,6 +31,7 @@ from torch import Tensor, nn
 from dgm_fast.families.autoregressive.pixel_model import PixelConfig, PixelModel, pointwise
 from dgm_fast.families.layout import keep_channels_last
 from dgm_fast.layers import MaskedConv2d
+from dgm_fast.ops import gated_activation
 
 __all__ = ["GatedPixelCNN", "GatedPixelCNNConfig"]
 
@@ -95,7 +96,7 @@ class GatedLayer(nn.Module):
         width, first = config.channels, mask_type == "A"
         kernel = config.first_kernel if first else config.kernel
         above = kernel // 2
-        self.is_first = first
+        self.is_first, self.impl = first, impl
         # Rows of zeros above; without the own row, what is left of the image moves down by one.
         self.rows = (above, -1) if first else (above, 0)
         rows = above if first else above + 1
@@ -116,9 +117,8 @@ class GatedLayer(nn.Module):
             of_v, of_h = self.label(label)[:, :, None, None].chunk(2, dim=1)
             a, link = a + of_v, link + of_h
 
-        left, right = a.chunk(2, dim=1)
         gated = self.out(self.dropout(self.horizontal(h, link)))
-        return left.tanh() * right.sigmoid(), gated if self.is_first else h + gated
+        return gated_activation(a, impl=self.impl), gated if self.is_first else h + gated
 
 
 class GatedPixelCNN(PixelModel):
