@@ -130,6 +130,7 @@ static void sum_lines(
       add_shifted(x, sample, channel, length, begin + sign * shape.shift(j), count, w, line);
     }
     f(sample, channel, begin, count, line);
+    streams_are_done();
   });
 }
 
@@ -138,7 +139,7 @@ static void depthwise_forward(const Forward<T>& p) {
   sum_lines(
       p.shape, p.x, p.shape.length, p.weight, p.bias, 1, p.shape.out_length(),
       [&](int64_t sample, int64_t channel, int64_t begin, int64_t count, const float* line) {
-        write_run(p.y.at(sample, channel, begin, 0), p.y.row, line, count);
+        write_run(p.y.at(sample, channel, begin, 0), p.y.row, line, count, p.y.streams);
       });
 }
 
@@ -173,7 +174,8 @@ static void depthwise_backward(const Backward<T>& p) {
     sum_lines<T>(
         shape, p.grad, shape.out_length(), p.weight, nullptr, -1, shape.length,
         [&](int64_t sample, int64_t channel, int64_t begin, int64_t count, const float* line) {
-          write_run(p.grad_x.at(sample, channel, begin, 0), p.grad_x.row, line, count);
+          write_run(
+              p.grad_x.at(sample, channel, begin, 0), p.grad_x.row, line, count, p.grad_x.streams);
         });
   }
   if (!p.grad_weight && !p.grad_bias) return;

@@ -220,15 +220,16 @@ struct LiveLanes {
   LaneMask of[kVectors];
 };
 
-// Which of a block's places have a pixel `column` to their right.
-static void find_live(int64_t width, int64_t place, int64_t column, LaneMask (&live)[kVectors]) {
-  for (int v = 0; v < kVectors; ++v) {
+// Which of a block's places, the first of them in column `first`, have a pixel `column` to their
+// right.
+static void find_live(int64_t width, int64_t first, int64_t column, LiveLanes& live) {
+  for (LaneMask& mask : live.of) {
     bool lanes[kLanes];
-    for (int i = 0; i < kLanes; ++i) {
-      const int64_t there = (place + v * kLanes + i) % width + column;
-      lanes[i] = there >= 0 && there < width;
+    for (bool& lane : lanes) {
+      lane = first + column >= 0 && first + column < width;
+      first = first + 1 == width ? 0 : first + 1;
     }
-    live[v] = lane_mask(lanes);
+    mask = lane_mask(lanes);
   }
 }
 
@@ -273,6 +274,25 @@ static __attribute__((noinline)) void add_terms(
   }
 }
 
+// planes[t][c][i] = x[c, begin + i + shift of tap t], zero where the shift leaves the row: one
+// plane for every product of a place, whatever its tap.
+template <typename T>
+static void gather_planes(
+    const Left& left, const std::vector<int64_t>& shifts, const Images<const T>& x, int64_t sample,
+    const Grid& from, int64_t begin, int64_t count, int64_t plane, float* planes) {
+  for (int64_t t = 0; t < left.count(); ++t, planes += left.inner * plane) {
+    pack_planes(x, sample, 0, left.inner, from, begin + shifts[t], count, plane, plane, planes);
+    const int64_t column = left.taps[t].column;
+    const int64_t first = column < 0 ? 0 : from.width - column, width = std::abs(column);
+    for (int64_t i = first - begin % from.width; width > 0 && i < count; i += from.width) {
+      const int64_t low = std::max<int64_t>(0, i), high = std::min(count, i + width);
+      for (int64_t c = 0; c < left.inner && low < high; ++c) {
+        std::fill(planes + c * plane + low, planes + c * plane + high, 0.0f);
+      }
+    }
+  }
+}
+
 // Some places of an image, and a line of sums for each row of every tile.
 struct Block {
   int64_t sample, place, count;
@@ -292,11 +312,18 @@ static void convolve(
   const int64_t places = grid.places(), tile_count = tiles(left.rows, kRows);
   if (places == 0 || grid.samples == 0 || left.rows == 0) return;
 
+  // Few channels make short loops, so their taps become channels, too.
+  const bool gathers = left.count() > 1 && left.inner < kDepth;
+  const int64_t depth = gathers ? left.inner * left.count() : left.inner;
+
   // As long as the scratch allows, but not so long that threads have nothing to do.
   const int64_t tasks_wanted = 4 * torch::stable::get_num_threads();
-  const int64_t room = kScratch / std::max<int64_t>(1, left.inner);
-  int64_t span = std::max(
-      {room - Windows(shifts, 1).halo, room / std::max<int64_t>(1, left.count()), room / 4});
+  const int64_t room = kScratch / std::max<int64_t>(1, depth);
+  int64_t span = room;
+  if (!gathers) {
+    span = std::max(
+        {room - Windows(shifts, 1).halo, room / std::max<int64_t>(1, left.count()), room / 4});
+  }
   span = std::min(span, tiles(places * grid.samples, tasks_wanted));
   const int64_t bands = tiles(places, std::max<int64_t>(span, 2 * kSpan));
   span = tiles(tiles(places, bands), kLanes) * kLanes;
@@ -308,19 +335,25 @@ static void convolve(
     if (count <= 0) return;
 
     const Windows windows(shifts, count);
-    const int64_t plane = windows.plane;
-    Buffer scratch(left.inner * plane), all_sums(tile_count * kRows * kSpan);
-    windows.read(x, sample, 0, left.inner, from, begin, count, scratch.data());
+    const int64_t plane = gathers ? odd_lines(tiles(count, kLanes) * kLanes) : windows.plane;
+    Buffer scratch(depth * plane), all_sums(tile_count * kRows * kSpan);
+    if (gathers) {
+      gather_planes(left, shifts, x, sample, from, begin, count, plane, scratch.data());
+    } else {
+      windows.read(x, sample, 0, left.inner, from, begin, count, scratch.data());
+    }
     // Not a vector's memory: masks may be as wide as registers, and are aligned as these are.
-    Buffer masks(tiles(left.count() * sizeof(LiveLanes), sizeof(float)));
+    Buffer masks(tiles(std::max<int64_t>(1, left.count()) * sizeof(LiveLanes), sizeof(float)));
     auto* live = reinterpret_cast<LiveLanes*>(masks.data());
-    std::vector<Term> terms(left.count());
+    std::vector<Term> terms(gathers ? 1 : left.count());
+    if (gathers) find_live(1, 0, 0, live[0]);
 
     for_each_span(tiles(count, kLanes), [&](auto vectors, int64_t v0) {
       constexpr int V = decltype(vectors)::value;
       const int64_t place = v0 * kLanes, n = std::min<int64_t>(V * kLanes, count - place);
-      for (int64_t t = 0; t < left.count(); ++t) {
-        find_live(grid.width, begin + place, left.taps[t].column, live[t].of);
+      const int64_t column = (begin + place) % grid.width;
+      for (int64_t t = 0; t < left.count() && !gathers; ++t) {
+        find_live(grid.width, column, left.taps[t].column, live[t]);
       }
 
       const Block block{sample, begin + place, n, all_sums.data()};
@@ -328,7 +361,8 @@ static void convolve(
       // A chunk of channels stays in the first cache for all taps and tiles.
       for (int64_t k0 = 0; k0 < left.inner; k0 += kDepth) {
         for (int64_t tile = 0; tile < tile_count; ++tile) {
-          for (int64_t t = 0; t < left.count(); ++t) {
+          if (gathers) terms[0] = {left.at(tile, 0), scratch.data() + place, depth, live[0].of};
+          for (int64_t t = 0; t < left.count() && !gathers; ++t) {
             const auto range = left.range(tile, t);
             const int64_t first = std::max(k0, range.begin);
             const int64_t last = std::min(k0 + kDepth, range.end);
@@ -342,6 +376,7 @@ static void convolve(
 
       finish(block);
     });
+    streams_are_done();
   });
 }
 
@@ -349,9 +384,7 @@ static void convolve(
 // sums.
 DGM_INLINE void multiply_lines(const Left& left, const float* lines, const Block& block) {
   LiveLanes live;
-  bool all[kLanes];
-  std::fill_n(all, kLanes, true);
-  for (LaneMask& mask : live.of) mask = lane_mask(all);
+  find_live(1, 0, 0, live);
   for (int64_t tile = 0; tile < tiles(left.rows, kRows); ++tile) {
     const Term term{left.at(tile, 0), lines, left.inner, live.of};
     add_terms<kVectors>(&term, &term + 1, kSpan, block.line(tile * kRows));
@@ -360,10 +393,11 @@ DGM_INLINE void multiply_lines(const Left& left, const float* lines, const Block
 
 // Writes a run of one channel's pixels.
 template <typename T>
-DGM_INLINE void write_run(T* p, int64_t stride, const float* line, int64_t count) {
+DGM_INLINE void write_run(T* p, int64_t stride, const float* line, int64_t count, bool streams) {
+  streams = streams && is_aligned(p);
   if (stride == 1) {
     for_each_vector(count, [&](int64_t i, int64_t n) {
-      if (n == kLanes) return store(p + i, load(line + i));
+      if (n == kLanes) return put(p + i, load(line + i), n, streams);
       for (int64_t j = 0; j < n; ++j) p[i + j] = static_cast<T>(line[i + j]);
     });
   } else {
@@ -389,7 +423,8 @@ DGM_INLINE void write_channel(
     const std::vector<Run>& runs, const Images<T>& to, int64_t sample, int64_t channel,
     const float* line) {
   for (const Run& run : runs) {
-    write_run(to.at(sample, channel, run.row, run.column), to.column, line + run.offset, run.count);
+    T* p = to.at(sample, channel, run.row, run.column);
+    write_run(p, to.column, line + run.offset, run.count, to.streams);
   }
 }
 

@@ -15,6 +15,7 @@ template <typename T>
 struct Images {
   T* data;
   int64_t sample, channel, row, column;  // strides
+  bool streams = false;                  // written past the caches
 
   T* at(int64_t s, int64_t c, int64_t r, int64_t w) const {
     return data + s * sample + c * channel + r * row + w * column;

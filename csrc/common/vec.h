@@ -206,7 +206,9 @@ DGM_INLINE Vec where_live(const bool* live, Vec v) {
 // Lanes that are live; a load gives zero in the others.
 #if DGM_VECTOR_BYTES == 64
 typedef __mmask16 LaneMask;
-DGM_INLINE Vec load_live(const float* p, LaneMask live) { return (Vec)_mm512_maskz_loadu_ps(live, p); }
+DGM_INLINE Vec load_live(const float* p, LaneMask live) {
+  return (Vec)_mm512_maskz_loadu_ps(live, p);
+}
 #else
 typedef VecInt LaneMask;
 DGM_INLINE Vec load_live(const float* p, LaneMask live) { return (Vec)((VecInt)load(p) & live); }

@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <optional>
 #include <tuple>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
@@ -29,8 +30,12 @@ using torch::stable::Tensor;
 template <typename T>
 Images<T> images(const Tensor& t) {
   return {
-      static_cast<T*>(t.data_ptr()), t.stride(0), t.stride(1), t.size(2) > 1 ? t.stride(2) : 0,
-      t.size(3) > 1 ? t.stride(3) : 1};
+      static_cast<T*>(t.data_ptr()),
+      t.stride(0),
+      t.stride(1),
+      t.size(2) > 1 ? t.stride(2) : 0,
+      t.size(3) > 1 ? t.stride(3) : 1,
+      !std::is_const_v<T> && is_large(t)};
 }
 
 template <typename T>

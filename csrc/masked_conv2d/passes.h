@@ -140,8 +140,8 @@ static void gate_backward(const Gate<T>& p) {
         gate_gradients(load(grad), load(a), load(b), grad_a, grad_b);
         store(a, grad_a);
         store(b, grad_b);
-        write_run(p.grad.at(s, c, r, w), p.grad.column, a, n);
-        write_run(p.grad.at(s, p.channels + c, r, w), p.grad.column, b, n);
+        write_run(p.grad.at(s, c, r, w), p.grad.column, a, n, false);
+        write_run(p.grad.at(s, p.channels + c, r, w), p.grad.column, b, n, false);
       }
     }
   });

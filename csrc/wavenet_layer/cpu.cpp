@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <optional>
 #include <tuple>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
@@ -30,7 +31,8 @@ template <typename T>
 Images<T> signals(const Tensor& t) {
   // A condition of one place is the same at all.
   const int64_t step = t.size(2) > 1 ? t.stride(2) : 0;
-  return {static_cast<T*>(t.data_ptr()), t.stride(0), t.stride(1), step, step};
+  return {static_cast<T*>(t.data_ptr()),     t.stride(0), t.stride(1), step, step,
+          !std::is_const_v<T> && is_large(t)};
 }
 
 template <typename T>
