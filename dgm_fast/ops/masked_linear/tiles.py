@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 import triton
@@ -12,6 +12,7 @@ from triton.runtime import Autotuner
 
 from dgm_fast._core.implementation import interpreting
 from dgm_fast._core.integers import next_power_of_2
+from dgm_fast._core.triton_tiles import configs_of, family
 
 # Output tile (m, n), block k of the sum, warps, stages; by family of GPUs and arithmetic. Few, as
 # each is timed when a shape is first seen, and none spills on any GPU of its family.
@@ -50,25 +51,9 @@ _ODD_TILES = ((64, 64, 32, 8, 2), (16, 32, 64, 4, 2))
 _INTERPRETER_TILES = ((32, 128, 64, 1, 1),)
 
 
-def _family(target: GPUTarget) -> str:
-    if target.backend == "hip":
-        return "gfx942"
-
-    return "sm_90" if target.arch >= 90 else "sm_80"
-
-
-def _configs(blocks: str, tiles: Iterable[tuple[int, ...]]) -> list[triton.Config]:
-    """Return the configs of a kernel whose m, n and k are the dims that `blocks` names."""
-    names = [f"BLOCK_{dim}" for dim in blocks]
-    return [
-        triton.Config(dict(zip(names, sizes, strict=True)), num_warps=warps, num_stages=stages)
-        for *sizes, warps, stages in tiles
-    ]
-
-
 def _suited_tiles(height: int, kind: str, target: GPUTarget) -> list[tuple[int, ...]]:
     """Return the tiles worth timing for an output of that many rows."""
-    tiles = _ODD_TILES if kind == "odd" else _TILES[_family(target), kind]
+    tiles = _ODD_TILES if kind == "odd" else _TILES[family(target), kind]
     height = next_power_of_2(max(16, height))
 
     # Taller than the output wastes work; far lower reads the other operand too often.
@@ -84,11 +69,11 @@ def tuned(blocks: str) -> Callable[[triton.JITFunction], Autotuner]:
         configs: list[triton.Config], arguments: dict[str, Any], **_: Any
     ) -> list[triton.Config]:
         target = triton.runtime.driver.active.get_current_target()
-        return _configs(blocks, _suited_tiles(arguments[blocks[0]], arguments["KIND"], target))
+        return configs_of(blocks, _suited_tiles(arguments[blocks[0]], arguments["KIND"], target))
 
     compiled = itertools.chain(_ODD_TILES, *_TILES.values())
     return triton.autotune(
-        _configs(blocks, _INTERPRETER_TILES if interpreting() else dict.fromkeys(compiled)),
+        configs_of(blocks, _INTERPRETER_TILES if interpreting() else dict.fromkeys(compiled)),
         key=["batch_bucket", "I", "O", "KIND"],
         prune_configs_by={"early_config_prune": suited},
     )
@@ -96,5 +81,5 @@ def tuned(blocks: str) -> Callable[[triton.JITFunction], Autotuner]:
 
 def aot_configs(blocks: str, kind: str, odd: bool, target: GPUTarget) -> list[triton.Config]:
     """Return every config that `tuned` may time on a GPU; none where it lacks the arithmetic."""
-    tiles = _TILES.get((_family(target), kind), ())
-    return _configs(blocks, _ODD_TILES if odd and tiles else tiles)
+    tiles = _TILES.get((family(target), kind), ())
+    return configs_of(blocks, _ODD_TILES if odd and tiles else tiles)
