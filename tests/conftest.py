@@ -61,6 +61,8 @@ def pytest_configure(config: pytest.Config) -> None:
     workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
     allowed = int(os.environ.get("OMP_NUM_THREADS", _usable_cores()))
     torch.set_num_threads(max(1, min(allowed, _usable_cores() // workers)))
+    # torch's default lets a GPU's convolutions, and those of ours, round float32 to 11 bits.
+    torch.backends.cudnn.allow_tf32 = False
 
 
 def _usable_cores() -> int:

@@ -325,3 +325,35 @@ def test_logistic_mixture_launches_for_planes_and_channels_last(bound, shape, dt
         assert (found.shape, found.dtype) == (params.shape, dtype)
 
     assert bound == ["forward_kernel", "backward_kernel"] * 2
+
+
+@pytest.mark.parametrize(
+    ("shape", "dtype"),
+    [
+        ((2, 48, 16, 14), torch.float32),
+        ((2, 48, 16, 14), torch.bfloat16),
+        ((5, 3, 7, 1), torch.float32),
+        ((1, 1, 1, 1), torch.bfloat16),
+    ],
+    ids=str,
+)
+def test_masked_conv2d_launches_for_layouts_gates_and_groups(bound, shape, dtype):
+    kernels = pytest.importorskip("dgm_fast.ops.masked_conv2d.kernels")
+    x, weight = torch.ones(shape, dtype=dtype), torch.ones(2 * shape[1], shape[1], 3, 5).to(dtype)
+    residual, bias = torch.ones(shape[0], 2 * shape[1], *shape[2:], dtype=dtype), weight[:, 0, 0, 0]
+    grad_y = torch.ones((), dtype=dtype).expand_as(residual)
+
+    for last, gated, rest in ((False, True, (None, None)), (True, False, (bias, residual))):
+        x = x.contiguous(memory_format=torch.channels_last if last else torch.contiguous_format)
+        constants = (shape[1], last, 2, 1)
+        y, kept = kernels.forward(x, weight, *rest, *constants, gated, gated, last)
+        assert y.shape == (x.shape if gated else residual.shape)
+        assert kept.shape[0] == (shape[0] if gated else 0)
+
+        needs, kept = [True, True, True], kept if gated else None
+        above = grad_y[:, : y.shape[1]]
+        grads = kernels.backward(above, x, weight, kept, *constants, last, needs)
+        assert [each.shape for each in grads[:3]] == [x.shape, weight.shape, bias.shape]
+
+    product, sums = ["pack_kernel", "product_kernel"], ["grad_weight_kernel", "finish_kernel"]
+    assert bound == [*product, "gate_backward_kernel", *product, *sums, *product, *product, *sums]

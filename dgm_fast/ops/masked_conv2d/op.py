@@ -7,14 +7,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dgm_fast._core.implementation import cpp
+from dgm_fast._core.implementation import cpp, requested, triton
 from dgm_fast._core.op import Direction, Op
 from dgm_fast.ops.masked_conv2d import reference
+from dgm_fast.ops.masked_conv2d.crossover import reference_is_faster
 
 _CONSTANTS = "int groups, bool strict, int dilation_h, int dilation_w"
 
 
-def _images(x: Tensor, batch: int, channels: int, channels_last: bool) -> Tensor:
+def images(x: Tensor, batch: int, channels: int, channels_last: bool) -> Tensor:
+    """Return memory for images of the size of x's."""
     height, width = x.shape[2:]
     if channels_last:
         return x.new_empty(batch, height, width, channels).permute(0, 3, 1, 2)
@@ -36,8 +38,8 @@ def _fake_forward(
     channels_last: bool,
 ) -> tuple[Tensor, Tensor]:
     out = weight.shape[0]
-    y = _images(x, x.shape[0], out // 2 if gated else out, channels_last)
-    return y, _images(x, x.shape[0] if keep else 0, out, channels_last)
+    y = images(x, x.shape[0], out // 2 if gated else out, channels_last)
+    return y, images(x, x.shape[0] if keep else 0, out, channels_last)
 
 
 def _fake_backward(
@@ -54,10 +56,10 @@ def _fake_backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     out, ins, height, width = weight.shape
     return (
-        _images(x, x.shape[0] if needs[0] else 0, ins, channels_last),
+        images(x, x.shape[0] if needs[0] else 0, ins, channels_last),
         weight.new_empty(out if needs[1] else 0, ins, height, width),
         weight.new_empty(out if needs[2] else 0),
-        _images(x, 0 if kept is None else x.shape[0], out, channels_last),
+        images(x, 0 if kept is None else x.shape[0], out, channels_last),
     )
 
 
@@ -75,13 +77,20 @@ _op = Op(
             _fake_backward,
         ),
     },
-    [cpp(torch.float32, torch.bfloat16, torch.float16)],
+    [
+        cpp(torch.float32, torch.bfloat16, torch.float16),
+        triton("dgm_fast.ops.masked_conv2d.kernels", torch.float32, torch.bfloat16, torch.float16),
+    ],
 )
 
 
 def choose(impl: str, x: Tensor) -> str:
-    """Return the implementation to run."""
-    return _op.choose(impl, x.device, x.dtype)
+    """Return the implementation to run; `auto` follows the crossovers in this op's README."""
+    wanted = requested(impl)
+    if wanted == "auto" and reference_is_faster(x):
+        return "reference"
+
+    return _op.choose(wanted, x.device, x.dtype)
 
 
 def apply(

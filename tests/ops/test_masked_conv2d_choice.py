@@ -1,0 +1,100 @@
+"""Which implementation of `masked_conv2d` a call takes, and in which tiles its kernels run."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from dgm_fast import ops
+from dgm_fast.ops.masked_conv2d import crossover, reference
+
+
+@pytest.fixture
+def precision():
+    """torch's setting for convolutions of float32, which is put back."""
+    setting = torch.backends.cudnn.conv
+    before = setting.fp32_precision
+    yield setting
+    setting.fp32_precision = before
+
+
+@pytest.mark.parametrize(
+    ("dtype", "in_tf32", "is_left"),
+    [(torch.float32, False, True), (torch.float32, True, False), (torch.bfloat16, False, False)],
+)
+def test_auto_leaves_a_gpus_products_without_tensor_cores_to_torch(
+    monkeypatch, dtype, in_tf32, is_left
+):
+    monkeypatch.setattr(crossover, "multiplies_in_tf32", lambda: in_tf32)
+
+    assert crossover.reference_is_faster(SimpleNamespace(is_cuda=True, dtype=dtype)) is is_left
+    assert not crossover.reference_is_faster(SimpleNamespace(is_cuda=False, dtype=dtype))
+
+
+@pytest.mark.parametrize("hip", [None, "6.4"])
+def test_float32_follows_torchs_setting_for_convolutions(monkeypatch, precision, hip):
+    monkeypatch.setattr(torch.version, "hip", hip)
+
+    precision.fp32_precision = "tf32"
+    assert crossover.multiplies_in_tf32() is (hip is None)
+    precision.fp32_precision = "ieee"
+    assert not crossover.multiplies_in_tf32()
+
+
+def test_a_compiled_graph_asks_for_the_setting_once(precision):
+    precision.fp32_precision = "tf32"
+
+    @torch.compile(fullgraph=True, backend="eager")
+    def shifted(x):
+        return x + 1 if crossover.multiplies_in_tf32() else x
+
+    assert shifted(torch.zeros(1)) == (torch.version.hip is None)
+
+
+def _differentiated(x, residual):
+    weight = torch.randn(48, x.shape[1], 3, 3, generator=torch.Generator().manual_seed(1))
+    leaves = tuple(each.detach().requires_grad_() for each in (x, weight, residual))
+    x, weight, residual = leaves
+    options = {"mask_type": "B", "channel_groups": 2, "residual": residual, "gated": True}
+    y = ops.masked_conv2d(x, weight, impl="triton", **options)
+    expected = reference.masked_conv2d(x, weight, **options)
+    above = torch.ones_like(y)
+    return (y, *torch.autograd.grad(y, leaves, above)), (
+        expected,
+        *torch.autograd.grad(expected, leaves, above),
+    )
+
+
+@pytest.mark.interpret
+def test_samples_too_large_for_narrow_offsets_give_the_same_bits(monkeypatch):
+    kernels = pytest.importorskip("dgm_fast.ops.masked_conv2d.kernels")
+    layout = kernels._layout
+    x, residual = torch.randn(2, 16, 5, 4), torch.randn(2, 48, 4, 5).transpose(2, 3)
+
+    narrow, _ = _differentiated(x, residual)
+    monkeypatch.setattr(kernels, "_layout", lambda given: (*layout(given)[:3], True))
+    wide, _ = _differentiated(x, residual)
+    assert all(map(torch.equal, narrow, wide))
+
+
+@pytest.mark.interpret
+@pytest.mark.parametrize("first", [0, 16, 3], ids=["aligned", "beside", "odd"])
+def test_channels_beside_others_are_read_where_they_lie(first):
+    beside = torch.randn(2, 48, 5, 4).contiguous(memory_format=torch.channels_last)
+
+    got, expected = _differentiated(beside[:, first : first + 16], torch.randn(2, 48, 5, 4))
+    for each, exact in zip(got, expected, strict=True):
+        torch.testing.assert_close(each, exact, rtol=1e-5, atol=1e-4)
+
+
+def test_offsets_are_wide_where_a_sample_is_large():
+    kernels = pytest.importorskip("dgm_fast.ops.masked_conv2d.kernels")
+    images = [
+        kernels._images(torch.empty(2, channels, 2**10, 2**10, device="meta"))
+        for channels in (3, 2**11 - 1, 2**11)
+    ]
+
+    assert [kernels._layout((each,))[3] for each in images] == [False, True, True]
+    assert kernels._layout((kernels._images(None), images[0])) == (16, 16, 1, False)
