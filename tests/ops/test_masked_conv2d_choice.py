@@ -28,9 +28,19 @@ def test_auto_leaves_a_gpus_products_without_tensor_cores_to_torch(
     monkeypatch, dtype, in_tf32, is_left
 ):
     monkeypatch.setattr(crossover, "multiplies_in_tf32", lambda: in_tf32)
+    monkeypatch.setattr(crossover, "_MULTIPLIES_BFLOAT16", False)
 
     assert crossover.reference_is_faster(SimpleNamespace(is_cuda=True, dtype=dtype)) is is_left
     assert not crossover.reference_is_faster(SimpleNamespace(is_cuda=False, dtype=dtype))
+
+
+@pytest.mark.parametrize("has_products", [False, True])
+def test_auto_leaves_bfloat16_to_a_cpu_that_multiplies_it(monkeypatch, has_products):
+    monkeypatch.setattr(crossover, "_MULTIPLIES_BFLOAT16", has_products)
+
+    assert crossover.reference_is_faster(torch.ones(1, dtype=torch.bfloat16)) is has_products
+    assert not crossover.reference_is_faster(torch.ones(1, dtype=torch.float16))
+    assert not crossover.reference_is_faster(torch.ones(1))
 
 
 @pytest.mark.parametrize("hip", [None, "6.4"])

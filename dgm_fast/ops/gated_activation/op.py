@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from dgm_fast._core.autograd import differentiable
-from dgm_fast._core.implementation import cpp, triton
+from dgm_fast._core.implementation import cpp, requested, triton
 from dgm_fast._core.op import Direction, Op
 from dgm_fast._core.rows import as_rows
 from dgm_fast.ops.gated_activation import reference
@@ -40,7 +40,12 @@ _run = differentiable(_op, (0,), reference.gated_activation)
 
 def run(impl: str, x: Tensor) -> Tensor:
     """Run the implementation asked for on samples of any shape."""
-    implementation = _op.choose(impl, x.device, x.dtype)
+    implementation = requested(impl)
+    # A call costs 15 us more than the three of torch's own; the table is in this op's README.
+    if implementation == "auto" and x.device.type == "cpu" and x.numel() < 2048:
+        implementation = "reference"
+
+    implementation = _op.choose(implementation, x.device, x.dtype)
     if implementation == "reference":
         return reference.gated_activation(x)
 
