@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from types import SimpleNamespace
 
 import pytest
@@ -108,3 +109,17 @@ def test_offsets_are_wide_where_a_sample_is_large():
 
     assert [kernels._layout((each,))[3] for each in images] == [False, True, True]
     assert kernels._layout((kernels._images(None), images[0])) == (16, 16, 1, False)
+
+
+@pytest.mark.parametrize("kind", ["16", "tf32", "ieee", "odd"])
+@pytest.mark.parametrize("backend", ["cuda", "hip"])
+def test_few_tiles_are_timed_and_none_is_twice_as_large_as_the_output(backend, kind):
+    tiles = pytest.importorskip("dgm_fast.ops.masked_conv2d.tiles")
+    if (backend, kind) == ("hip", "tf32"):
+        pytest.skip("TF32 is NVIDIA's")
+
+    target = SimpleNamespace(backend=backend, arch=90)
+    for height, width in itertools.product((1, 20, 100, 2**20), (1, 10, 64, 120, 1024)):
+        suited = tiles._suited_tiles(height, width, kind, target)
+        assert 1 <= len(suited) <= 5
+        assert all(m < 2 * max(height, 32) and n < 2 * max(width, 32) for m, n, *_ in suited)

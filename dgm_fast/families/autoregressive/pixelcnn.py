@@ -16,7 +16,7 @@ Deviations from the paper:
 - Dropout in the residual blocks, off by default.
 - Values enter scaled to [-1, 1], so that a 0 is not what lies beyond the image.
 
-Sizes in the paper: for CIFAR-10 128 features and 15 layers, for binarized MNIST 16 and 7.
+Sizes in the paper: for CIFAR-10 128 features and 15 layers.
 
 References: van den Oord, Kalchbrenner, Kavukcuoglu, "Pixel Recurrent Neural Networks", ICML 2016.
 """

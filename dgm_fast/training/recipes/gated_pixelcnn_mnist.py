@@ -28,8 +28,8 @@ def recipe(binarization: str = "static") -> Recipe:
             head_channels=64,
         ),
         train=TrainConfig(
-            epochs=12,
-            batch_size=50,
+            epochs=11,
+            batch_size=16,
             learning_rate=2e-3,
             weight_decay=0.01,
             warmup_steps=500,

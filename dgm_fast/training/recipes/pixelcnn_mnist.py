@@ -2,13 +2,15 @@
 
     dgm-fast train pixelcnn --data mnist --data-root PATH/TO/mnist
 
-Twelve epochs are what two cores do in half an hour. The convolutions are in bfloat16, which newer
+Batches are small because an image is 784 examples: in a first look, 1,500 steps of 16 images left
+94.1 nats on training images, 1,500 steps of 50 left 93.2, three times as many images for one nat.
+Eleven epochs are about an hour of one core. The convolutions are in bfloat16, which newer
 processors multiply faster than float32; on one that only emulates it, --no-bf16 is the faster
 choice.
 
 The literature on the test set, in nats: 81.30 (van den Oord, Kalchbrenner and Kavukcuoglu, Pixel
-Recurrent Neural Networks, 2016, table 4), on another draw of the grey levels than
-`binarization="static"` makes.
+Recurrent Neural Networks, 2016), on another draw of the grey levels than `binarization="static"`
+makes.
 """
 
 from __future__ import annotations
@@ -33,8 +35,8 @@ def recipe(binarization: str = "static") -> Recipe:
             head_channels=64,
         ),
         train=TrainConfig(
-            epochs=12,
-            batch_size=50,
+            epochs=11,
+            batch_size=16,
             learning_rate=2e-3,
             weight_decay=0.01,
             warmup_steps=500,

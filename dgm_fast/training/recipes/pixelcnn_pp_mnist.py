@@ -29,8 +29,8 @@ def recipe(binarization: str = "none") -> Recipe:
             dropout=0.1,
         ),
         train=TrainConfig(
-            epochs=12,
-            batch_size=50,
+            epochs=11,
+            batch_size=16,
             learning_rate=1e-3,
             weight_decay=0.01,
             warmup_steps=500,
