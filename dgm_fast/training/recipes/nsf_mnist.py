@@ -4,10 +4,10 @@
 
 With the default seed it reached 2.062 bits/dim on the test set, a bound with one draw of the noise,
 after 1,500 steps: 23 minutes of one core of an AMD EPYC. benchmarks/RESULTS.md has the row and the
-curve. That is far from its end: a step takes 0.9 s, most of it the five 784 x 784 matrices, and the
-third and last pass still took 11 nats off, at learning rates below 5e-5. With a normal base and five
-times the learning rate the matrices run away within 60 steps, with the logit and, further, without
-it.
+curve. That is far from its end: a step takes 0.9 s, most of it the five 784 x 784 matrices, and
+the third and last pass still took 11 nats off, at learning rates below 5e-5. With a normal base and
+five times the learning rate the matrices run away within 60 steps, with the logit and, further,
+without it.
 """
 
 from __future__ import annotations
