@@ -327,16 +327,7 @@ def test_logistic_mixture_launches_for_planes_and_channels_last(bound, shape, dt
     assert bound == ["forward_kernel", "backward_kernel"] * 2
 
 
-@pytest.mark.parametrize(
-    ("shape", "dtype"),
-    [
-        ((2, 48, 16, 14), torch.float32),
-        ((2, 48, 16, 14), torch.bfloat16),
-        ((5, 3, 7, 1), torch.float32),
-        ((1, 1, 1, 1), torch.bfloat16),
-    ],
-    ids=str,
-)
+@each_launch((2, 48, 16, 14), (5, 3, 7, 1), (1, 1, 1, 1))
 def test_masked_conv2d_launches_for_layouts_gates_and_groups(bound, shape, dtype):
     kernels = pytest.importorskip("dgm_fast.ops.masked_conv2d.kernels")
     x, weight = torch.ones(shape, dtype=dtype), torch.ones(2 * shape[1], shape[1], 3, 5).to(dtype)
