@@ -154,7 +154,7 @@ CASES = OpCases(
         _case("grey-odd", (5, 1, 7, 3), 3),
         _case("empty-batch", (0, 3, 4, 4)),
         _case("no-pixels", (3, 3, 0, 4)),
-        _case("no-dims", (70, 3)),
+        _case("no-dims", (70, 3), 4),
         _case("one-dim", (3, 1, 100)),
         _case("one", (1, 1, 1, 1), 1),
         _case("one-component", (3, 3, 4, 4), 1),
