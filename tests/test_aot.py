@@ -99,9 +99,10 @@ class _AbsentGpu:
 def each_launch(*shapes, dtypes=(torch.float32, torch.bfloat16)):
     """Parametrize a test by the target of `bound`, shape and dtype.
 
-    The first shape is launched for both compilers in every dtype, the others in dtypes in turn.
+    The first shape is launched in every dtype and for both compilers, the others in dtypes in turn.
     """
-    launches = list(itertools.product(MAIN_TARGETS, shapes[:1], dtypes))
+    launches = [("sm_90", shapes[0], dtype) for dtype in dtypes]
+    launches += [("gfx942", shapes[0], torch.bfloat16)]
     launches += zip(itertools.repeat("sm_90"), shapes[1:], itertools.cycle(dtypes), strict=False)
     return pytest.mark.parametrize(
         ("bound", "shape", "dtype"), launches, indirect=["bound"], ids=str
