@@ -89,16 +89,13 @@ def forward(
 ) -> tuple[Tensor, Tensor]:
     """Return y and, where asked, what its gate was given."""
     layer = _Layer.of(weight, groups, strict, (dilation_h, dilation_w), gated)
-    if residual is not None:
-        residual = residual.contiguous(memory_format=torch.channels_last)
-
-    y = images(x, x.shape[0], layer.outs, True)
-    kept = images(x, x.shape[0] if keep else 0, weight.shape[0], True)
+    y = images(x, x.shape[0], layer.outs, channels_last)
+    kept = images(x, x.shape[0] if keep else 0, weight.shape[0], channels_last)
     if y.numel() > 0:
         added = (None if bias is None else bias.contiguous(), residual)
         _product(layer, x, weight, *added, y, kept if keep else None, after=False)
 
-    return _laid_out(y, channels_last), _laid_out(kept, channels_last)
+    return y, kept
 
 
 def backward(
@@ -115,7 +112,7 @@ def backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Return the gradients of x, weight, bias and what the gate was given, or empty ones."""
     layer = _Layer.of(weight, groups, strict, (dilation_h, dilation_w), kept is not None)
-    grad_x = images(x, x.shape[0] if needs[0] else 0, layer.ins, True)
+    grad_x = images(x, x.shape[0] if needs[0] else 0, layer.ins, channels_last)
     grad_weight, grad_bias = (weight.new_empty(0, *weight.shape[1:]), weight.new_empty(0))
     of_gate = images(x, 0 if kept is None else x.shape[0], weight.shape[0], channels_last)
     grad = grad_y if kept is None else of_gate
@@ -132,15 +129,7 @@ def backward(
         grad_weight = weight.new_empty(weight.shape)
         _grad_weight(layer, grad, x, grad_weight)
 
-    return _laid_out(grad_x, channels_last), grad_weight, grad_bias, of_gate
-
-
-def _laid_out(result: Tensor, channels_last: bool) -> Tensor:
-    """Return a product's result, which its tiles write in channels_last, as it is asked for.
-
-    Tiles that write planes themselves spill on sm_90; one pass more over the result does not.
-    """
-    return result if channels_last else result.contiguous()
+    return grad_x, grad_weight, grad_bias, of_gate
 
 
 def _product(

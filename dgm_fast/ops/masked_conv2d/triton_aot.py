@@ -34,6 +34,7 @@ def aot_kernels() -> Iterator[AotKernel]:
             yield _product("grad_x", dtype, kind, odd)
             yield _grad_weight(dtype, kind, odd)
 
+    yield _product("gated-planes", "bf16", "16")
     yield from _moves("bf16")
     yield from _moves("fp32")
 
@@ -48,12 +49,8 @@ def _layout(images: Images) -> tuple[int, int, int, bool]:
 
 def _product(name: str, dtype: str, kind: str, odd: bool = False) -> AotKernel:
     gated, after = name.startswith("gated"), name == "grad_x"
-    written = _images(dtype)
-    given = {
-        "y": written,
-        "residual": _NONE if after else written,
-        "kept": written if gated else _NONE,
-    }
+    written = _images(dtype, planes=name == "gated-planes")
+    given = {"y": written, **dict.fromkeys(("residual", "kept"), written if gated else _NONE)}
     constants = {"AFTER": after, "PARTS": 2 if gated else 1, "STRICT": False}
     constants["LAYOUT"] = (1, 1, 1, False) if odd else _layout(written)
     constants |= {"bias_ptr": None} if after else {}

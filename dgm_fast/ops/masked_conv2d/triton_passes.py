@@ -283,7 +283,8 @@ def product_kernel(
     first_n = tl.program_id(0) % tiles_n * (BLOCK_N // PARTS)
     last_n = tl.minimum(first_n + BLOCK_N // PARTS, N) - 1
     row = first_n * PARTS + tl.arange(0, BLOCK_N)  # of the weight
-    weight_ptrs = weight_ptr + (row * weight_stride_n)[None, :]
+    weight_ptrs = weight_ptr + (row * _aligned(weight_stride_n, 16))[None, :]
+    weight_stride_t = _aligned(weight_stride_t, 1 if ODD else 16)
 
     acc = tl.zeros((BLOCK_P, BLOCK_N), tl.float32)
     begin, end = _steps(first_n, last_n, C, group_n, group_c, CENTRE, STRICT, AFTER, ODD, BLOCK_C)
