@@ -51,7 +51,7 @@ def differentiable(
         if torch.is_grad_enabled() and not torch.compiler.is_compiling():
             # Only create_graph=True gets here with grad enabled: the caller wants the second
             # derivative, and the reference's graph has it.
-            found = _reference_gradients(reference, arguments, places, needs, grads)
+            found = reference_gradients(reference, arguments, places, needs, grads)
         else:
             found = op.kernels["backward", ctx.implementation](*grads, *arguments, needs)
 
@@ -110,13 +110,22 @@ def _leading_tensors(op: Op) -> int:
     return sum(tensors)
 
 
-def _reference_gradients(
+def reference_gradients(
     reference: Callable[..., Outputs],
     arguments: Sequence[Any],
     places: Sequence[int],
     needs: Sequence[bool],
     grads: Sequence[Tensor | None],
 ) -> list[Tensor | None]:
+    """Return the gradients of a reference's arguments, with a graph for second derivatives.
+
+    Arguments:
+        reference: of the arguments.
+        arguments: those of the operator.
+        places: of the differentiable ones among them.
+        needs: which of these to differentiate; the others get None.
+        grads: of the outputs, or None.
+    """
     # One argument may be computed from another (a scale from the x it scales), whose gradient must
     # not take that path here: the caller's graph takes it. Views are leaves of their own.
     arguments = [

@@ -61,6 +61,21 @@ def check_autocast_dtype(name: str, value: Tensor, other_name: str, other: Tenso
         )
 
 
+def check_operand(
+    name: str, value: Tensor, expected: Sequence[int], meaning: str, other_name: str, other: Tensor
+) -> None:
+    """Raise unless `value` has the expected shape, and the device and dtype of another tensor."""
+    check_floating(name, value)
+    check_shape(name, value, expected, meaning)
+    check_device(name, value, other_name, other)
+    check_autocast_dtype(name, value, other_name, other)
+
+
+def as_autocast(tensor: Tensor | None) -> Tensor | None:
+    """Return an operand of a product as the active autocast casts it; None stays."""
+    return None if tensor is None else tensor.to(autocast_dtype(tensor.device, tensor.dtype))
+
+
 def autocast_dtype(device: torch.device, dtype: torch.dtype) -> torch.dtype:
     """Return the dtype a matrix product of `dtype` inputs runs in under the active autocast."""
     if dtype is not torch.float64 and torch.is_autocast_enabled(device.type):

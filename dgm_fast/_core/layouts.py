@@ -1,4 +1,4 @@
-"""Ways for the same numbers to lie in memory, for the strided inputs among an op's cases."""
+"""Ways for the same numbers to lie in memory, most of them for the strided inputs of cases."""
 
 from __future__ import annotations
 
@@ -24,6 +24,20 @@ def transposed(tensor: Tensor) -> Tensor:
 def sliced(tensor: Tensor) -> Tensor:
     """Return it with a gap after every element."""
     return torch.stack((tensor, tensor + 1), dim=-1)[..., 0]
+
+
+def channels_last(tensor: Tensor) -> Tensor:
+    """Return images (B, C, H, W) with the channels of a pixel side by side."""
+    return tensor.contiguous(memory_format=torch.channels_last)
+
+
+def is_channels_last(tensor: Tensor) -> bool:
+    """Whether images lie so, and not also the plain way, as those of one channel do."""
+    return (
+        tensor.ndim == 4
+        and tensor.is_contiguous(memory_format=torch.channels_last)
+        and not tensor.is_contiguous()
+    )
 
 
 def expanded(tensor: Tensor) -> Tensor:

@@ -98,9 +98,9 @@ class _ChannelByChannel(PixelOutput):
     """Every value has a conditional distribution of its own, given the channels before it."""
 
     @property
+    @abstractmethod
     def conditional(self) -> Conditional:
         """The distribution of one value."""
-        raise NotImplementedError
 
     @property
     def parameters(self) -> int:

@@ -12,15 +12,6 @@ from dgm_fast import ops
 from dgm_fast.ops.masked_conv2d import crossover, reference
 
 
-@pytest.fixture
-def precision():
-    """torch's setting for convolutions of float32, which is put back."""
-    setting = torch.backends.cudnn.conv
-    before = setting.fp32_precision
-    yield setting
-    setting.fp32_precision = before
-
-
 @pytest.mark.parametrize(
     ("dtype", "in_tf32", "is_left"),
     [(torch.float32, False, True), (torch.float32, True, False), (torch.bfloat16, False, False)],
@@ -28,7 +19,7 @@ def precision():
 def test_auto_leaves_a_gpus_products_without_tensor_cores_to_torch(
     monkeypatch, dtype, in_tf32, is_left
 ):
-    monkeypatch.setattr(crossover, "multiplies_in_tf32", lambda: in_tf32)
+    monkeypatch.setattr(crossover, "convolutions_in_tf32", lambda: in_tf32)
     monkeypatch.setattr(crossover, "_MULTIPLIES_BFLOAT16", False)
 
     assert crossover.reference_is_faster(SimpleNamespace(is_cuda=True, dtype=dtype)) is is_left
@@ -42,26 +33,6 @@ def test_auto_leaves_bfloat16_to_a_cpu_that_multiplies_it(monkeypatch, has_produ
     assert crossover.reference_is_faster(torch.ones(1, dtype=torch.bfloat16)) is has_products
     assert not crossover.reference_is_faster(torch.ones(1, dtype=torch.float16))
     assert not crossover.reference_is_faster(torch.ones(1))
-
-
-@pytest.mark.parametrize("hip", [None, "6.4"])
-def test_float32_follows_torchs_setting_for_convolutions(monkeypatch, precision, hip):
-    monkeypatch.setattr(torch.version, "hip", hip)
-
-    precision.fp32_precision = "tf32"
-    assert crossover.multiplies_in_tf32() is (hip is None)
-    precision.fp32_precision = "ieee"
-    assert not crossover.multiplies_in_tf32()
-
-
-def test_a_compiled_graph_asks_for_the_setting_once(precision):
-    precision.fp32_precision = "tf32"
-
-    @torch.compile(fullgraph=True, backend="eager")
-    def shifted(x):
-        return x + 1 if crossover.multiplies_in_tf32() else x
-
-    assert shifted(torch.zeros(1)) == (torch.version.hip is None)
 
 
 def _differentiated(x, residual):

@@ -152,7 +152,7 @@ def test_a_copied_or_moved_structure_gives_the_same(subject):
 def test_auto_leaves_a_gpus_products_without_tensor_cores_to_torch(
     monkeypatch, dtype, in_tf32, is_left
 ):
-    monkeypatch.setattr(crossover, "multiplies_in_tf32", lambda: in_tf32)
+    monkeypatch.setattr(crossover, "products_in_tf32", lambda: in_tf32)
     on_gpu = SimpleNamespace(is_cuda=True, dtype=dtype)
     causal = MaskStructure.from_degrees(list(range(64)), list(range(64)))
     full = MaskStructure.from_mask(torch.ones(64, 64, dtype=torch.bool))

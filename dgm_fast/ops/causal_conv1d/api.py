@@ -6,11 +6,11 @@ import torch
 from torch import Tensor
 
 from dgm_fast._core.checks import (
-    autocast_dtype,
+    as_autocast,
     check_autocast_dtype,
     check_device,
     check_floating,
-    check_shape,
+    check_operand,
 )
 from dgm_fast.ops.causal_conv1d import op
 
@@ -76,7 +76,7 @@ def causal_conv1d(
     """
     reach = _check(x, weight, bias, dilation, groups, state)
     if torch.is_autocast_enabled(x.device.type):
-        x, weight, bias, state = (_as_autocast(each) for each in (x, weight, bias, state))
+        x, weight, bias, state = (as_autocast(each) for each in (x, weight, bias, state))
 
     whole = x if state is None else torch.cat((state, x), dim=-1)
     y = op.run(impl, whole, weight, bias, dilation, 0 if state is None else reach)
@@ -88,10 +88,6 @@ def _last(whole: Tensor, reach: int) -> Tensor:
     missing = max(0, reach - whole.shape[-1])
     last = whole[..., whole.shape[-1] - (reach - missing) :]
     return torch.nn.functional.pad(last, (missing, 0)) if missing else last.clone()
-
-
-def _as_autocast(tensor: Tensor | None) -> Tensor | None:
-    return None if tensor is None else tensor.to(autocast_dtype(tensor.device, tensor.dtype))
 
 
 def _check(
@@ -126,9 +122,6 @@ def _check(
         ("state", state, (x.shape[0], channels, reach), "(B, in, (k - 1) dilation)"),
     ):
         if each is not None:
-            check_floating(name, each)
-            check_shape(name, each, shape, meaning)
-            check_device(name, each, "x", x)
-            check_autocast_dtype(name, each, "x", x)
+            check_operand(name, each, shape, meaning, "x", x)
 
     return reach

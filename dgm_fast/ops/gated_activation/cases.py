@@ -19,10 +19,6 @@ from dgm_fast.ops.gated_activation.api import gated_activation
 _OF_OUTPUT, _OF_GRADIENT = 16, 32
 
 
-def _channels_last(x: Tensor) -> Tensor:
-    return x.contiguous(memory_format=torch.channels_last)
-
-
 def _case(
     name: str,
     shape: tuple[int, ...],
@@ -87,7 +83,7 @@ CASES = OpCases(
         replace(_case("long", (2, 6, 5001)), interpreted=False),
         _case("pieces", (2, 2, 2501)),
         _case("many-short", (300, 6)),
-        _case("channels-last", (3, 10, 7, 5), layout=_channels_last),
+        _case("channels-last", (3, 10, 7, 5), layout=layouts.channels_last),
         _case("transposed", (3, 6, 5), layout=layouts.transposed),
         _case("sliced", (3, 6, 5), layout=layouts.sliced),
         _case("chunked", (3, 6, 5), layout=layouts.chunked),

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from dgm_fast._core.autograd import differentiable
 from dgm_fast._core.implementation import cpp, requested, triton
+from dgm_fast._core.layouts import is_channels_last
 from dgm_fast._core.op import Direction, Op
 from dgm_fast._core.rows import as_rows
 from dgm_fast.ops.gated_activation import reference
@@ -49,16 +50,10 @@ def run(impl: str, x: Tensor) -> Tensor:
     if implementation == "reference":
         return reference.gated_activation(x)
 
-    if _is_channels_last(x):
+    if is_channels_last(x):
         # A pixel's channels lie together: each pixel is a row.
         batch, channels, height, width = x.shape
         y = _run(implementation, x.permute(0, 2, 3, 1).reshape(batch * height * width, channels))
         return y.view(batch, height, width, channels // 2).permute(0, 3, 1, 2)
 
     return _run(implementation, as_rows(x)).view(x.shape[0], x.shape[1] // 2, *x.shape[2:])
-
-
-def _is_channels_last(x: Tensor) -> bool:
-    return (
-        x.ndim == 4 and x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
-    )

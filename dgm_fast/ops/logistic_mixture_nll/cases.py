@@ -136,14 +136,6 @@ def _bad(name: str, error: type[Exception], names: str, shows: str, **changes: o
     return BadInput(name, make, error, names, shows)
 
 
-def _channels_last(tensor: Tensor) -> Tensor:
-    return tensor.contiguous(memory_format=torch.channels_last)
-
-
-def _expanded(tensor: Tensor) -> Tensor:
-    return tensor[:1].expand_as(tensor)
-
-
 CASES = OpCases(
     function=logistic_mixture_nll,
     reference=reference.logistic_mixture_nll,
@@ -163,10 +155,10 @@ CASES = OpCases(
         _case("some-pixels", (2, 1, 17, 19), 2),
         replace(_case("many-pixels", (2, 3, 40, 41), 3), interpreted=False),
         _case("edges", (3, 3, 5, 5), at_edges=True),
-        _case("channels-last", (3, 3, 5, 4), layout=_channels_last),
+        _case("channels-last", (3, 3, 5, 4), layout=layouts.channels_last),
         _case("chunked", (3, 3, 5, 4), layout=layouts.chunked),
         _case("sliced", (3, 3, 5, 4), layout=layouts.sliced),
-        _case("expanded", (3, 3, 5, 4), layout=_expanded),
+        _case("expanded", (3, 3, 5, 4), layout=layouts.expanded),
         _case("x-in-bfloat16", (3, 3, 5, 4), x_dtype=torch.bfloat16),
         replace(_case("narrow", (3, 3, 5, 4), log_scale=-7.0), interpreted=False),
         _case("narrower-than-allowed", (3, 3, 5, 4), log_scale=-30.0),

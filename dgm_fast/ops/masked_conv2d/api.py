@@ -6,11 +6,11 @@ import torch
 from torch import Tensor
 
 from dgm_fast._core.checks import (
-    autocast_dtype,
+    as_autocast,
     check_autocast_dtype,
     check_device,
     check_floating,
-    check_shape,
+    check_operand,
 )
 from dgm_fast.ops.masked_conv2d import op, reference
 
@@ -83,7 +83,7 @@ def masked_conv2d(
     _check(x, weight, bias, residual, mask_type, channel_groups, gated)
     down, across = _pair(dilation)
     if torch.is_autocast_enabled(x.device.type):
-        x, weight, bias, residual = (_as_autocast(each) for each in (x, weight, bias, residual))
+        x, weight, bias, residual = (as_autocast(each) for each in (x, weight, bias, residual))
 
     chosen = op.choose(impl, x)
     if chosen == "reference":
@@ -98,16 +98,8 @@ def masked_conv2d(
             gated=gated,
         )
 
-    return op.apply(
-        chosen, x, weight, bias, residual, mask_type, channel_groups, (down, across), gated
-    )
-
-
-def _as_autocast(tensor: Tensor | None) -> Tensor | None:
-    if tensor is None:
-        return None
-
-    return tensor.to(autocast_dtype(tensor.device, tensor.dtype))
+    mask = (channel_groups, mask_type == "A", down, across)
+    return op.apply(chosen, x, weight, bias, residual, *mask, gated)
 
 
 def _pair(dilation: int | tuple[int, int]) -> tuple[int, int]:
@@ -161,7 +153,4 @@ def _check(
         ("residual", residual, of_result, "(B, out, H, W)"),
     ):
         if each is not None:
-            check_floating(name, each)
-            check_shape(name, each, shape, meaning)
-            check_device(name, each, "x", x)
-            check_autocast_dtype(name, each, "x", x)
+            check_operand(name, each, shape, meaning, "x", x)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from dgm_fast._core.integers import ceil_div, next_power_of_2
-from dgm_fast.ops.masked_conv2d.crossover import multiplies_in_tf32
+from dgm_fast._core.precision import convolutions_in_tf32
 from dgm_fast.ops.masked_conv2d.op import images
 from dgm_fast.ops.masked_conv2d.tiles import GATE, LARGEST_P, PACK, finish_tiles
 from dgm_fast.ops.masked_conv2d.triton_aot import aot_kernels
@@ -292,7 +292,7 @@ def _alignment(rows: Tensor) -> int:
 def _arithmetic(operands: tuple[Tensor, ...], aligned: tuple[int, ...]) -> tuple[str, str]:
     """Return the kind of tiles that suits operands, and how their products are taken."""
     # float32 is multiplied as torch's own convolutions would.
-    precision = "tf32" if operands[0].is_cuda and multiplies_in_tf32() else "ieee"
+    precision = "tf32" if operands[0].is_cuda and convolutions_in_tf32() else "ieee"
     size = operands[0].element_size()
     wide = min(aligned) * size >= 16 and operands[-1].shape[1] >= _CHANNELS
     return "odd" if not wide else "16" if size == 2 else precision, precision

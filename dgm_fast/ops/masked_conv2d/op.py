@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from dgm_fast._core.autograd import reference_gradients
 from dgm_fast._core.implementation import cpp, requested, triton
+from dgm_fast._core.layouts import is_channels_last
 from dgm_fast._core.op import Direction, Op
 from dgm_fast.ops.masked_conv2d import reference
 from dgm_fast.ops.masked_conv2d.crossover import reference_is_faster
@@ -93,43 +96,36 @@ def choose(impl: str, x: Tensor) -> str:
     return _op.choose(wanted, x.device, x.dtype)
 
 
-def apply(
-    implementation: str,
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    residual: Tensor | None,
-    mask_type: str,
-    channel_groups: int,
-    dilation: tuple[int, int],
-    gated: bool,
-) -> Tensor:
-    """Run a kernel differentiably."""
-    constants = (channel_groups, mask_type == "A", *dilation)
+def apply(implementation: str, x: Tensor, *arguments: Any) -> Tensor:
+    """Run a kernel differentiably; the arguments are the operator's, up to `gated`."""
     # What torch's convolution returns has the layout of its input, too.
-    last = x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
-    tensors = (x, weight, bias, residual)
-
+    arguments = (x, *arguments, is_channels_last(x))
     if not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active():
-        return _Transformable.apply(*tensors, constants, gated, last, implementation)[0]
+        return _Transformable.apply(implementation, *arguments)[0]
 
-    if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors):
-        return _MaskedConv2d.apply(*tensors, constants, gated, last, implementation)
+    if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in arguments[:4]):
+        return _MaskedConv2d.apply(implementation, *arguments)
 
-    return _op.kernels["forward", implementation](*tensors, *constants, gated, False, last)[0]
+    return _forward(implementation, arguments, keep=False)[0]
+
+
+def _forward(
+    implementation: str, arguments: Sequence[Any], keep: bool = True
+) -> tuple[Tensor, Tensor]:
+    *others, gated, last = arguments
+    return _op.kernels["forward", implementation](*others, gated, gated and keep, last)
 
 
 class _MaskedConv2d(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x, weight, bias, residual, constants, gated, last, implementation):  # noqa: ANN001, ANN205
-        run = _op.kernels["forward", implementation]
-        y, kept = run(x, weight, bias, residual, *constants, gated, gated, last)
-        _save(ctx, x, weight, bias, residual, kept, constants, gated, last, implementation)
+    def forward(ctx: Any, implementation: str, *arguments: Any) -> Tensor:
+        y, kept = _forward(implementation, arguments)
+        _save(ctx, implementation, arguments, kept)
         return y
 
     @staticmethod
     def backward(ctx: Any, grad_y: Tensor) -> tuple[Tensor | None, ...]:
-        return *_gradients(ctx, grad_y), None, None, None, None
+        return None, *_gradients(ctx, grad_y), *_NO_GRADIENTS
 
 
 class _Transformable(torch.autograd.Function):
@@ -138,69 +134,65 @@ class _Transformable(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(x, weight, bias, residual, constants, gated, last, implementation):  # noqa: ANN001, ANN205
-        run = _op.kernels["forward", implementation]
-        return run(x, weight, bias, residual, *constants, gated, gated, last)
+    def forward(implementation: str, *arguments: Any) -> tuple[Tensor, Tensor]:
+        return _forward(implementation, arguments)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-        *tensors, constants, gated, last, implementation = inputs
         ctx.mark_non_differentiable(output[1])
-        _save(ctx, *tensors, output[1], constants, gated, last, implementation)
+        _save(ctx, inputs[0], inputs[1:], output[1])
 
     @staticmethod
     def backward(ctx: Any, grad_y: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
-        return *_gradients(ctx, grad_y), None, None, None, None
+        return None, *_gradients(ctx, grad_y), *_NO_GRADIENTS
 
 
-def _save(
-    ctx: Any,
+# Of the constants: four of the mask, the gate and the layout.
+_NO_GRADIENTS = (None,) * 6
+
+
+def _save(ctx: Any, implementation: str, arguments: Sequence[Any], kept: Tensor) -> None:
+    *tensors, ctx.groups, ctx.strict, ctx.down, ctx.across, ctx.gated, ctx.last = arguments
+    # A sum's gradient needs neither of what only adds to it; they wait for second derivatives.
+    ctx.save_for_backward(*tensors, kept if ctx.gated else None)
+    ctx.implementation = implementation
+
+
+def _gradients(ctx: Any, grad_y: Tensor) -> Sequence[Tensor | None]:
+    *tensors, kept = ctx.saved_tensors
+    needs = ctx.needs_input_grad[1:5]
+    mask = (ctx.groups, ctx.strict, ctx.down, ctx.across)
+    if torch.is_grad_enabled() and not torch.compiler.is_compiling():
+        # Only create_graph=True gets here with grad enabled: the caller wants the second
+        # derivative, and the reference's graph has it.
+        arguments = (*tensors, *mask, ctx.gated)
+        return reference_gradients(_reference, arguments, range(4), needs, (grad_y,))
+
+    x, weight, *_ = tensors
+    run = _op.kernels["backward", ctx.implementation]
+    *grads, grad = run(grad_y, x, weight, kept, *mask, ctx.last, list(needs[:3]))
+    grads.append(grad if ctx.gated else grad_y)
+    return [g if need else None for g, need in zip(grads, needs, strict=True)]
+
+
+def _reference(
     x: Tensor,
     weight: Tensor,
     bias: Tensor | None,
     residual: Tensor | None,
-    kept: Tensor,
-    constants: tuple[Any, ...],
+    groups: int,
+    strict: bool,
+    dilation_h: int,
+    dilation_w: int,
     gated: bool,
-    last: bool,
-    implementation: str,
-) -> None:
-    # A sum's gradient needs neither of what only adds to it; they wait for second derivatives.
-    ctx.save_for_backward(x, weight, bias, residual, kept if gated else None)
-    ctx.constants, ctx.gated, ctx.last = constants, gated, last
-    ctx.implementation = implementation
-
-
-def _gradients(ctx: Any, grad_y: Tensor) -> tuple[Tensor | None, ...]:
-    x, weight, bias, residual, kept = ctx.saved_tensors
-    needs = ctx.needs_input_grad[:4]
-    if torch.is_grad_enabled() and not torch.compiler.is_compiling():
-        # Only create_graph=True gets here with grad enabled: the caller wants the second
-        # derivative, and the reference's graph has it.
-        return _differentiable(ctx, grad_y, (x, weight, bias, residual), needs)
-
-    run = _op.kernels["backward", ctx.implementation]
-    *grads, grad = run(grad_y, x, weight, kept, *ctx.constants, ctx.last, list(needs[:3]))
-    grads.append(grad if ctx.gated else grad_y)
-    return tuple(g if need else None for g, need in zip(grads, needs, strict=True))
-
-
-def _differentiable(
-    ctx: Any, grad_y: Tensor, tensors: tuple[Tensor | None, ...], needs: tuple[bool, ...]
-) -> tuple[Tensor | None, ...]:
-    groups, strict, *dilation = ctx.constants
-    # Views are leaves of their own: one tensor may be two arguments, or computed from another.
-    x, weight, bias, residual = (None if t is None else t.view_as(t) for t in tensors)
-    y = reference.masked_conv2d(
+) -> Tensor:
+    return reference.masked_conv2d(
         x,
         weight,
         bias,
         mask_type="A" if strict else "B",
         channel_groups=groups,
-        dilation=tuple(dilation),
+        dilation=(dilation_h, dilation_w),
         residual=residual,
-        gated=ctx.gated,
+        gated=gated,
     )
-    leaves = [t for t, need in zip((x, weight, bias, residual), needs, strict=True) if need]
-    found = iter(torch.autograd.grad(y, leaves, grad_y, create_graph=True))
-    return tuple(next(found) if need else None for need in needs)

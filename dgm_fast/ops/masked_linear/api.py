@@ -6,10 +6,11 @@ import torch
 from torch import Tensor
 
 from dgm_fast._core.checks import (
-    autocast_dtype,
+    as_autocast,
     check_autocast_dtype,
     check_device,
     check_floating,
+    check_operand,
     check_shape,
 )
 from dgm_fast.ops.masked_linear import op, reference
@@ -86,19 +87,12 @@ def masked_linear(
 
     _check(x, weight, bias, mask)
     if torch.is_autocast_enabled(x.device.type):
-        x, weight, bias = _as_autocast(x, weight, bias)
+        x, weight, bias = (as_autocast(each) for each in (x, weight, bias))
         chosen = op.choose(impl, x, weight, mask)
         if chosen == "reference":
             return reference.masked_linear(x, weight, bias, mask)
 
     return op.apply(chosen, x, weight, bias, mask)
-
-
-def _as_autocast(
-    x: Tensor, weight: Tensor, bias: Tensor | None
-) -> tuple[Tensor, Tensor, Tensor | None]:
-    x, weight = (each.to(autocast_dtype(each.device, each.dtype)) for each in (x, weight))
-    return x, weight, None if bias is None else bias.to(x.dtype)
 
 
 def _check(x: Tensor, weight: Tensor, bias: Tensor | None, mask: MaskStructure) -> None:
@@ -117,10 +111,7 @@ def _check(x: Tensor, weight: Tensor, bias: Tensor | None, mask: MaskStructure) 
     check_device("weight", weight, "x", x)
     check_autocast_dtype("weight", weight, "x", x)
     if bias is not None:
-        check_floating("bias", bias)
-        check_shape("bias", bias, (mask.out_features,), "(out,)")
-        check_device("bias", bias, "x", x)
-        check_autocast_dtype("bias", bias, "x", x)
+        check_operand("bias", bias, (mask.out_features,), "(out,)", "x", x)
 
     if mask.mask.device != x.device:
         raise ValueError(

@@ -5,15 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from dgm_fast._core.precision import products_in_tf32
 from dgm_fast.ops.masked_linear.structure import NOTHING_TO_SKIP, MaskStructure
 
 # oneDNN multiplies bfloat16 with these units, ten times faster than float32 is multiplied.
 _HAS_AMX = bool(getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)())
-
-
-def multiplies_in_tf32() -> bool:
-    """Whether products of float32 may round to TF32 on an NVIDIA GPU."""
-    return torch.version.hip is None and torch.backends.cuda.matmul.fp32_precision == "tf32"
 
 
 def reference_is_faster(x: Tensor, weight: Tensor, mask: MaskStructure) -> bool:
@@ -21,7 +17,7 @@ def reference_is_faster(x: Tensor, weight: Tensor, mask: MaskStructure) -> bool:
     if x.is_cuda:
         # A vendor's library multiplies a masked weight better than we do, and in float32, where no
         # tensor core helps, twice as fast: as much as half of a mask saves.
-        no_tensor_core = x.dtype is torch.float32 and not multiplies_in_tf32()
+        no_tensor_core = x.dtype is torch.float32 and not products_in_tf32()
         return no_tensor_core or mask.bounded_share > NOTHING_TO_SKIP
 
     # Small calls, which feel what it takes to decide, are decided first. Masking the weight costs

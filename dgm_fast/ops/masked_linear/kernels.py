@@ -14,8 +14,8 @@ from torch import Tensor
 from triton.runtime import Autotuner
 
 from dgm_fast._core.integers import ceil_div, next_power_of_2
+from dgm_fast._core.precision import products_in_tf32
 from dgm_fast._core.triton_compile import AotKernel
-from dgm_fast.ops.masked_linear.crossover import multiplies_in_tf32
 from dgm_fast.ops.masked_linear.tiles import aot_configs, tuned
 
 # Tiles of one group run at the same time and share the other operand through the L2 cache.
@@ -334,7 +334,7 @@ def _launch(
 def _arithmetic(operands: tuple[Tensor, Tensor]) -> tuple[str, str]:
     """Return the kind of tiles that suits two operands, and how their products are taken."""
     # float32 is multiplied as torch's own matmul would.
-    precision = "tf32" if operands[0].is_cuda and multiplies_in_tf32() else "ieee"
+    precision = "tf32" if operands[0].is_cuda and products_in_tf32() else "ieee"
 
     # One dim is contiguous, and its rows start on multiples of 16 elements.
     if not all(min(each.stride()) == 1 and max(each.stride()) % 16 == 0 for each in operands):

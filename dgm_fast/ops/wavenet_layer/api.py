@@ -6,11 +6,11 @@ import torch
 from torch import Tensor
 
 from dgm_fast._core.checks import (
-    autocast_dtype,
+    as_autocast,
     check_autocast_dtype,
     check_device,
     check_floating,
-    check_shape,
+    check_operand,
 )
 from dgm_fast.ops.wavenet_layer import op, reference
 
@@ -78,7 +78,7 @@ def wavenet_layer(
     _check(x, weight, bias, residual_weight, residual_bias, condition, dilation)
     tensors = (x, weight, bias, residual_weight, residual_bias, condition)
     if torch.is_autocast_enabled(x.device.type):
-        tensors = tuple(_as_autocast(each) for each in tensors)
+        tensors = tuple(as_autocast(each) for each in tensors)
 
     chosen = op.choose(impl, tensors[0])
     if chosen == "reference":
@@ -86,10 +86,6 @@ def wavenet_layer(
         return reference.wavenet_layer(*others, condition=condition, dilation=dilation)
 
     return op.apply(chosen, *tensors, dilation)
-
-
-def _as_autocast(tensor: Tensor | None) -> Tensor | None:
-    return None if tensor is None else tensor.to(autocast_dtype(tensor.device, tensor.dtype))
 
 
 def _check(
@@ -125,7 +121,4 @@ def _check(
         ("condition", condition, (x.shape[0], outs, times), "(B, 2 G, T or 1)"),
     ):
         if each is not None or name == "residual_weight":
-            check_floating(name, each)
-            check_shape(name, each, shape, meaning)
-            check_device(name, each, "x", x)
-            check_autocast_dtype(name, each, "x", x)
+            check_operand(name, each, shape, meaning, "x", x)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from dgm_fast._core.autograd import reference_gradients
 from dgm_fast._core.implementation import cpp
 from dgm_fast._core.op import Direction, Op
 from dgm_fast.ops.wavenet_layer import reference
@@ -126,14 +128,14 @@ def _save(ctx: Any, implementation: str, arguments: Any, z: Tensor, kept: Tensor
     ctx.save_for_backward(*arguments[:6], z, kept)
 
 
-def _gradients(ctx: Any, grads: tuple[Tensor | None, ...]) -> tuple[Tensor | None, ...]:
+def _gradients(ctx: Any, grads: tuple[Tensor | None, ...]) -> Sequence[Tensor | None]:
     x, weight, bias, residual_weight, residual_bias, condition, z, kept = ctx.saved_tensors
     needs = ctx.needs_input_grad[1:7]
     if torch.is_grad_enabled() and not torch.compiler.is_compiling():
         # Only create_graph=True gets here with grad enabled: the caller wants the second
         # derivative, and the reference's graph has it.
-        arguments = (x, weight, bias, residual_weight, residual_bias, condition)
-        return _differentiable(ctx.dilation, grads, arguments, needs)
+        arguments = (x, weight, bias, residual_weight, residual_bias, condition, ctx.dilation)
+        return reference_gradients(_reference, arguments, range(6), needs, grads)
 
     run = _op.kernels["backward", ctx.implementation]
     *found, grad_h = run(*grads, x, weight, residual_weight, z, kept, ctx.dilation, list(needs[:5]))
@@ -144,24 +146,6 @@ def _gradients(ctx: Any, grads: tuple[Tensor | None, ...]) -> tuple[Tensor | Non
     return tuple(grad if need else None for grad, need in zip(found, needs, strict=True))
 
 
-def _differentiable(
-    dilation: int,
-    grads: tuple[Tensor | None, ...],
-    arguments: tuple[Tensor | None, ...],
-    needs: tuple[bool, ...],
-) -> tuple[Tensor | None, ...]:
-    # Views are leaves of their own: one tensor may be two arguments, or computed from another.
-    views = tuple(None if t is None else t.view_as(t) for t in arguments)
-    outputs = reference.wavenet_layer(*views[:5], condition=views[5], dilation=dilation)
-    pairs = [(y, g) for y, g in zip(outputs, grads, strict=True) if g is not None]
-    leaves = [t for t, need in zip(views, needs, strict=True) if need]
-    found = iter(
-        torch.autograd.grad(
-            [y for y, _ in pairs],
-            leaves,
-            [g for _, g in pairs],
-            create_graph=True,
-            materialize_grads=True,
-        )
-    )
-    return tuple(next(found) if need else None for need in needs)
+def _reference(*arguments: Any) -> tuple[Tensor, Tensor]:
+    *tensors, condition, dilation = arguments
+    return reference.wavenet_layer(*tensors, condition=condition, dilation=dilation)
