@@ -8,16 +8,15 @@
 #include <cstdint>
 #include <optional>
 #include <tuple>
-#include <type_traits>
 #include <utility>
 #include <vector>
 
 #include "causal_conv1d/problem.h"
 #include "common/buffer.h"
+#include "common/images.h"
 #include "common/isa.h"
 #include "common/parallel.h"
 #include "common/scalar.h"
-#include "common/stock.h"
 
 #define DGM_ISA_SOURCE "causal_conv1d/passes.h"
 #include "common/for_each_isa.h"
@@ -26,23 +25,6 @@ namespace dgm::causal_conv1d {
 namespace {
 
 using torch::stable::Tensor;
-
-template <typename T>
-Images<T> signals(const Tensor& t) {
-  const int64_t step = t.size(2) > 1 ? t.stride(2) : 1;
-  return {static_cast<T*>(t.data_ptr()),     t.stride(0), t.stride(1), step, step,
-          !std::is_const_v<T> && is_large(t)};
-}
-
-template <typename T>
-T* pointer(const Tensor& t) {
-  return t.numel() == 0 ? nullptr : static_cast<T*>(t.data_ptr());
-}
-
-Tensor empty_signals(int64_t samples, int64_t channels, int64_t length, ScalarType dtype) {
-  return torch::stable::view(
-      empty_matrix(samples, channels * length, dtype), {samples, channels, length});
-}
 
 Shape shape_of(const Tensor& x, const Tensor& weight, int64_t dilation, int64_t lead) {
   return {x.size(0), x.size(1), weight.size(0), weight.size(2), x.size(2), dilation, lead};
@@ -57,11 +39,11 @@ Tensor forward(
   if (y.numel() == 0) return y;
 
   weight = torch::stable::contiguous(weight);
-  if (bias) bias = torch::stable::contiguous(*bias);
+  bias = contiguous(bias);
   switch_dtype(x.scalar_type(), [&](auto type) {
     using T = typename decltype(type)::type;
     const Forward<T> pass{
-        shape, signals<const T>(x), pointer<T>(weight), bias ? pointer<T>(*bias) : nullptr,
+        shape, signals<const T>(x), pointer<const T>(weight), pointer<const T>(bias),
         signals<T>(y)};
     if (is_depthwise(x, weight)) {
       DGM_CALL_LIVE_ISA(depthwise_forward, pass);
@@ -89,8 +71,8 @@ std::tuple<Tensor, Tensor, Tensor> backward(
         shape,
         signals<const T>(grad_y),
         signals<const T>(x),
-        pointer<T>(weight),
-        grad_x.numel() > 0 ? signals<T>(grad_x) : Images<T>{},
+        pointer<const T>(weight),
+        signals<T>(grad_x),
         pointer<T>(grad_weight),
         pointer<T>(grad_bias)};
     if (is_depthwise(x, weight)) {

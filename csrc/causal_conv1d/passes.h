@@ -8,82 +8,41 @@ using dgm::causal_conv1d::Backward;
 using dgm::causal_conv1d::Forward;
 using dgm::causal_conv1d::Shape;
 
-// The taps of a kernel; one whose every product is with what lies before x is none.
 static std::vector<Tap> taps_of(const Shape& shape) {
-  std::vector<Tap> taps;
-  for (int64_t j = 0; j < shape.kernel; ++j) {
-    if (shape.shift(j) > -shape.out_length()) taps.push_back({shape.shift(j), 0, j, false});
-  }
-  return taps;
+  return causal_taps(shape.kernel, shape.dilation, shape.lead, shape.out_length());
 }
 
-// Weights of outputs for inputs or, of the sum turned around, of inputs for outputs.
 template <typename T>
-static Left pack_weight(const Shape& shape, const T* weight, bool around) {
-  const std::vector<Tap> taps = taps_of(shape);
-  Left left(
-      around ? shape.in : shape.out, around ? shape.out : shape.in, around ? turned(taps) : taps);
-  pack_left(left, [&](int64_t row, const Tap& tap, int64_t k) {
-    if (row >= left.rows) return 0.0f;
-    const int64_t o = around ? k : row, c = around ? row : k;
-    return static_cast<float>(weight[(o * shape.in + c) * shape.kernel + tap.weight]);
-  });
-  return left;
+static Weight<T> weight_of(const Shape& shape, const T* weight) {
+  return {weight, shape.out, shape.in, shape.kernel};
 }
 
 template <typename T>
 static void forward(const Forward<T>& p) {
-  const Grid grid = grid_of(p.shape, p.shape.out_length());
-  Left left = pack_weight(p.shape, p.weight, false);
+  const Shape& shape = p.shape;
+  const Grid grid = signal_grid(shape.samples, shape.out_length());
+  const OutputRows rows{shape.out, false};
   convolve(
-      grid, left, grid_of(p.shape, p.shape.length), p.x,
-      [&](const Block& block) {
-        for (int64_t o = 0; o < p.shape.out; ++o) {
-          std::fill_n(block.line(o), kSpan, p.bias ? static_cast<float>(p.bias[o]) : 0.0f);
-        }
-      },
-      [&](const Block& block) {
-        const auto runs = runs_of(grid, p.y, block.place, block.count);
-        for (int64_t o = 0; o < p.shape.out; ++o) {
-          write_channel(runs, p.y, block.sample, o, block.line(o));
-        }
-      });
-}
-
-template <typename T>
-static void grad_x_pass(const Backward<T>& p) {
-  const Grid grid = grid_of(p.shape, p.shape.length);
-  Left left = pack_weight(p.shape, p.weight, true);
-  convolve(
-      grid, left, grid_of(p.shape, p.shape.out_length()), p.grad,
-      [&](const Block& block) {
-        std::fill_n(block.sums, tiles(p.shape.in, kRows) * kRows * kSpan, 0.0f);
-      },
-      [&](const Block& block) {
-        const auto runs = runs_of(grid, p.grad_x, block.place, block.count);
-        for (int64_t c = 0; c < p.shape.in; ++c) {
-          write_channel(runs, p.grad_x, block.sample, c, block.line(c));
-        }
-      });
-}
-
-template <typename T>
-static void grad_weight_pass(const Backward<T>& p) {
-  const auto& [samples, in, out, kernel, length, dilation, lead] = p.shape;
-  const std::vector<Tap> taps = p.grad_weight ? taps_of(p.shape) : std::vector<Tap>();
-  WeightSums sums(grid_of(p.shape, p.shape.out_length()), grid_of(p.shape, length), in, out, taps);
-  sums.add(p.x, p.grad);
-
-  for (int64_t o = 0; p.grad_bias && o < out; ++o) {
-    p.grad_bias[o] = static_cast<T>(sums.bias(o));
-  }
-  if (p.grad_weight) sums.write(taps, kernel, p.grad_weight);
+      grid, pack_outputs(weight_of(shape, p.weight), rows, taps_of(shape)),
+      signal_grid(shape.samples, shape.length), p.x,
+      [&](const Block& block) { start_at(p.bias, rows, block); },
+      [&](const Block& block) { write_images(grid, p.y, rows, block); });
 }
 
 template <typename T>
 static void backward(const Backward<T>& p) {
-  if (p.grad_x) grad_x_pass(p);
-  if (p.grad_weight || p.grad_bias) grad_weight_pass(p);
+  const Shape& shape = p.shape;
+  const Weight<T> weight = weight_of(shape, p.weight);
+  const Grid of_x = signal_grid(shape.samples, shape.length);
+  const Grid of_y = signal_grid(shape.samples, shape.out_length());
+  if (p.grad_x) {
+    const OutputRows rows{shape.in, false};
+    convolve(
+        of_x, pack_inputs(weight, taps_of(shape)), of_y, p.grad,
+        [&](const Block& block) { start_at<T>(nullptr, rows, block); },
+        [&](const Block& block) { write_images(of_x, p.grad_x, rows, block); });
+  }
+  sum_weight_gradients(of_y, of_x, p.x, p.grad, weight, taps_of(shape), p.grad_weight, p.grad_bias);
 }
 
 // Depthwise: each channel has a kernel of its own, and all of it is memory's work. A line of y is
@@ -95,27 +54,26 @@ template <typename T>
 DGM_INLINE void add_shifted(
     const Images<const T>& x, int64_t sample, int64_t channel, int64_t length, int64_t begin,
     int64_t count, float w, float* line) {
-  const int64_t first = std::max<int64_t>(0, -begin), last = std::min(count, length - begin);
-  if (last <= first) return;
-  const T* p = x.at(sample, channel, begin + first, 0);
+  const int64_t low = std::max<int64_t>(0, -begin), high = std::min(count, length - begin);
+  if (high <= low) return;
+  const T* p = x.at(sample, channel, begin + low, 0);
+  line += low;
   if (x.row == 1) {
-    for_each_vector(last - first, [&](int64_t i, int64_t n) {
-      const Vec value = n == kLanes ? load(p + i) : load(p + i, n);
-      store(line + first + i, load(line + first + i, n) + w * value, n);
+    for_each_vector(high - low, [&](int64_t i, int64_t n) {
+      store(line + i, load(line + i, n) + w * load(p + i, n), n);
     });
   } else {
-    for (int64_t i = 0; i < last - first; ++i) {
-      line[first + i] += w * static_cast<float>(p[i * x.row]);
-    }
+    for (int64_t i = 0; i < high - low; ++i) line[i] += w * static_cast<float>(p[i * x.row]);
   }
 }
 
-// Calls f(sample, channel, first place, places, line) with every line of sums over the kernel of
-// weight[channel][j] x[channel, place + sign shift(j)].
+// Calls f(sample, channel, first place, places, line) with every line of sums over taps of the
+// tap's weight[channel] and x[channel, place + sign shift].
 template <typename T, typename F>
 static void sum_lines(
     const Shape& shape, const Images<const T>& x, int64_t length, const T* weight, const T* bias,
     int64_t sign, int64_t out_length, const F& f) {
+  const std::vector<Tap> taps = taps_of(shape);
   const int64_t lines = tiles(out_length, kLineLength);
   const int64_t work = shape.samples * shape.in * out_length * shape.kernel;
   run_tasks(shape.samples * shape.in * lines, work, [&](int64_t task) {
@@ -125,9 +83,9 @@ static void sum_lines(
 
     alignas(64) float line[kLineLength];
     std::fill_n(line, count, bias ? static_cast<float>(bias[channel]) : 0.0f);
-    for (int64_t j = 0; j < shape.kernel; ++j) {
-      const float w = static_cast<float>(weight[channel * shape.kernel + j]);
-      add_shifted(x, sample, channel, length, begin + sign * shape.shift(j), count, w, line);
+    for (const Tap& tap : taps) {
+      const float w = static_cast<float>(weight[channel * shape.kernel + tap.weight]);
+      add_shifted(x, sample, channel, length, begin + sign * tap.row, count, w, line);
     }
     f(sample, channel, begin, count, line);
     streams_are_done();
@@ -148,23 +106,20 @@ template <typename T>
 DGM_INLINE float dot_shifted(
     const Images<const T>& x, int64_t sample, int64_t channel, int64_t length, int64_t begin,
     int64_t count, const float* a) {
-  const int64_t first = std::max<int64_t>(0, -begin), last = std::min(count, length - begin);
-  if (last <= first) return 0.0f;
-  const T* p = x.at(sample, channel, begin + first, 0);
-  Vec total{};
+  const int64_t low = std::max<int64_t>(0, -begin), high = std::min(count, length - begin);
+  if (high <= low) return 0.0f;
+  const T* p = x.at(sample, channel, begin + low, 0);
+  a += low;
   if (x.row == 1) {
-    for_each_vector(last - first, [&](int64_t i, int64_t n) {
-      const Vec value = n == kLanes ? load(p + i) : load(p + i, n);
-      total += n == kLanes ? load(a + first + i) * value
-                           : dgm::DGM_ISA::first(load(a + first + i, n) * value, n);
+    Vec total{};
+    for_each_vector(high - low, [&](int64_t i, int64_t n) {
+      total += first(load(a + i, n) * load(p + i, n), n);
     });
     return sum(total);
   }
-  float rest = 0.0f;
-  for (int64_t i = 0; i < last - first; ++i) {
-    rest += a[first + i] * static_cast<float>(p[i * x.row]);
-  }
-  return rest;
+  float total = 0.0f;
+  for (int64_t i = 0; i < high - low; ++i) total += a[i] * static_cast<float>(p[i * x.row]);
+  return total;
 }
 
 template <typename T>
@@ -180,6 +135,7 @@ static void depthwise_backward(const Backward<T>& p) {
   }
   if (!p.grad_weight && !p.grad_bias) return;
 
+  const std::vector<Tap> taps = p.grad_weight ? taps_of(shape) : std::vector<Tap>();
   const int64_t length = shape.out_length(), work = shape.samples * shape.in * length;
   run_tasks(shape.in, work * (shape.kernel + 1), [&](int64_t channel) {
     // Sums of lines, in float64: they are few.
@@ -190,13 +146,12 @@ static void depthwise_backward(const Backward<T>& p) {
       const int64_t count = std::min(kLineLength, length - begin);
       alignas(64) float grad[kLineLength];
       read_run(p.grad.at(sample, channel, begin, 0), p.grad.row, count, grad);
-      for (int64_t j = 0; p.grad_weight && j < shape.kernel; ++j) {
-        sums[j] +=
-            dot_shifted(p.x, sample, channel, shape.length, begin + shape.shift(j), count, grad);
+      for (const Tap& tap : taps) {
+        sums[tap.weight] +=
+            dot_shifted(p.x, sample, channel, shape.length, begin + tap.row, count, grad);
       }
       Vec total{};
-      for_each_vector(
-          count, [&](int64_t k, int64_t n) { total += dgm::DGM_ISA::first(load(grad + k, n), n); });
+      for_each_vector(count, [&](int64_t k, int64_t n) { total += first(load(grad + k, n), n); });
       sums[shape.kernel] += sum(total);
     }
     for (int64_t j = 0; p.grad_weight && j < shape.kernel; ++j) {

@@ -15,11 +15,7 @@ struct Shape {
   int64_t samples, in, out, kernel, length, dilation, lead;
 
   int64_t out_length() const { return length - lead; }
-  int64_t shift(int64_t j) const { return lead - (kernel - 1 - j) * dilation; }
 };
-
-// Signals are images of one column.
-inline Grid grid_of(const Shape& shape, int64_t length) { return {shape.samples, length, 1, 1}; }
 
 template <typename T>
 struct Forward {

@@ -10,7 +10,7 @@
 
 namespace dgm {
 
-// Images (or signals, of one row) where they lie, of any strides.
+// Images (or signals, of one column) where they lie, of any strides.
 template <typename T>
 struct Images {
   T* data;
@@ -34,6 +34,19 @@ struct Tap {
   int64_t weight;  // its place in the kernel
   bool centre;     // where channels are ordered by group
 };
+
+// The taps of a causal kernel, of which element j reads the time that is lead - (k - 1 - j)
+// dilation after the one it writes. One whose every product is with what lies before the signal is
+// none.
+inline std::vector<Tap> causal_taps(
+    int64_t kernel, int64_t dilation, int64_t lead, int64_t out_length) {
+  std::vector<Tap> taps;
+  for (int64_t j = 0; j < kernel; ++j) {
+    const int64_t shift = lead - (kernel - 1 - j) * dilation;
+    if (shift > -out_length) taps.push_back({shift, 0, j, false});
+  }
+  return taps;
+}
 
 // Rows lie `pitch` places apart, pixels and then zeros.
 struct Grid {

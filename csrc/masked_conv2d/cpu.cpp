@@ -8,15 +8,14 @@
 #include <cstdint>
 #include <optional>
 #include <tuple>
-#include <type_traits>
 #include <utility>
 #include <vector>
 
 #include "common/buffer.h"
+#include "common/images.h"
 #include "common/isa.h"
 #include "common/parallel.h"
 #include "common/scalar.h"
-#include "common/stock.h"
 #include "masked_conv2d/problem.h"
 
 #define DGM_ISA_SOURCE "masked_conv2d/passes.h"
@@ -26,32 +25,6 @@ namespace dgm::masked_conv2d {
 namespace {
 
 using torch::stable::Tensor;
-
-template <typename T>
-Images<T> images(const Tensor& t) {
-  return {
-      static_cast<T*>(t.data_ptr()),
-      t.stride(0),
-      t.stride(1),
-      t.size(2) > 1 ? t.stride(2) : 0,
-      t.size(3) > 1 ? t.stride(3) : 1,
-      !std::is_const_v<T> && is_large(t)};
-}
-
-template <typename T>
-T* pointer(const Tensor& t) {
-  return t.numel() == 0 ? nullptr : static_cast<T*>(t.data_ptr());
-}
-
-Tensor empty_images(
-    int64_t samples, int64_t channels, int64_t height, int64_t width, bool channels_last,
-    ScalarType dtype) {
-  using torch::stable::transpose;
-  using torch::stable::view;
-  const Tensor t = empty_matrix(samples, channels * height * width, dtype);
-  if (!channels_last) return view(t, {samples, channels, height, width});
-  return transpose(transpose(view(t, {samples, height, width, channels}), 1, 3), 2, 3);
-}
 
 Grid grid_of(const Tensor& x) { return {x.size(0), x.size(2), x.size(3), x.size(3)}; }
 
@@ -82,7 +55,7 @@ std::tuple<Tensor, Tensor> forward(
   if (y.numel() == 0) return {y, kept};
 
   weight = torch::stable::contiguous(weight);
-  if (bias) bias = torch::stable::contiguous(*bias);
+  bias = contiguous(bias);
   const Grid grid = grid_of(x);
   const Mask mask = mask_of(grid, weight, groups, gated ? 2 : 1, strict, dilation_h, dilation_w);
   switch_dtype(dtype, [&](auto type) {
@@ -91,11 +64,11 @@ std::tuple<Tensor, Tensor> forward(
         grid,
         mask,
         images<const T>(x),
-        pointer<T>(weight),
-        bias ? pointer<T>(*bias) : nullptr,
-        residual ? images<const T>(*residual) : Images<const T>{},
+        pointer<const T>(weight),
+        pointer<const T>(bias),
+        images<const T>(residual),
         images<T>(y),
-        keep ? images<T>(kept) : Images<T>{},
+        images<T>(kept),
         gated};
     DGM_CALL_LIVE_ISA(forward, pass);
   });
@@ -131,8 +104,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> backward(
         mask,
         images<const T>(kept ? grad : grad_y),
         images<const T>(x),
-        pointer<T>(weight),
-        grad_x.numel() > 0 ? images<T>(grad_x) : Images<T>{},
+        pointer<const T>(weight),
+        images<T>(grad_x),
         pointer<T>(grad_weight),
         pointer<T>(grad_bias)};
     DGM_CALL_LIVE_ISA(backward, pass);

@@ -1,7 +1,6 @@
 // Masked convolutions and their gradients; compiled once per instruction set, so without a guard.
 
 #include "common/convolve.h"
-#include "common/tanh_gate.h"
 
 namespace dgm::DGM_ISA {
 
@@ -10,118 +9,44 @@ using dgm::masked_conv2d::Forward;
 using dgm::masked_conv2d::Gate;
 using dgm::masked_conv2d::Mask;
 
-// The weights of outputs, for inputs k in [0, in).
 template <typename T>
-static Left pack_outputs(const Mask& mask, const OutputRows& rows, const T* weight) {
-  Left left(rows.count(), mask.in, mask.taps);
-  pack_left(left, [&](int64_t row, const Tap& tap, int64_t k) {
-    const int64_t o = rows.channel(row);
-    if (o < 0 || (tap.centre && k >= mask.bound(o))) return 0.0f;
-    return static_cast<float>(weight[(o * mask.in + k) * mask.kernel + tap.weight]);
-  });
-  rows.for_each([&](int64_t row, int64_t o) {
-    for (int64_t t = 0; t < left.count(); ++t) {
-      if (!left.taps[t].centre) continue;
-      auto& range = left.range(row / kRows, t);
-      range.end = std::max(row % kRows == 0 ? 0 : range.end, mask.bound(o));
-    }
-  });
-  return left;
-}
-
-// The weights of inputs, for outputs k in [0, out).
-template <typename T>
-static Left pack_inputs(const Mask& mask, const T* weight) {
-  Left left(mask.in, mask.out, turned(mask.taps));
-  pack_left(left, [&](int64_t c, const Tap& tap, int64_t k) {
-    if (c >= mask.in || (tap.centre && c >= mask.bound(k))) return 0.0f;
-    return static_cast<float>(weight[(k * mask.in + c) * mask.kernel + tap.weight]);
-  });
-  for (int64_t tile = 0; tile < tiles(mask.in, kRows); ++tile) {
-    for (int64_t t = 0; t < left.count(); ++t) {
-      if (!left.taps[t].centre) continue;
-      left.range(tile, t).begin = std::min(mask.start(tile * kRows), mask.out);
-    }
-  }
-  return left;
+static Weight<T> weight_of(const Mask& mask, const T* weight) {
+  return {weight, mask.out, mask.in, mask.kernel};
 }
 
 // y = x * (W . M) + b + residual, or of that in two halves a and b, tanh(a) sigmoid(b).
 template <typename T>
 static void forward(const Forward<T>& p) {
   const OutputRows rows{p.mask.out, p.gated};
-  Left left = pack_outputs(p.mask, rows, p.weight);
-
-  const auto start = [&](const Block& block) {
-    const auto runs =
-        p.residual ? runs_of(p.grid, p.residual, block.place, block.count) : std::vector<Run>();
-    rows.for_each([&](int64_t row, int64_t o) {
-      std::fill_n(block.line(row), kSpan, p.bias ? static_cast<float>(p.bias[o]) : 0.0f);
-      add_channel(runs, p.residual, block.sample, o, block.line(row));
-    });
-  };
-
-  const auto finish = [&](const Block& block) {
-    const auto runs = runs_of(p.grid, p.y, block.place, block.count);
-    if (p.kept || !p.gated) {
-      rows.for_each([&](int64_t row, int64_t o) {
-        write_channel(runs, p.gated ? p.kept : p.y, block.sample, o, block.line(row));
-      });
-    }
-    if (!p.gated) return;
-
-    rows.for_each([&](int64_t row, int64_t o) {
-      if (o >= p.mask.out / 2) return;
-      float* line = block.line(row);
-      for (int64_t i = 0; i < kSpan; i += kLanes) {
-        const Vec a = load(line + i), b = load(block.line(row + kRows / 2) + i);
-        store(line + i, gate(a, b));
-      }
-      write_channel(runs, p.y, block.sample, o, line);
-    });
-  };
-  convolve(p.grid, left, p.grid, p.x, start, finish);
-}
-
-// grad_x = grad * (W . M) turned around.
-template <typename T>
-static void grad_x_pass(const Backward<T>& p) {
-  const int64_t tile_count = tiles(p.mask.in, kRows);
-  Left left = pack_inputs(p.mask, p.weight);
+  const Left left = pack_outputs(weight_of(p.mask, p.weight), rows, p.mask.taps, p.mask);
 
   convolve(
-      p.grid, left, p.grid, p.grad,
-      [&](const Block& block) { std::fill_n(block.sums, tile_count * kRows * kSpan, 0.0f); },
+      p.grid, left, p.grid, p.x,
       [&](const Block& block) {
-        const auto runs = runs_of(p.grid, p.grad_x, block.place, block.count);
-        for (int64_t c = 0; c < p.mask.in; ++c) {
-          write_channel(runs, p.grad_x, block.sample, c, block.line(c));
-        }
+        start_at(p.bias, rows, block);
+        add_images(p.grid, p.residual, rows, block);
+      },
+      [&](const Block& block) {
+        if (!p.gated) return write_images(p.grid, p.y, rows, block);
+        if (p.kept) write_images(p.grid, p.kept, rows, block);
+        Buffer gated(p.mask.out / 2 * kSpan);
+        const Block y = gate_pairs(rows, block, gated.data());
+        write_images(p.grid, p.y, OutputRows{p.mask.out / 2, false}, y);
       });
 }
 
 template <typename T>
-static void grad_weight_pass(const Backward<T>& p) {
-  const Mask& mask = p.mask;
-  WeightSums sums(
-      p.grid, p.grid, mask.in, mask.out, p.grad_weight ? mask.taps : std::vector<Tap>());
-  sums.add(p.x, p.grad);
-
-  for (int64_t o = 0; p.grad_bias && o < mask.out; ++o) {
-    p.grad_bias[o] = static_cast<T>(sums.bias(o));
+static void backward(const Backward<T>& p) {
+  const Weight<T> weight = weight_of(p.mask, p.weight);
+  if (p.grad_x) {
+    const OutputRows rows{p.mask.in, false};
+    convolve(
+        p.grid, pack_inputs(weight, p.mask.taps, p.mask), p.grid, p.grad,
+        [&](const Block& block) { start_at<T>(nullptr, rows, block); },
+        [&](const Block& block) { write_images(p.grid, p.grad_x, rows, block); });
   }
-  if (!p.grad_weight) return;
-  run_tasks(mask.out, mask.out * mask.in * mask.kernel * WeightSums::kParts, [&](int64_t o) {
-    T* line = p.grad_weight + o * mask.in * mask.kernel;
-    std::fill_n(line, mask.in * mask.kernel, static_cast<T>(0.0f));
-    for (std::size_t t = 0; t < mask.taps.size(); ++t) {
-      const Tap& tap = mask.taps[t];
-      const int64_t end = tap.centre ? mask.bound(o) : mask.in;
-      for (int64_t c = 0; c < end; ++c) {
-        line[c * mask.kernel + tap.weight] = static_cast<T>(sums.weight(t, c, o));
-      }
-    }
-  });
+  sum_weight_gradients(
+      p.grid, p.grid, p.x, p.grad, weight, p.mask.taps, p.grad_weight, p.grad_bias, p.mask);
 }
 
 template <typename T>
@@ -145,12 +70,6 @@ static void gate_backward(const Gate<T>& p) {
       }
     }
   });
-}
-
-template <typename T>
-static void backward(const Backward<T>& p) {
-  if (p.grad_x) grad_x_pass(p);
-  if (p.grad_weight || p.grad_bias) grad_weight_pass(p);
 }
 
 }  // namespace dgm::DGM_ISA

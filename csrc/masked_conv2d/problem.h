@@ -18,12 +18,10 @@ struct Mask {
   int64_t groups, parts;
   bool strict;
 
-  // Past the last input channel that output `o` sees at the centre.
-  int64_t bound(int64_t o) const {
-    return (o % (out / parts) / (out / parts / groups) + !strict) * (in / groups);
+  bool operator()(const Tap& tap, int64_t o, int64_t c) const {
+    const int64_t of_out = o % (out / parts) / (out / parts / groups), of_in = c / (in / groups);
+    return !tap.centre || of_in < of_out + !strict;
   }
-  // The first output channel that sees input `c` there.
-  int64_t start(int64_t c) const { return (c / (in / groups) + strict) * (out / parts / groups); }
 };
 
 template <typename T>

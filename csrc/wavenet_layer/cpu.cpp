@@ -8,15 +8,14 @@
 #include <cstdint>
 #include <optional>
 #include <tuple>
-#include <type_traits>
 #include <utility>
 #include <vector>
 
 #include "common/buffer.h"
+#include "common/images.h"
 #include "common/isa.h"
 #include "common/parallel.h"
 #include "common/scalar.h"
-#include "common/stock.h"
 #include "wavenet_layer/problem.h"
 
 #define DGM_ISA_SOURCE "wavenet_layer/passes.h"
@@ -27,40 +26,8 @@ namespace {
 
 using torch::stable::Tensor;
 
-template <typename T>
-Images<T> signals(const Tensor& t) {
-  // A condition of one place is the same at all.
-  const int64_t step = t.size(2) > 1 ? t.stride(2) : 0;
-  return {static_cast<T*>(t.data_ptr()),     t.stride(0), t.stride(1), step, step,
-          !std::is_const_v<T> && is_large(t)};
-}
-
-template <typename T>
-Images<T> signals(const std::optional<Tensor>& t) {
-  return t ? signals<T>(*t) : Images<T>{};
-}
-
-template <typename T>
-T* pointer(const Tensor& t) {
-  return t.numel() == 0 ? nullptr : static_cast<T*>(t.data_ptr());
-}
-
-template <typename T>
-const T* pointer(const std::optional<Tensor>& t) {
-  return t ? pointer<const T>(*t) : nullptr;
-}
-
-Tensor empty_signals(int64_t samples, int64_t channels, int64_t length, ScalarType dtype) {
-  return torch::stable::view(
-      empty_matrix(samples, channels * length, dtype), {samples, channels, length});
-}
-
 Shape shape_of(const Tensor& x, const Tensor& weight, int64_t dilation) {
   return {x.size(0), x.size(1), weight.size(0) / 2, weight.size(2), x.size(2), dilation};
-}
-
-std::optional<Tensor> contiguous(const std::optional<Tensor>& t) {
-  return t ? std::optional(torch::stable::contiguous(*t)) : std::nullopt;
 }
 
 std::tuple<Tensor, Tensor, Tensor> forward(
@@ -84,12 +51,12 @@ std::tuple<Tensor, Tensor, Tensor> forward(
     const Forward<T> pass{
         shape,
         signals<const T>(x),
-        {pointer<T>(weight), pointer<T>(residual_weight), pointer<T>(bias),
-         pointer<T>(residual_bias)},
+        {pointer<const T>(weight), pointer<const T>(residual_weight), pointer<const T>(bias),
+         pointer<const T>(residual_bias)},
         signals<const T>(condition),
         signals<T>(y),
         signals<T>(z),
-        keep ? signals<T>(kept) : Images<T>{}};
+        signals<T>(kept)};
     DGM_CALL_LIVE_ISA(forward, pass);
   });
   return {y, z, kept};
@@ -127,9 +94,9 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> backward(
         signals<const T>(x),
         signals<const T>(z),
         signals<const T>(kept),
-        {pointer<T>(weight), pointer<T>(residual_weight), nullptr, nullptr},
+        {pointer<const T>(weight), pointer<const T>(residual_weight), nullptr, nullptr},
         signals<T>(grad_h),
-        grad_x.numel() > 0 ? signals<T>(grad_x) : Images<T>{},
+        signals<T>(grad_x),
         pointer<T>(grad_weight),
         pointer<T>(grad_residual),
         pointer<T>(grad_bias),

@@ -11,8 +11,6 @@ namespace dgm::wavenet_layer {
 // Channels of x and of z; the convolution has 2 `gated` outputs.
 struct Shape {
   int64_t samples, channels, gated, kernel, length, dilation;
-
-  Grid grid() const { return {samples, length, 1, 1}; }  // signals are images of one column
 };
 
 template <typename T>
