@@ -27,17 +27,31 @@ def sliced(tensor: Tensor) -> Tensor:
 
 
 def channels_last(tensor: Tensor) -> Tensor:
-    """Return images (B, C, H, W) with the channels of a pixel side by side."""
+    """Return images (B, C, H, W), or signals (B, C, T), with a place's channels side by side."""
+    if tensor.ndim == 3:
+        return tensor.transpose(1, 2).contiguous().transpose(1, 2)
+
     return tensor.contiguous(memory_format=torch.channels_last)
 
 
 def is_channels_last(tensor: Tensor) -> bool:
-    """Whether images lie so, and not also the plain way, as those of one channel do."""
+    """Whether they lie so, and not also the plain way, as those of one channel do."""
+    if tensor.ndim == 3:
+        return tensor.transpose(1, 2).is_contiguous() and not tensor.is_contiguous()
+
     return (
         tensor.ndim == 4
         and tensor.is_contiguous(memory_format=torch.channels_last)
         and not tensor.is_contiguous()
     )
+
+
+def empty_signals(x: Tensor, batch: int, channels: int, length: int, last: bool) -> Tensor:
+    """Return memory for signals beside x, with a time's channels side by side or not."""
+    if last:
+        return x.new_empty(batch, length, channels).transpose(1, 2)
+
+    return x.new_empty(batch, channels, length)
 
 
 def expanded(tensor: Tensor) -> Tensor:

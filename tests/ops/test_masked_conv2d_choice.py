@@ -51,12 +51,12 @@ def _differentiated(x, residual):
 
 @pytest.mark.interpret
 def test_samples_too_large_for_narrow_offsets_give_the_same_bits(monkeypatch):
-    kernels = pytest.importorskip("dgm_fast.ops.masked_conv2d.kernels")
-    layout = kernels._layout
+    launch = pytest.importorskip("dgm_fast._core.triton_taps.launch")
+    layout = launch.layout
     x, residual = torch.randn(2, 16, 5, 4), torch.randn(2, 48, 4, 5).transpose(2, 3)
 
     narrow, _ = _differentiated(x, residual)
-    monkeypatch.setattr(kernels, "_layout", lambda given: (*layout(given)[:3], True))
+    monkeypatch.setattr(launch, "layout", lambda given: (*layout(given)[:3], True))
     wide, _ = _differentiated(x, residual)
     assert all(map(torch.equal, narrow, wide))
 
@@ -72,20 +72,20 @@ def test_channels_beside_others_are_read_where_they_lie(first):
 
 
 def test_offsets_are_wide_where_a_sample_is_large():
-    kernels = pytest.importorskip("dgm_fast.ops.masked_conv2d.kernels")
+    launch = pytest.importorskip("dgm_fast._core.triton_taps.launch")
     images = [
-        kernels._images(torch.empty(2, channels, 2**10, 2**10, device="meta"))
+        launch.images(torch.empty(2, channels, 2**10, 2**10, device="meta"))
         for channels in (3, 2**11 - 1, 2**11)
     ]
 
-    assert [kernels._layout((each,))[3] for each in images] == [False, True, True]
-    assert kernels._layout((kernels._images(None), images[0])) == (16, 16, 1, False)
+    assert [launch.layout((each,))[3] for each in images] == [False, True, True]
+    assert launch.layout((launch.images(None), images[0])) == (16, 16, 1, False)
 
 
 @pytest.mark.parametrize("kind", ["16", "tf32", "ieee", "odd"])
 @pytest.mark.parametrize("backend", ["cuda", "hip"])
 def test_few_tiles_are_timed_and_none_is_twice_as_large_as_the_output(backend, kind):
-    tiles = pytest.importorskip("dgm_fast.ops.masked_conv2d.tiles")
+    tiles = pytest.importorskip("dgm_fast._core.triton_taps.tiles")
     if (backend, kind) == ("hip", "tf32"):
         pytest.skip("TF32 is NVIDIA's")
 

@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dgm_fast._core.autograd import differentiable
-from dgm_fast._core.implementation import cpp
+from dgm_fast._core.implementation import cpp, interpreting, triton
+from dgm_fast._core.layouts import empty_signals, is_channels_last
 from dgm_fast._core.op import Direction, Op
 from dgm_fast.ops.causal_conv1d import reference
 
@@ -18,10 +19,16 @@ from dgm_fast.ops.causal_conv1d import reference
 _CONSTANTS = "int dilation, int lead"
 
 
+def signals(x: Tensor, batch: int, channels: int, length: int) -> Tensor:
+    """Return memory for a result: on a GPU in x's layout."""
+    last = (x.is_cuda or interpreting()) and is_channels_last(x)
+    return empty_signals(x, batch, channels, length, last)
+
+
 def _fake_forward(
     x: Tensor, weight: Tensor, bias: Tensor | None, dilation: int, lead: int
 ) -> Tensor:
-    return x.new_empty(x.shape[0], weight.shape[0], x.shape[2] - lead)
+    return signals(x, x.shape[0], weight.shape[0], x.shape[2] - lead)
 
 
 def _fake_backward(
@@ -35,7 +42,7 @@ def _fake_backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     out, per_group, kernel = weight.shape
     return (
-        x.new_empty(x.shape[0] if needs[0] else 0, *x.shape[1:]),
+        signals(x, x.shape[0] if needs[0] else 0, *x.shape[1:]),
         weight.new_empty(out if needs[1] else 0, per_group, kernel),
         weight.new_empty(out if needs[2] else 0),
     )
@@ -53,7 +60,10 @@ _op = Op(
             _fake_backward,
         ),
     },
-    [cpp(torch.float32, torch.bfloat16, torch.float16)],
+    [
+        cpp(torch.float32, torch.bfloat16, torch.float16),
+        triton("dgm_fast.ops.causal_conv1d.kernels", torch.float32, torch.bfloat16, torch.float16),
+    ],
 )
 
 

@@ -9,9 +9,15 @@ import torch
 from torch import Tensor
 
 from dgm_fast._core.autograd import reference_gradients
-from dgm_fast._core.implementation import cpp
+from dgm_fast._core.implementation import cpp, interpreting, triton
+from dgm_fast._core.layouts import empty_signals
 from dgm_fast._core.op import Direction, Op
 from dgm_fast.ops.wavenet_layer import reference
+
+
+def signals(x: Tensor, batch: int, channels: int, length: int) -> Tensor:
+    """Return memory for a result, as the implementation for x's device lays it."""
+    return empty_signals(x, batch, channels, length, last=x.is_cuda or interpreting())
 
 
 def _fake_forward(
@@ -27,9 +33,9 @@ def _fake_forward(
     batch, _, length = x.shape
     outs = weight.shape[0]
     return (
-        x.new_empty(x.shape),
-        x.new_empty(batch, outs // 2, length),
-        x.new_empty(batch if keep else 0, outs, length),
+        signals(x, *x.shape),
+        signals(x, batch, outs // 2, length),
+        signals(x, batch if keep else 0, outs, length),
     )
 
 
@@ -46,12 +52,12 @@ def _fake_backward(
 ) -> tuple[Tensor, ...]:
     (batch, channels, length), (outs, _, kernel) = x.shape, weight.shape
     return (
-        x.new_empty(batch if needs[0] else 0, channels, length),
+        signals(x, batch if needs[0] else 0, channels, length),
         x.new_empty(outs if needs[1] else 0, channels, kernel),
         x.new_empty(outs if needs[2] else 0),
         x.new_empty(channels if needs[3] else 0, outs // 2, 1),
         x.new_empty(channels if needs[4] else 0),
-        x.new_empty(batch, outs, length),
+        signals(x, batch, outs, length),
     )
 
 
@@ -70,7 +76,10 @@ _op = Op(
             _fake_backward,
         ),
     },
-    [cpp(torch.float32, torch.bfloat16, torch.float16)],
+    [
+        cpp(torch.float32, torch.bfloat16, torch.float16),
+        triton("dgm_fast.ops.wavenet_layer.kernels", torch.float32, torch.bfloat16, torch.float16),
+    ],
 )
 
 

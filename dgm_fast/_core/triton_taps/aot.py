@@ -1,4 +1,4 @@
-"""The Triton kernels of `masked_conv2d` as their launchers call them, for GPUs that are absent."""
+"""The kernels of sums over taps as their launchers call them, for GPUs that are absent."""
 
 from __future__ import annotations
 
@@ -11,15 +11,11 @@ import triton
 from triton.runtime import Autotuner
 
 from dgm_fast._core.triton_compile import AotKernel
-from dgm_fast.ops.masked_conv2d.tiles import GATE, PACK, aot_configs, finish_tiles
-from dgm_fast.ops.masked_conv2d.triton_passes import (
-    Grid,
-    Images,
-    gate_backward_kernel,
-    grad_weight_kernel,
-    product_kernel,
-)
-from dgm_fast.ops.masked_conv2d.triton_weights import finish_kernel, pack_kernel
+from dgm_fast._core.triton_taps.gate import gate_backward_kernel
+from dgm_fast._core.triton_taps.images import Grid, Images
+from dgm_fast._core.triton_taps.products import grad_weight_kernel, product_kernel
+from dgm_fast._core.triton_taps.tiles import GATE, PACK, ROWS, aot_configs, finish_tiles
+from dgm_fast._core.triton_taps.weights import finish_kernel, pack_kernel, rows_kernel
 
 _NONE = Images(None, 0, 0, 0)
 
@@ -32,9 +28,11 @@ def aot_kernels() -> Iterator[AotKernel]:
         # float16 is compiled as bfloat16 is: with the most, it has what there is to see.
         if dtype != "fp16":
             yield _product("grad_x", dtype, kind, odd)
-            yield _grad_weight(dtype, kind, odd)
+            yield _grad_weight("grad_weight", dtype, kind, odd)
 
     yield _product("gated-planes", "bf16", "16")
+    yield _product("lead", "bf16", "16")
+    yield _grad_weight("grad_weight-lead", "bf16", "16", False)
     yield from _moves("bf16")
     yield from _moves("fp32")
 
@@ -57,9 +55,9 @@ def _product(name: str, dtype: str, kind: str, odd: bool = False) -> AotKernel:
     return _tuned(name, product_kernel, "PNC", dtype, kind, odd, given, constants)
 
 
-def _grad_weight(dtype: str, kind: str, odd: bool) -> AotKernel:
+def _grad_weight(name: str, dtype: str, kind: str, odd: bool) -> AotKernel:
     given, constants = {"parts_ptr": "*fp32"}, {"TAPS": 5}
-    return _tuned("grad_weight", grad_weight_kernel, "OCP", dtype, kind, odd, given, constants)
+    return _tuned(name, grad_weight_kernel, "OCP", dtype, kind, odd, given, constants)
 
 
 def _tuned(
@@ -72,7 +70,8 @@ def _tuned(
     given: dict[str, Any],
     constants: dict[str, Any],
 ) -> AotKernel:
-    constants |= {"KIND": "odd" if odd else kind, "KERNEL": (3, 3, 1, 1)}
+    constants |= {"KIND": "odd" if odd else kind, "KERNEL": (3, 3)}
+    constants["LEAD"] = name.endswith("lead")
     constants |= {"PRECISION": "tf32" if kind == "tf32" else "ieee"}
     constants |= dict.fromkeys(("ALIGN_C", "ALIGN_N", "ALIGN_O", "ALIGN_P"), 1 if odd else 16)
     label = "-".join((name, dtype, *["tf32"] * (kind == "tf32"), *["odd"] * odd))
@@ -92,6 +91,7 @@ def _moves(dtype: str) -> Iterator[AotKernel]:
     given = {"parts_ptr": "*fp32"}
     constants = {"TAPS": 5, "ELEMENTS": 9, **kind}
     yield _fixed("finish", finish_kernel, dtype, given, constants, finish_tiles(9))
+    yield _fixed("rows", rows_kernel, dtype, {"stride_p": 1}, {}, ROWS)
     for planes in (False, True):
         given = dict.fromkeys(("grad_y", "kept", "grad"), _images(dtype, planes))
         constants = {"ALIGN_C": 16, "ALIGN_P": 16, "LAYOUT": _layout(given["grad"])}
@@ -117,7 +117,7 @@ def _fixed(
 def _signature(
     function: triton.JITFunction, dtype: str, given: dict[str, Any], constants: dict[str, Any]
 ) -> dict[str, Any]:
-    types = {"grid": Grid("i32", "i32", "i32"), **given}
+    types = {"grid": Grid(*["i32"] * len(Grid._fields)), **given}
     return {
         name: types.get(name, f"*{dtype}" if name.endswith("_ptr") else "i32")
         for name in function.arg_names

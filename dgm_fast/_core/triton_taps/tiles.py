@@ -1,4 +1,4 @@
-"""Tile sizes of the Triton kernels of `masked_conv2d`, and the choice among them."""
+"""Tile sizes of the sums over taps, and the choice among them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,9 @@ from dgm_fast._core.triton_tiles import configs_of, family
 
 # Output tile (m, n), block k of the sum, warps, stages; by family of GPUs and arithmetic. Few, as
 # each is timed when a shape is first seen, and none spills on any GPU of its family.
-_TILES = {
+Tile = tuple[int, int, int, int, int]
+Tiles = dict[tuple[str, str], tuple[Tile, ...]]
+_TILES: Tiles = {
     ("sm_90", "16"): (
         (128, 256, 64, 8, 3),
         (128, 128, 64, 8, 3),
@@ -59,15 +61,18 @@ LARGEST_P = 128  # pixels of a tile of images
 # Of the kernels that only move, and map, what is in memory.
 PACK = {"BLOCK_N": 32, "BLOCK_C": 64, "num_warps": 4}
 GATE = {"BLOCK_P": 64, "BLOCK_C": 32, "num_warps": 8}
+ROWS = {"BLOCK_P": 64, "BLOCK_C": 64, "num_warps": 4}
 _FINISH = 512
 
 # Where one tile's area is this many times another's, the smaller one reads operands too often.
 _TOO_SMALL = 16
 
 
-def _suited_tiles(height: int, width: int, kind: str, target: GPUTarget) -> list[tuple[int, ...]]:
+def _suited_tiles(
+    height: int, width: int, kind: str, target: GPUTarget, table: Tiles = _TILES
+) -> list[Tile]:
     """Return the tiles worth timing for an output of that size."""
-    tiles = _ODD_TILES if kind == "odd" else _TILES[family(target), kind]
+    tiles = _ODD_TILES if kind == "odd" else table[family(target), kind]
     height, width = (next_power_of_2(max(size, tiles[-1][0])) for size in (height, width))
     # Larger than the output wastes work.
     fitting = [tile for tile in tiles if tile[0] <= height and tile[1] <= width]
@@ -75,13 +80,16 @@ def _suited_tiles(height: int, width: int, kind: str, target: GPUTarget) -> list
     return [tile for tile in fitting if math.prod(tile[:2]) * _TOO_SMALL > largest]
 
 
-def tuned(blocks: str, height: str) -> Callable[[triton.JITFunction], Autotuner]:
+def tuned(
+    blocks: str, height: str, table: Tiles = _TILES
+) -> Callable[[triton.JITFunction], Autotuner]:
     """Time the configs that suit a call, the first time its layer and pixel bucket are seen.
 
     Arguments:
         blocks: dims of a tile.
         height: argument of the kernel for the size of its output in the first of them; in the
             second it is `columns`.
+        table: the tiles for operands that are loaded wide.
     """
 
     def suited(
@@ -90,10 +98,10 @@ def tuned(blocks: str, height: str) -> Callable[[triton.JITFunction], Autotuner]
         given = arguments | constants
         target = triton.runtime.driver.active.get_current_target()
         return configs_of(
-            blocks, _suited_tiles(given[height], given["columns"], given["KIND"], target)
+            blocks, _suited_tiles(given[height], given["columns"], given["KIND"], target, table)
         )
 
-    compiled = itertools.chain(_ODD_TILES, *_TILES.values())
+    compiled = itertools.chain(_ODD_TILES, *table.values())
     interpreted = (*(_INTERPRETER_SIZES[dim] for dim in blocks), 1, 1)
     return triton.autotune(
         configs_of(blocks, (interpreted,) if interpreting() else dict.fromkeys(compiled)),
@@ -108,7 +116,9 @@ def finish_tiles(elements: int) -> dict[str, int]:
     return {"BLOCK_E": max(1, _FINISH // block_t), "BLOCK_T": block_t}
 
 
-def aot_configs(blocks: str, kind: str, odd: bool, target: GPUTarget) -> list[triton.Config]:
+def aot_configs(
+    blocks: str, kind: str, odd: bool, target: GPUTarget, table: Tiles = _TILES
+) -> list[triton.Config]:
     """Return every config that `tuned` may time on a GPU; none where it lacks the arithmetic."""
-    tiles = _TILES.get((family(target), kind), ())
+    tiles = table.get((family(target), kind), ())
     return configs_of(blocks, _ODD_TILES if odd and tiles else tiles)

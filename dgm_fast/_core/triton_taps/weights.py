@@ -1,4 +1,4 @@
-"""The weight's way into a product and its gradient's way out of one, as Triton kernels."""
+"""What is moved before a product and after one, as Triton kernels."""
 
 from __future__ import annotations
 
@@ -87,3 +87,29 @@ def finish_kernel(
 
     mask = (e < rows * I) & (tap < ELEMENTS)
     tl.store(grad_weight_ptr + e * ELEMENTS + tap, total.to(grad_weight_ptr.dtype.element_ty), mask)
+
+
+@triton.jit
+def rows_kernel(
+    images_ptr,  # (B, C, P), any strides
+    stride_b,
+    stride_c,
+    stride_p,
+    rows_ptr,  # (B P, C)
+    C,
+    P,
+    BLOCK_P: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+):
+    tiles_c, tiles_p = tl.cdiv(C, BLOCK_C), tl.cdiv(P, BLOCK_P)
+    c = tl.program_id(0) % tiles_c * BLOCK_C + tl.arange(0, BLOCK_C)
+    p = tl.program_id(0) // tiles_c % tiles_p * BLOCK_P + tl.arange(0, BLOCK_P)
+    sample = (tl.program_id(0) // (tiles_c * tiles_p)).to(tl.int64)
+    mask = (c < C)[:, None] & (p < P)[None, :]
+
+    of_c, of_p = c.to(tl.int64) * stride_c, p.to(tl.int64) * stride_p
+    x_ptrs = images_ptr + sample * stride_b + of_c[:, None] + of_p[None, :]
+    x = tl.load(x_ptrs, mask=mask, other=0.0)  # [BLOCK_C, BLOCK_P]
+    # Turned here, so that reads and writes both go along what lies side by side.
+    rows_ptrs = rows_ptr + ((sample * P + p) * C)[:, None] + c[None, :]
+    tl.store(rows_ptrs, tl.trans(x), mask=tl.trans(mask))
