@@ -371,7 +371,9 @@ def _uncommon_sizes(inputs):
         for size in value.shape[1:]
         for step in (-1, 0, 1)
     }
-    return [size for size in (7, 5, 12, 11, 9, 4, 3, 10, 8, 6) if size not in others][:3]
+    found = [size for size in (7, 5, 12, 11, 9, 4, 3, 10, 8, 6) if size not in others][:3]
+    assert len(found) == 3, "too few sizes are far from the case's own"
+    return found
 
 
 def _largest_case(subject, batch):
