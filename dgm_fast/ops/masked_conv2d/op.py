@@ -170,8 +170,8 @@ def _gradients(ctx: Any, grad_y: Tensor) -> Sequence[Tensor | None]:
 
     x, weight, *_ = tensors
     run = _op.kernels["backward", ctx.implementation]
-    *grads, grad = run(grad_y, x, weight, kept, *mask, ctx.last, list(needs[:3]))
-    grads.append(grad if ctx.gated else grad_y)
+    found = run(grad_y, x, weight, kept, *mask, ctx.last, list(needs[:3]))
+    grads = (*found[:3], found[3] if ctx.gated else grad_y)
     return [g if need else None for g, need in zip(grads, needs, strict=True)]
 
 

@@ -147,11 +147,12 @@ def _gradients(ctx: Any, grads: tuple[Tensor | None, ...]) -> Sequence[Tensor | 
         return reference_gradients(_reference, arguments, range(6), needs, grads)
 
     run = _op.kernels["backward", ctx.implementation]
-    *found, grad_h = run(*grads, x, weight, residual_weight, z, kept, ctx.dilation, list(needs[:5]))
+    found = run(*grads, x, weight, residual_weight, z, kept, ctx.dilation, list(needs[:5]))
+    grad_h = found[5]
     if needs[5] and condition.shape[2] != grad_h.shape[2]:
         grad_h = grad_h.sum(2, keepdim=True, dtype=torch.float32).to(grad_h.dtype)
 
-    found.append(grad_h)
+    found = (*found[:5], grad_h)
     return tuple(grad if need else None for grad, need in zip(found, needs, strict=True))
 
 
