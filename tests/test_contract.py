@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import itertools
+from contextlib import nullcontext
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 
 import pytest
 import torch
@@ -12,10 +13,10 @@ from torch._dynamo.testing import CompileCounterWithBackend
 from torch._subclasses import CrossRefFakeMode
 from torch._subclasses.schema_check_mode import SchemaCheckMode
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_map_only
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 from tests.contract import subjects
-from tests.contract.inputs import in_float64, make, outputs, poisoned_memory, snapshot
+from tests.contract.inputs import in_float64, make, moved, outputs, poisoned_memory, snapshot
 from tests.contract.measures import (
     assert_within_budget,
     backward,
@@ -226,8 +227,10 @@ def test_every_operator_called_keeps_to_its_schema_and_its_fake(subject, case):
             backward(result, inputs, case)
 
     assert len(kernels.calls) == (2 if case.differentiable else 1)
-    # Tracing takes the longest, and sees of an operator what all implementations of an op share.
-    if not (_is_first_here(subject) or case == subject.cases.cases[0]):
+    # Tracing takes the longest. It sees what all implementations of an op share, and of a case
+    # which arguments there are: how they lie in memory is compared above, of every call.
+    traced = _one_of_each_form(subject.op) if _is_first_here(subject) else subject.cases.cases[:1]
+    if case not in traced:
         return
 
     # Gradients are the business of the autograd.Function around the operators: a forward makes no
@@ -238,6 +241,26 @@ def test_every_operator_called_keeps_to_its_schema_and_its_fake(subject, case):
     for func, args, kwargs in kernels.calls:
         args = tree_map_only(torch.Tensor, torch.Tensor.detach, args)
         torch.library.opcheck(func, args, kwargs, test_utils="test_aot_dispatch_dynamic")
+
+
+@cache
+def _one_of_each_form(op):
+    """Return the first case of each set of arguments given, dims, options and leaves."""
+    firsts = {}
+    for case in CASES[op].cases:
+        inputs = make(case, torch.device("cpu"), torch.float32)
+        form = (case.differentiable, *(_form(*each) for each in inputs.items()))
+        firsts.setdefault(form, case)
+
+    return tuple(firsts.values())
+
+
+def _form(name, value):
+    if isinstance(value, torch.Tensor):
+        return name, value.ndim
+
+    is_option = value is None or isinstance(value, bool | str)
+    return name, value if is_option else type(value)
 
 
 def _as_leaf(tensor):
@@ -334,6 +357,33 @@ def test_vmap_and_per_sample_gradients_match_a_loop(subject):
     gradients = torch.func.vmap(torch.func.grad(loss))(stacked)
     looped = torch.stack([torch.func.grad(loss)(each) for each in stacked])
     torch.testing.assert_close(gradients, looped)
+
+
+class _OneDevice(TorchDispatchMode):
+    """Refuse every operator that takes or gives a tensor which is not on one device."""
+
+    def __init__(self, device_type):
+        super().__init__()
+        self.device_type = device_type
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        tensors = (each for each in tree_leaves((args, kwargs, result)) if torch.is_tensor(each))
+        assert all(each.device.type == self.device_type for each in tensors), func
+        return result
+
+
+@pytest.mark.parametrize("op", CASES)
+def test_a_reference_reads_nothing_and_makes_nothing_on_the_cpu(op, monkeypatch):
+    # A GPU would wait for either. The meta device has none of its values, too, but no autocast.
+    monkeypatch.setattr(torch, "is_autocast_enabled", lambda device_type: False)
+    monkeypatch.setattr(torch, "autocast", lambda *args, **kwargs: nullcontext())
+
+    for case in _one_of_each_form(op):
+        inputs = moved(make(case, torch.device("cpu"), torch.float32), torch.device("meta"))
+        with _OneDevice("meta"):
+            result = outputs(CASES[op].function(**inputs, impl="reference"))
+        assert all(each.is_meta for each in result)
 
 
 @each_subject(device_type="cuda")

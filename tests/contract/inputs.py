@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import ctypes
 import zlib
 from collections.abc import Callable, Iterator
@@ -48,6 +49,19 @@ def in_float64(inputs: Inputs) -> Inputs:
 def absolute(inputs: Inputs) -> Inputs:
     """Return the absolute values in float64."""
     return converted(inputs, torch.abs)
+
+
+def moved(inputs: Inputs, device: torch.device) -> Inputs:
+    """Return inputs made on the CPU on another device."""
+
+    def move(value):
+        if isinstance(value, torch.device):
+            return device
+        if isinstance(value, torch.nn.Module):
+            return copy.deepcopy(value).to(device)
+        return value.detach().to(device) if isinstance(value, Tensor) else value
+
+    return {name: move(value) for name, value in inputs.items()}
 
 
 def outputs(result: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:

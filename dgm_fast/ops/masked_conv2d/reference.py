@@ -18,15 +18,17 @@ def mask_of(weight: Tensor, mask_type: str, channel_groups: int, gated: bool = F
     mask[:, :, :row] = 1
     mask[:, :, row, :column] = 1
     half = out // 2 if gated else out
-    sees = channel_mask(half, ins, mask_type, channel_groups)
+    sees = channel_mask(half, ins, mask_type, channel_groups, weight.device)
     mask[:, :, row, column] = torch.cat((sees, sees) if gated else (sees,)).to(mask)
     return mask
 
 
-def channel_mask(out: int, ins: int, mask_type: str, channel_groups: int) -> Tensor:
+def channel_mask(
+    out: int, ins: int, mask_type: str, channel_groups: int, device: torch.device
+) -> Tensor:
     """Return which input channel each output channel sees at its own pixel, as bool (out, in)."""
-    of_out = torch.arange(out) * channel_groups // max(1, out)
-    of_in = torch.arange(ins) * channel_groups // max(1, ins)
+    of_out = torch.arange(out, device=device) * channel_groups // max(1, out)
+    of_in = torch.arange(ins, device=device) * channel_groups // max(1, ins)
     return of_out[:, None] > of_in if mask_type == "A" else of_out[:, None] >= of_in
 
 
