@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from dgm_fast._core import layouts
 from dgm_fast._core.cases import BadInput, Cost, Inputs, OpCase, OpCases, Prepared
 from dgm_fast.ops.invertible_1x1 import reference
 from dgm_fast.ops.invertible_1x1.api import invertible_1x1
@@ -236,20 +237,12 @@ def _terms(inputs: Inputs) -> tuple[int, int]:
     return forward, x.numel() // channels + 2 * forward + channels
 
 
-def _channels_last(x: Tensor) -> Tensor:
-    return x.to(memory_format=torch.channels_last)
-
-
 def _half_of(x: Tensor) -> Tensor:
     return torch.cat((x, x), dim=1).chunk(2, dim=1)[1]
 
 
 def _every_other(x: Tensor) -> Tensor:
     return torch.stack((x, x), dim=-1)[..., 0]
-
-
-def _expanded(x: Tensor) -> Tensor:
-    return x[:1].expand_as(x)
 
 
 def _transposed(x: Tensor) -> Tensor:
@@ -303,11 +296,11 @@ CASES = OpCases(
         _case("empty-batch", (0, 5, 4, 4)),
         _case("empty-batch-inverse", (0, 5, 4, 4), inverse=True),
         _case("no-pixels", (3, 5, 0)),
-        _case("channels-last", (3, 20, 4, 5), layout=_channels_last),
-        _case("channels-last-inverse", (3, 20, 4, 5), layout=_channels_last, inverse=True),
+        _case("channels-last", (3, 20, 4, 5), layout=layouts.channels_last),
+        _case("channels-last-inverse", (3, 20, 4, 5), layout=layouts.channels_last, inverse=True),
         _case("half-of-channels", (3, 6, 5, 7), layout=_half_of),
         _case("every-other-pixel", (3, 6, 5, 7), layout=_every_other),
-        _case("expanded", (3, 6, 5, 7), layout=_expanded),
+        _case("expanded", (3, 6, 5, 7), layout=layouts.expanded),
         _case("transposed", (3, 6, 5, 7), layout=_transposed),
         _case("transposed-vectors", (19, 6), layout=_transposed),
         _case("large-x", (3, 6, 5, 3), x_scale=1e4),
