@@ -72,12 +72,16 @@ def _suited_tiles(
     height: int, width: int, kind: str, target: GPUTarget, table: Tiles = _TILES
 ) -> list[Tile]:
     """Return the tiles worth timing for an output of that size."""
-    tiles = _ODD_TILES if kind == "odd" else table[family(target), kind]
+    tiles = _odd_tiles(target, table) if kind == "odd" else table[family(target), kind]
     height, width = (next_power_of_2(max(size, tiles[-1][0])) for size in (height, width))
     # Larger than the output wastes work.
     fitting = [tile for tile in tiles if tile[0] <= height and tile[1] <= width]
     largest = max(math.prod(tile[:2]) for tile in fitting)
     return [tile for tile in fitting if math.prod(tile[:2]) * _TOO_SMALL > largest]
+
+
+def _odd_tiles(target: GPUTarget, table: Tiles) -> tuple[Tile, ...]:
+    return table.get((family(target), "odd"), _ODD_TILES)
 
 
 def tuned(
@@ -89,7 +93,7 @@ def tuned(
         blocks: dims of a tile.
         height: argument of the kernel for the size of its output in the first of them; in the
             second it is `columns`.
-        table: the tiles for operands that are loaded wide.
+        table: the tiles; those of "odd" are the same for all kernels where it has none.
     """
 
     def suited(
@@ -121,4 +125,4 @@ def aot_configs(
 ) -> list[triton.Config]:
     """Return every config that `tuned` may time on a GPU; none where it lacks the arithmetic."""
     tiles = table.get((family(target), kind), ())
-    return configs_of(blocks, _ODD_TILES if odd and tiles else tiles)
+    return configs_of(blocks, _odd_tiles(target, table) if odd and tiles else tiles)
