@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -160,20 +160,32 @@ def _masked_weight(inputs: Inputs) -> Prepared:
     return Prepared(call, _leaves(inputs))
 
 
-def _cropped_weight(inputs: Inputs) -> Prepared:
+def _cropped(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    *,
+    mask: Tensor,
+    residual: Tensor | None,
+    gated: bool = False,
+    dilation: int = 1,
+    **_: Any,
+) -> Tensor:
     """Leave the rows below the centre out: they are all dead."""
-    x, weight, bias = inputs["x"], inputs["weight"], inputs["bias"]
-    residual, gated = inputs["residual"], inputs.get("gated", False)
-    dilation = inputs.get("dilation", 1)
-    rows = weight.shape[2] // 2 + 1
-    mask = _live(inputs)[:, :, :rows]
     padding = reference.padding(weight, dilation)
+    weight = weight[:, :, : mask.shape[2]] * mask
+    h = F.conv2d(x, weight, bias, padding=padding, dilation=dilation)
+    return reference.finish(h[:, :, : x.shape[2]], residual, gated)
 
-    def call() -> Tensor:
-        cropped = weight[:, :, :rows] * mask
-        h = F.conv2d(x, cropped, bias, padding=padding, dilation=dilation)
-        return reference.finish(h[:, :, : x.shape[2]], residual, gated)
 
+@cache
+def _compiled() -> Callable[..., Tensor]:
+    return torch.compile(_cropped, dynamic=False)
+
+
+def _cropped_weight(inputs: Inputs, compiled: bool = False) -> Prepared:
+    mask = _live(inputs)[:, :, : inputs["weight"].shape[2] // 2 + 1]
+    call = partial(_compiled() if compiled else _cropped, **inputs, mask=mask)
     return Prepared(call, _leaves(inputs))
 
 
@@ -322,6 +334,7 @@ CASES = OpCases(
         "eager_channels_last": _in_channels_last(_masked_weight),
         "best_eager": _cropped_weight,
         "cropped_channels_last": _in_channels_last(_cropped_weight),
+        "compile_cropped": _in_channels_last(partial(_cropped_weight, compiled=True)),
     },
     reached=_reached,
 )
