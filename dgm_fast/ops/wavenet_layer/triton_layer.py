@@ -40,7 +40,7 @@ _TILES: Tiles = {
     ("sm_80", "ieee"): ((64, 32, 16, 8, 2), (32, 32, 16, 4, 2)),
     ("gfx942", "ieee"): ((64, 64, 32, 8, 2), (32, 32, 32, 4, 2)),
     ("sm_90", "odd"): ((64, 32, 32, 8, 2), (32, 32, 16, 4, 2)),
-    ("sm_80", "odd"): ((64, 32, 16, 8, 2), (32, 32, 16, 4, 2)),
+    ("sm_80", "odd"): ((32, 32, 16, 4, 2),),
 }
 # Channels of y that one program makes; where there are more, others do the first sum again.
 _FEWEST_R = 16
