@@ -14,7 +14,14 @@ from dgm_fast._core.triton_compile import AotKernel
 from dgm_fast._core.triton_taps.gate import gate_backward_kernel
 from dgm_fast._core.triton_taps.images import Grid, Images
 from dgm_fast._core.triton_taps.products import grad_weight_kernel, product_kernel
-from dgm_fast._core.triton_taps.tiles import GATE, PACK, ROWS, aot_configs, finish_tiles
+from dgm_fast._core.triton_taps.tiles import (
+    GATE,
+    GATE_OF_ROWS,
+    PACK,
+    ROWS,
+    aot_configs,
+    finish_tiles,
+)
 from dgm_fast._core.triton_taps.weights import finish_kernel, pack_kernel, rows_kernel
 
 _NONE = Images(None, 0, 0, 0)
@@ -96,7 +103,8 @@ def _moves(dtype: str) -> Iterator[AotKernel]:
         given = dict.fromkeys(("grad_y", "kept", "grad"), _images(dtype, planes))
         constants = {"ALIGN_C": 16, "ALIGN_P": 16, "LAYOUT": _layout(given["grad"])}
         name = f"gate{'-planes' * planes}"
-        yield _fixed(name, gate_backward_kernel, dtype, given, constants, GATE)
+        tile = GATE if planes else GATE_OF_ROWS
+        yield _fixed(name, gate_backward_kernel, dtype, given, constants, tile)
 
 
 def _fixed(

@@ -18,7 +18,7 @@ from dgm_fast._core.precision import convolutions_in_tf32
 from dgm_fast._core.triton_taps.gate import gate_backward_kernel
 from dgm_fast._core.triton_taps.images import Grid, Images
 from dgm_fast._core.triton_taps.products import grad_weight_kernel, product_kernel
-from dgm_fast._core.triton_taps.tiles import GATE, LARGEST_P, PACK, ROWS, finish_tiles
+from dgm_fast._core.triton_taps.tiles import GATE, GATE_OF_ROWS, LARGEST_P, PACK, ROWS, finish_tiles
 from dgm_fast._core.triton_taps.weights import finish_kernel, pack_kernel, rows_kernel
 
 # Pixels of a gradient of the weight are cut until there are this many tiles of _SQUARE, two for
@@ -131,12 +131,12 @@ def gate_backward(grad_y: Tensor, kept: Tensor, grad: Tensor) -> None:
         return
 
     given, C = tuple(images(each) for each in (grad_y, kept, grad)), grad_y.shape[1]
-    grid = grid_of(grad)
-    tiles = ceil_div(math.prod(grid[:3]), GATE["BLOCK_P"]) * ceil_div(C, GATE["BLOCK_C"])
+    grid, tile = grid_of(grad), GATE_OF_ROWS if grad.stride(1) == 1 else GATE
+    tiles = ceil_div(math.prod(grid[:3]), tile["BLOCK_P"]) * ceil_div(C, tile["BLOCK_C"])
     options = {"ALIGN_C": math.gcd(16, C), "ALIGN_P": aligned_pixels(grid)}
     options["LAYOUT"] = layout(given)
     with torch.cuda.device_of(grad):
-        gate_backward_kernel[(tiles,)](*given, grid, C, **options, **GATE)
+        gate_backward_kernel[(tiles,)](*given, grid, C, **options, **tile)
 
 
 def grad_weight(layer: Layer, grad: Tensor, rows: Tensor, grid: Grid, result: Tensor) -> None:

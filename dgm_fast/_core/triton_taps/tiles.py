@@ -61,6 +61,7 @@ LARGEST_P = 128  # pixels of a tile of images
 # Of the kernels that only move, and map, what is in memory.
 PACK = {"BLOCK_N": 32, "BLOCK_C": 64, "num_warps": 4}
 GATE = {"BLOCK_P": 64, "BLOCK_C": 32, "num_warps": 8}
+GATE_OF_ROWS = {"BLOCK_P": 16, "BLOCK_C": 128, "num_warps": 8}  # a pixel's channels side by side
 ROWS = {"BLOCK_P": 64, "BLOCK_C": 64, "num_warps": 4}
 _FINISH = 512
 

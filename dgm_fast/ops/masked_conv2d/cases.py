@@ -282,9 +282,15 @@ CASES = OpCases(
         _case("32x64x28x28-k3-gated", (32, 64, 28, 28), 128, (3, 3), gated=True),
         _case("64x128x8x8-k3", (64, 128, 8, 8), 128, (3, 3)),
         _case("1x64x28x28-k5", (1, 64, 28, 28), 64, (5, 5)),
-        replace(
-            _case("64x128x32x32-k3-gated", (64, 128, 32, 32), 256, (3, 3), gated=True),
-            devices=("cuda",),
+        *(
+            replace(
+                _case(f"64x128x32x32-k3-gated{name}", (64, 128, 32, 32), 256, (3, 3), **options),
+                devices=("cuda",),
+            )
+            for name, options in (
+                ("", {"gated": True}),
+                ("-last", {"gated": True, **_CHANNELS_LAST}),
+            )
         ),
     ),
     bad_inputs=(
