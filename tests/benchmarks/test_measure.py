@@ -195,6 +195,9 @@ def test_a_report_of_the_contract_tells_which_ops_are_green(tmp_path):
 @pytest.mark.slow
 def test_rivals_compiled_ahead_are_found_in_the_cache(tmp_path, monkeypatch):
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    # What fills a cache need not be fast: neither vector instructions, nor headers for more of it.
+    monkeypatch.setenv("TORCHINDUCTOR_VEC_ISA_OK", "0")
+    monkeypatch.setenv("TORCHINDUCTOR_CPP_CACHE_PRECOMPILE_HEADERS", "0")
     found = columns.find_ops()["diffusion_noise"]
     small = next(case for case in found.workloads if case.name == "8x64")
     workload = Workload("diffusion_noise", found, small, CPU, torch.float32)
