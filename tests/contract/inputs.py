@@ -41,6 +41,11 @@ def converted(inputs: Inputs, change: Callable[[Tensor], Tensor]) -> Inputs:
     return {name: convert(value) for name, value in inputs.items()}
 
 
+def whole_numbers(*shape: int, generator: torch.Generator) -> Tensor:
+    """Draw from -4 to 4: their products and sums are exact in float32, in whatever order."""
+    return torch.randint(-4, 5, shape, generator=generator).float()
+
+
 def in_float64(inputs: Inputs) -> Inputs:
     """Return the same values in float64."""
     return converted(inputs, lambda value: value)

@@ -14,6 +14,7 @@ from dgm_fast.training import TrainConfig, train
 from dgm_fast.training.data import load_digits
 from dgm_fast.training.metrics import baselines_nats, mean_nll_nats
 from dgm_fast.training.protocol import DensityModel, check_fit
+from tests.families.gradients import loss_and_gradients
 
 SMALL = DDPMConfig(
     (1, 6, 6), levels=5, timesteps=8, schedule="cosine", channels=8, multipliers=(1, 2), blocks=1
@@ -46,12 +47,6 @@ def example(config, batch=12):
     if config.levels is not None:
         x = torch.randint(config.levels, x.shape, generator=generator).float()
     return (x, torch.arange(batch) % config.classes) if config.classes else (x,)
-
-
-def loss_and_gradients(model, *inputs, function=None):
-    torch.manual_seed(5)
-    loss = (function or model.loss)(*inputs)
-    return loss, torch.autograd.grad(loss, list(model.parameters()))
 
 
 @pytest.mark.parametrize(

@@ -5,9 +5,6 @@ from __future__ import annotations
 import copy
 import functools
 import io
-import os
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,6 +18,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from dgm_fast._core import extension
 from dgm_fast.families import MADE, MADEConfig
 from dgm_fast.ops.masked_linear.op import choose
+from tests.processes import run_two
 
 HERE = Path(__file__).parent
 BATCH = 192
@@ -254,18 +252,7 @@ def test_device_and_dtype_of_construction():
 
 @pytest.mark.skipif(not dist.is_gloo_available(), reason="this torch has no gloo backend")
 def test_two_processes_equal_one(tmp_path):
-    paths = os.pathsep.join([str(HERE.parents[1]), os.environ.get("PYTHONPATH", "")])
-    workers = [
-        subprocess.Popen(
-            [sys.executable, str(HERE / "ddp_worker.py"), str(tmp_path), str(rank)],
-            env=os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1"},
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    errors = [worker.communicate(timeout=120)[1] for worker in workers]
-    assert all(worker.returncode == 0 for worker in workers), errors
+    run_two(HERE / "ddp_worker.py", tmp_path)
     alone, first, second = (load_file(tmp_path / f"{name}.safetensors") for name in ("one", 0, 1))
 
     assert any(name.endswith(".grad") for name in alone)

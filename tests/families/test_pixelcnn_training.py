@@ -18,6 +18,7 @@ from dgm_fast.training.data import load_digits
 from dgm_fast.training.metrics import baselines_nats, mean_nll_nats
 from dgm_fast.training.protocol import DensityModel
 from dgm_fast.training.recipes import find_recipe
+from tests.families.gradients import loss_and_gradients
 from tests.families.pixel_models import FAMILIES, MODELS, make_model, small
 
 every = pytest.mark.parametrize("family", FAMILIES)
@@ -41,15 +42,9 @@ def example(config, batch=8):
     return (x, torch.arange(batch) % config.classes) if getattr(config, "classes", 0) else (x,)
 
 
-def loss_and_gradients(model, *inputs, function=None):
-    torch.manual_seed(5)
-    loss = (function or model.loss)(*inputs)
-    return loss, torch.autograd.grad(loss, list(model.parameters()))
-
-
 # The recipes' own models, for a fraction of their time.
 @pytest.mark.parametrize(
-    ("family", "epochs"), [("pixelcnn", 5), ("gated_pixelcnn", 6), ("pixelcnn_pp", 3)]
+    ("family", "epochs"), [("pixelcnn", 3), ("gated_pixelcnn", 6), ("pixelcnn_pp", 3)]
 )
 def test_the_recipe_beats_both_baselines_on_digits(tmp_path, family, epochs):
     recipe, digits = find_recipe(family, "digits"), load_digits("none")

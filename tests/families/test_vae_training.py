@@ -14,6 +14,7 @@ from dgm_fast.training import TrainConfig, train
 from dgm_fast.training.data import load_digits
 from dgm_fast.training.metrics import baselines_nats, mean_nll_nats
 from dgm_fast.training.protocol import DensityModel, check_fit
+from tests.families.gradients import loss_and_gradients
 
 SMALL = VAEConfig((3, 4, 4), levels=5, latent_features=4, hidden=(16,), channels=(6, 8))
 VARIANTS = {
@@ -43,12 +44,6 @@ def example(config, batch=12):
 def make_model(config, **options):
     torch.manual_seed(0)
     return VAE(config, **options)
-
-
-def loss_and_gradients(model, *inputs, function=None):
-    torch.manual_seed(5)
-    loss = (function or model.loss)(*inputs)
-    return loss, torch.autograd.grad(loss, list(model.parameters()))
 
 
 @pytest.mark.parametrize(

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import copy
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -14,6 +11,7 @@ from safetensors.torch import load_file
 from torch._dynamo.testing import CompileCounterWithBackend
 
 from dgm_fast.layers import ActNorm
+from tests.processes import run_two
 
 HERE = Path(__file__).parent
 
@@ -162,18 +160,7 @@ def test_no_channels():
     not torch.distributed.is_gloo_available(), reason="this torch has no gloo backend"
 )
 def test_two_processes_initialise_as_one(tmp_path):
-    paths = os.pathsep.join([str(HERE.parents[1]), os.environ.get("PYTHONPATH", "")])
-    workers = [
-        subprocess.Popen(
-            [sys.executable, str(HERE / "actnorm_worker.py"), str(tmp_path), str(rank)],
-            env=os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1"},
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    errors = [worker.communicate(timeout=240)[1] for worker in workers]
-    assert all(worker.returncode == 0 for worker in workers), errors
+    run_two(HERE / "actnorm_worker.py", tmp_path)
     alone, first, second = (load_file(tmp_path / f"{name}.safetensors") for name in ("one", 0, 1))
 
     assert bool(alone["norm.initialized"])

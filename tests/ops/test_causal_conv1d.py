@@ -9,15 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dgm_fast.ops import causal_conv1d
+from tests.contract.inputs import whole_numbers
 from tests.contract.subjects import each_subject
 
 implementations = each_subject(op="causal_conv1d")
 kernels = each_subject(op="causal_conv1d", reference=False)
-
-
-def whole_numbers(*shape, generator):
-    """Draw from -4 to 4: their products and sums are exact in float32, in whatever order."""
-    return torch.randint(-4, 5, shape, generator=generator).float()
 
 
 @implementations

@@ -9,15 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dgm_fast.ops import masked_conv2d
+from tests.contract.inputs import whole_numbers
 from tests.contract.subjects import each_subject
 
 implementations = each_subject(op="masked_conv2d")
 kernels = each_subject(op="masked_conv2d", reference=False)
-
-
-def whole_numbers(*shape, generator):
-    """Draw from -4 to 4: their products and sums are exact in float32, in whatever order."""
-    return torch.randint(-4, 5, shape, generator=generator).float()
 
 
 def mask_by_order(out, ins, height, width, mask_type, groups):

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from dgm_fast.ops import MaskStructure, masked_linear
 from dgm_fast.ops.masked_linear import crossover
+from tests.contract.inputs import whole_numbers
 from tests.contract.subjects import each_subject
 
 implementations = each_subject(op="masked_linear")
@@ -32,11 +33,6 @@ def make_mask(kind, ins, outs, generator):
 
     share = {"random": 0.5, "zeros": 0.0, "ones": 1.0}[kind]
     return MaskStructure.from_mask(torch.rand(outs, ins, generator=generator) < share)
-
-
-def whole_numbers(*shape, generator):
-    """Draw from -4 to 4: their products and sums are exact in float32, in whatever order."""
-    return torch.randint(-4, 5, shape, generator=generator).float()
 
 
 def make_inputs(subject, kind, batch, ins, outs, seed):
