@@ -101,7 +101,7 @@ def each_launch(*shapes, dtypes=(torch.float32, torch.bfloat16)):
 
     Each shape is launched once, in dtypes in turn, and the first for the other compiler too. What a
     launcher does depends on shapes and strides; a dtype changes the kernel alone, and every kernel
-    is compiled in each of them, for each target, above.
+    is compiled in each of them, for both compilers, above.
     """
     launches = [("gfx942", shapes[0], torch.bfloat16)]
     launches += zip(itertools.repeat("sm_90"), shapes, itertools.cycle(dtypes), strict=False)

@@ -229,8 +229,8 @@ def test_every_operator_called_keeps_to_its_schema_and_its_fake(subject, case):
     assert len(kernels.calls) == (2 if case.differentiable else 1)
     # Tracing takes the longest. It sees what all implementations of an op share, and of a case
     # which arguments there are: how they lie in memory is compared above, of every call.
-    traced = _one_of_each_form(subject.op) if _is_first_here(subject) else subject.cases.cases[:1]
-    if case not in traced:
+    cases = subject.contract_cases
+    if case not in (_one_of_each_form(cases) if _is_first_here(subject) else cases[:1]):
         return
 
     # Gradients are the business of the autograd.Function around the operators: a forward makes no
@@ -244,10 +244,10 @@ def test_every_operator_called_keeps_to_its_schema_and_its_fake(subject, case):
 
 
 @cache
-def _one_of_each_form(op):
+def _one_of_each_form(cases):
     """Return the first case of each set of arguments given, dims, options and leaves."""
     firsts = {}
-    for case in CASES[op].cases:
+    for case in cases:
         inputs = make(case, torch.device("cpu"), torch.float32)
         form = (case.differentiable, *(_form(*each) for each in inputs.items()))
         firsts.setdefault(form, case)
@@ -360,7 +360,7 @@ def test_vmap_and_per_sample_gradients_match_a_loop(subject):
 
 
 class _OneDevice(TorchDispatchMode):
-    """Refuse every operator that takes or gives a tensor which is not on one device."""
+    """Refuse every operator that takes or gives a tensor on another device than this one."""
 
     def __init__(self, device_type):
         super().__init__()
@@ -375,11 +375,12 @@ class _OneDevice(TorchDispatchMode):
 
 @pytest.mark.parametrize("op", CASES)
 def test_a_reference_reads_nothing_and_makes_nothing_on_the_cpu(op, monkeypatch):
-    # A GPU would wait for either. The meta device has none of its values, too, but no autocast.
+    # A GPU would wait for either. The meta device has no values to read, and stands for one; it has
+    # no autocast either.
     monkeypatch.setattr(torch, "is_autocast_enabled", lambda device_type: False)
     monkeypatch.setattr(torch, "autocast", lambda *args, **kwargs: nullcontext())
 
-    for case in _one_of_each_form(op):
+    for case in _one_of_each_form(CASES[op].cases):
         inputs = moved(make(case, torch.device("cpu"), torch.float32), torch.device("meta"))
         with _OneDevice("meta"):
             result = outputs(CASES[op].function(**inputs, impl="reference"))
