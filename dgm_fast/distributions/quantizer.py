@@ -44,7 +44,7 @@ class Quantizer:
         >>> quantizer.encode(torch.tensor([-1.0, 0.01, 1.0])).tolist()
         [0, 157, 255]
         >>> round(float(quantizer.decode(torch.tensor(157))), 4)
-        0.0096
+        0.0102
     """
 
     scale: Literal["mu_law", "linear"] = "mu_law"
