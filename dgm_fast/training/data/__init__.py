@@ -20,12 +20,19 @@ from dgm_fast.training.data.signals import (
     load_vowels,
     make_signals,
 )
-from dgm_fast.training.data.sources import DataConfig, load_dataset, load_digits, load_mnist
+from dgm_fast.training.data.sources import (
+    EMBEDDED,
+    DataConfig,
+    load_dataset,
+    load_digits,
+    load_mnist,
+)
 from dgm_fast.training.data.vowels import VOWELS, synthesise_vowels
 from dgm_fast.training.data.wav import read_wav, write_wav
 
 __all__ = [
     "BINARIZATIONS",
+    "EMBEDDED",
     "VOWELS",
     "Batch",
     "Binarization",
