@@ -88,7 +88,7 @@ def context_rows(context: Tensor | None, shape: tuple[int, ...], *, labels: bool
 
     inner = () if labels else context.shape[-1:]
     try:
-        return context.expand(*shape, *inner).reshape(math.prod(shape), *inner)
+        return context.expand((*shape, *inner)).reshape(math.prod(shape), *inner)
     except RuntimeError as error:
         dims = "dims" if labels else "dims before the last"
         raise ValueError(
@@ -101,7 +101,7 @@ def rows_of(name: str, x: Tensor, shape: tuple[int, ...], inner: int) -> Tensor:
     """Return the last `inner` dims of x for each of prod(shape) samples, one a row."""
     own = x.shape[max(0, x.ndim - inner) :]
     try:
-        return x.expand(*shape, *own).reshape(math.prod(shape), *own)
+        return x.expand((*shape, *own)).reshape(math.prod(shape), *own)
     except RuntimeError as error:
         raise ValueError(
             f"{name} must have dims before the last {inner} that broadcast to shape = {shape}; "
