@@ -2,9 +2,9 @@
 
     dgm-fast train wavenet --data vowels
 
-Steps count for more than rows: in 9 s of one core, 794 steps of two segments left 4.33 bits a
-sample, 318 steps of five, with a wider network, 4.55. Linear prediction needs 4.69 of the same
-segments.
+Steps count for more than rows: in first looks, 318 steps of five segments left 4.65 bits a sample
+in 9 s of one core, 795 steps of three, with a network of three quarters the width, 4.15 in 12 s.
+Linear prediction needs 4.69 of the same segments.
 """
 
 from __future__ import annotations
@@ -28,7 +28,6 @@ def recipe(binarization: str = "none") -> Recipe:
             input="scalar",
             stacks=1,
             layers=8,
-            first_kernel=16,
             channels=24,
             gate_channels=24,
             skip_channels=64,
@@ -36,8 +35,8 @@ def recipe(binarization: str = "none") -> Recipe:
             classes=5,
         ),
         train=TrainConfig(
-            epochs=2,
-            batch_size=2,
+            epochs=3,
+            batch_size=3,
             learning_rate=1e-2,
             warmup_steps=20,
             ema_decay=0.95,
