@@ -7,9 +7,9 @@ import math
 import pytest
 import torch
 
+from dgm_fast.distributions import Quantizer
 from dgm_fast.training import signal_baselines
 from dgm_fast.training.data import load_digits, load_vowels, make_signals
-from dgm_fast.training.data.signals import Quantizer
 from dgm_fast.training.metrics import baselines_nats, bits_per_dim, likelihood_table
 from dgm_fast.training.protocol import check_fit
 from dgm_fast.training.signal_baselines import (

@@ -8,6 +8,7 @@ import wave
 import pytest
 import torch
 
+from dgm_fast.distributions import Quantizer
 from dgm_fast.training.data import (
     VOWELS,
     DataConfig,
@@ -21,7 +22,6 @@ from dgm_fast.training.data import (
     train_batches,
     write_wav,
 )
-from dgm_fast.training.data.signals import Quantizer
 
 
 def write_pcm(path, samples, channels=1, width=2, rate=8000):
