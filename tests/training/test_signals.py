@@ -208,6 +208,7 @@ def test_vowels_have_their_formants_and_pitches(name):
         ({"data": "birds"}, "data must be one of digits, mnist, vowels, speech"),
         ({"segment": 0}, "segment must be positive"),
         ({"scale": "log"}, "scale must be one of"),
+        ({"data": "mnist", "levels": 16}, "levels must not be given for images; got 16"),
         ({"levels": 1}, "levels must be at least 2"),
     ],
 )

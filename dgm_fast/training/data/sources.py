@@ -59,6 +59,10 @@ class DataConfig:
             raise ValueError(f"segment must be positive; got {self.segment}")
         Quantizer(self.scale, self.levels)
 
+        for name in ("scale", "levels", "segment") if self.data in ("digits", "mnist") else ():
+            if getattr(self, name) != getattr(DataConfig, name):
+                raise ValueError(f"{name} must not be given for images; got {getattr(self, name)}")
+
 
 def load_dataset(config: DataConfig) -> Dataset:
     """Load the data set that a config describes.
