@@ -86,6 +86,9 @@ class ResidualLayer(nn.Module):
         self.residual = None if is_last else nn.Conv1d(gate_channels, channels, 1)
         self.label = nn.Embedding(classes, 2 * gate_channels) if classes else None
         self.features = nn.Conv1d(features, 2 * gate_channels, 1, bias=False) if features else None
+        if self.label is not None:
+            # Torch's own spread, ten times that, would hold gates shut before anything is learnt.
+            nn.init.normal_(self.label.weight, std=0.1)
 
     def forward(
         self, x: Tensor, label: Tensor | None, features: Tensor | None
