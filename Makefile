@@ -97,7 +97,7 @@ $(VENV)/.built: setup.py $(CSRC) $(VENV)/.dependencies
 	fi
 
 .PHONY: demo
-demo: setup  ## train a model of every kind on handwritten digits and time every op
+demo: setup  ## train models of every kind on digits and vowels and time every op
 	$(RUN) -m dgm_fast.demo --out demo_output
 
 .PHONY: test

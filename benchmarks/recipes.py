@@ -27,9 +27,10 @@ from rich.progress import Progress
 from torch import nn
 
 from benchmarks import record
-from dgm_fast.families import FAMILIES, MADE
+from dgm_fast.families import FAMILIES, MADE, WaveNet
 from dgm_fast.families.autoregressive import PixelModel
 from dgm_fast.training import DataConfig, Dataset, bits_per_dim, load_dataset, mean_nll_nats
+from dgm_fast.training.data import SignalDataset
 
 FOLDER = "recipes"
 SUMMARY = "summary.csv"
@@ -120,7 +121,7 @@ def evaluate(folder: Path, options: Options) -> Reached:
     log = read_log(folder / "log.csv")
     return Reached(
         recipe=f"{described['family']}-{data.data}",
-        view="grey levels" if data.binarization == "none" else data.binarization,
+        view=_view(dataset),
         parameters=sum(each.numel() for each in model.parameters()),
         steps=int(log[-1]["step"]),
         seconds=round(log[-1]["seconds"], 1),
@@ -131,6 +132,12 @@ def evaluate(folder: Path, options: Options) -> Reached:
         test_rows=rows,
         estimate=_estimate(model, options),
     )
+
+
+def _view(dataset: Dataset) -> str:
+    if isinstance(dataset, SignalDataset):
+        return dataset.view.partition(",")[0]
+    return "grey levels" if dataset.binarization == "none" else dataset.binarization
 
 
 def _test_nats(model: nn.Module, dataset: Dataset, options: Options) -> tuple[float, int]:
@@ -151,7 +158,7 @@ def _estimate(model: nn.Module, options: Options) -> str:
     if options.samples is not None:
         return f"bound, {options.samples} samples"
     # A flow of real values has no noise to add.
-    is_exact = isinstance(model, (MADE, PixelModel))
+    is_exact = isinstance(model, (MADE, PixelModel, WaveNet))
     is_exact |= getattr(model, "dequantization", ...) is None
     return "log-likelihood" if is_exact else "bound"
 

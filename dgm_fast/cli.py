@@ -34,13 +34,14 @@ from dgm_fast.training import (
     train,
 )
 from dgm_fast.training.checkpoint import TRAINING_FILE, write_atomically
-from dgm_fast.training.data import Binarization
+from dgm_fast.training.data import Binarization, SignalDataset
 from dgm_fast.training.distributed import process_group
 from dgm_fast.training.images import save_image_grid
 from dgm_fast.training.metrics import likelihood_table
 from dgm_fast.training.protocol import check_fit, context_of, shape_rows
-from dgm_fast.training.recipes import find_recipe
+from dgm_fast.training.recipes import embedded_data, find_recipe
 from dgm_fast.training.subnormals import flush_subnormals
+from dgm_fast.training.waveforms import save_signals
 
 __all__ = ["main"]
 
@@ -51,7 +52,7 @@ USAGE = """dgm-fast: fast deep generative models
   dgm-fast env               what is live on this machine, and why the rest is not
   dgm-fast train FAMILY      train a model; FAMILY is one of: {families}
   dgm-fast evaluate CKPT     likelihood in nats and bits/dim, beside two baselines
-  dgm-fast sample CKPT       draw a grid of samples into a PNG file
+  dgm-fast sample CKPT       draw samples into a PNG file, signals also into WAV files
   dgm-fast bench             time every op against plain PyTorch
 
 CKPT is the folder that `train` wrote. Add --help to a command for its options."""
@@ -103,18 +104,20 @@ class Evaluate:
 
 @dataclass(frozen=True)
 class Sample:
-    """Draw samples of a checkpoint into a PNG grid."""
+    """Draw samples of a checkpoint into a PNG grid, or signals into WAV files and a picture."""
 
     checkpoint: tyro.conf.Positional[Path]
     """Folder that `dgm-fast train` wrote."""
     out: Path = Path("samples.png")
-    """PNG file to write."""
-    count: int = 64
-    """Number of samples."""
+    """PNG file to write; WAV files lie beside it."""
+    count: int | None = None
+    """Number of samples; without it 64 images, or a signal of each class."""
     label: int | None = None
     """Class of all samples of a class-conditional model; without it each class in turn."""
     temperature: float | None = None
-    """Scale of a flow's base noise."""
+    """Scale of a flow's base noise, or of each sample's distribution in a signal."""
+    length: int | None = None
+    """Samples of a signal; without it those of a segment of the training data."""
     sampler: Literal["ddpm", "ddim"] | None = None
     """Sampler of a diffusion model."""
     steps: int | None = None
@@ -169,7 +172,8 @@ def _train(arguments: list[str]) -> int:
     flush_subnormals()
 
     kind = FAMILIES[family]
-    recipe = find_recipe(family, _option(rest, "data") or "digits", _option(rest, "binarization"))
+    data = _option(rest, "data") or embedded_data(family)
+    recipe = find_recipe(family, data, _option(rest, "binarization"))
     default = Train(recipe.data, recipe.model, recipe.train)
     command = tyro.cli(
         Train[kind.config_class], prog=f"dgm-fast train {family}", args=rest, default=default
@@ -279,33 +283,43 @@ def _row_bar(rows: int) -> Iterator[Callable[[int], None]]:
 
 def _sample(arguments: list[str]) -> int:
     command = tyro.cli(Sample, prog="dgm-fast sample", args=arguments)
-    if command.count < 1:
+    if command.count is not None and command.count < 1:
         raise ValueError(f"count must be positive; got {command.count}")
     run = _read_run(command.checkpoint)
     device = TrainConfig(device=command.device).resolve_device()
+    signals = "sample_rate_hz" in run
     with use_impl(command.impl):
         model = _load(command.checkpoint, device)
         generator = torch.Generator(device).manual_seed(command.seed)
-        options = _options_of(
-            model.sample, command, ("temperature", "sampler", "steps", "guidance")
-        )
-        context = _labels(model, command).to(device) if getattr(model, "classes", 0) else None
-        x = model.sample(command.count, context, generator, **options)
+        names = ("temperature", "length", "sampler", "steps", "guidance")
+        options = _options_of(model.sample, command, names)
+        if signals:
+            options = {"length": run["event_shape"][0]} | options
+        classes = getattr(model, "classes", 0)
+        count = command.count or (classes or 8 if signals else 64)
+        labels = _labels(count, classes, command.label) if classes else None
+        context = None if labels is None else labels.to(device)
+        x = model.sample(count, context, generator, **options)
 
-    images = x.reshape(command.count, *run["event_shape"])
-    levels = run["levels"]
+    if signals:
+        titles = [str(i) if labels is None else f"{i} class {labels[i]}" for i in range(count)]
+        files = save_signals(x, titles, command.out, run["sample_rate_hz"])
+        print(f"{count} samples in {command.out} and {files[0]} to {files[-1].name}")
+        return 0
+
+    images, levels = x.reshape(count, *run["event_shape"]), run["levels"]
     save_image_grid(images * levels if run["continuous"] else images, command.out, levels)
-    print(f"{command.count} samples in {command.out}")
+    print(f"{count} samples in {command.out}")
     return 0
 
 
-def _labels(model: nn.Module, command: Sample) -> Tensor:
+def _labels(count: int, classes: int, label: int | None) -> Tensor:
     """Return a label for each sample: the one given, or each class in turn."""
-    if command.label is None:
-        return torch.arange(command.count) % model.classes
-    if not 0 <= command.label < model.classes:
-        raise ValueError(f"label must lie in 0 .. {model.classes - 1}; got {command.label}")
-    return torch.full((command.count,), command.label)
+    if label is None:
+        return torch.arange(count) % classes
+    if not 0 <= label < classes:
+        raise ValueError(f"label must lie in 0 .. {classes - 1}; got {label}")
+    return torch.full((count,), label)
 
 
 def _bench(arguments: list[str]) -> int:
@@ -352,6 +366,8 @@ def _write_run(folder: Path, family: str, command: Train[Any], dataset: Dataset)
         "continuous": dataset.continuous,
         "train": asdict(command.train),
     }
+    if isinstance(dataset, SignalDataset):
+        run["sample_rate_hz"] = dataset.sample_rate_hz
     text = json.dumps(run, indent=2) + "\n"
     folder.mkdir(parents=True, exist_ok=True)
     write_atomically(folder / "run.json", lambda path: path.write_text(text))

@@ -1,4 +1,4 @@
-"""Train a model of every kind on digits, then time every op: `python -m dgm_fast.demo`."""
+"""Train models of every kind, then time every op: `python -m dgm_fast.demo`."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from dgm_fast._core import extension
 from dgm_fast.demo.speed import print_speed
+from dgm_fast.demo.vowels import train_vowels
 from dgm_fast.families import FAMILIES
 from dgm_fast.families.autoregressive import PixelModel
 from dgm_fast.training import load_dataset, mean_nll_nats, train
@@ -37,7 +38,7 @@ COUNT = 64
 
 @dataclass(frozen=True)
 class Demo:
-    """Train a model of every kind on handwritten digits, draw samples, and time the ops."""
+    """Train models of every kind on digits and vowels, draw samples, and time the ops."""
 
     out: Path = Path("demo_output")
     """Folder for the weights, the logs and the samples."""
@@ -45,6 +46,8 @@ class Demo:
     """The models to train."""
     epochs: int | None = None
     """Epochs of training; without it each recipe's."""
+    vowels: bool = True
+    """Also train WaveNet on synthesised vowels, and let it speak."""
     speed: bool = True
     """End with the table of speeds."""
     compiled: bool = False
@@ -64,6 +67,8 @@ def main() -> None:
 
     try:
         train_digits(demo, console)
+        if demo.vowels and train_vowels(demo.out, console, demo.epochs):
+            sys.exit(130)
     except (ImportError, OSError, ValueError) as error:
         sys.exit(f"dgm_fast.demo: {error}")
     if demo.speed:

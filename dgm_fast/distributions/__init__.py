@@ -18,13 +18,24 @@ from dgm_fast.distributions.pixels import (
     PixelOutput,
     make_pixel_output,
 )
+from dgm_fast.distributions.quantizer import SCALES, Quantizer
+from dgm_fast.distributions.waveform import (
+    WAVEFORM_OUTPUTS,
+    CategoricalWaveform,
+    LogisticMixtureWaveform,
+    WaveformOutput,
+    make_waveform_output,
+)
 
 __all__ = [
     "PIXEL_OUTPUTS",
+    "SCALES",
+    "WAVEFORM_OUTPUTS",
     "BernoulliConditional",
     "BernoulliPixels",
     "CategoricalConditional",
     "CategoricalPixels",
+    "CategoricalWaveform",
     "Conditional",
     "DiscretizedLogistic",
     "DiscretizedLogisticConditional",
@@ -32,6 +43,10 @@ __all__ = [
     "GaussianMixtureConditional",
     "LogisticMixture",
     "LogisticMixturePixels",
+    "LogisticMixtureWaveform",
     "PixelOutput",
+    "Quantizer",
+    "WaveformOutput",
     "make_pixel_output",
+    "make_waveform_output",
 ]

@@ -10,11 +10,16 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.distributions import Distribution, constraints
 
-__all__ = ["DiscretizedLogistic"]
+__all__ = ["DiscretizedLogistic", "lowest_log_scale"]
 
 # PixelCNN++'s floor: a scale of 1/1097 keeps gradients within float32 and still gives one level of
 # 256 all the mass, since a level is 8.6 such scales wide.
 _LOWEST_LOG_SCALE = -7.0
+
+
+def lowest_log_scale(levels: int) -> float:
+    """Return the floor of log-scales: -7, or what makes a level as wide where there are more."""
+    return _LOWEST_LOG_SCALE - max(0.0, math.log((levels - 1) / 255))
 
 
 class DiscretizedLogistic(Distribution):
@@ -29,7 +34,8 @@ class DiscretizedLogistic(Distribution):
 
     Arguments:
         loc: :math:`\mu`, in units of the cells' [-1, 1].
-        log_scale: :math:`\ln s`; values below -7 count as -7.
+        log_scale: :math:`\ln s`; values below -7 count as -7. Beyond 256 levels the floor falls as
+            their width does, to -12.5 of 65,536.
         levels: L, at least 2.
 
     Shapes:
@@ -59,7 +65,7 @@ class DiscretizedLogistic(Distribution):
         self, loc: Tensor, log_scale: Tensor, levels: int, validate_args: bool | None = None
     ) -> None:
         self.loc, log_scale = torch.broadcast_tensors(loc, log_scale)
-        self.log_scale = log_scale.clamp(min=_LOWEST_LOG_SCALE)
+        self.log_scale = log_scale.clamp(min=lowest_log_scale(levels))
         self.levels = levels
         super().__init__(self.loc.shape, validate_args=validate_args)
 

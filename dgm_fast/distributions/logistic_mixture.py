@@ -8,10 +8,9 @@ import torch
 from torch import Tensor
 
 from dgm_fast._core.rows import as_rows
-from dgm_fast.distributions.discretized_logistic import DiscretizedLogistic
+from dgm_fast.distributions.discretized_logistic import DiscretizedLogistic, lowest_log_scale
 from dgm_fast.ops import logistic_mixture_nll, philox_uniform
 from dgm_fast.ops.logistic_mixture_nll.reference import (
-    MIN_LOG_SCALE,
     component_count,
     parameters_of_channel,
     split_params,
@@ -103,7 +102,7 @@ class LogisticMixture:
         index = component.expand(-1, self.channels, kinds, -1, *logits.shape[2:])
         mean, log_scale, *alpha = rest.gather(3, index).squeeze(3).unbind(2)
 
-        scale = temperature * log_scale.clamp(min=MIN_LOG_SCALE).exp()
+        scale = temperature * log_scale.clamp(min=lowest_log_scale(self.levels)).exp()
         # Of no width, an infinity is none.
         moved = scale * noise[:, 1:].logit().clamp(-100, 100)
         if self.channels == 1:
@@ -157,7 +156,7 @@ def plain_log_prob(x: Tensor, params: Tensor, levels: int) -> Tensor:
     """Return the same for any number of levels, in plain PyTorch."""
     dtype = torch.promote_types(params.dtype, torch.float32)
     x, params = x.to(dtype)[:, :, None], params.to(dtype)
-    logits, means, log_scales = split_params(x, params)
+    logits, means, log_scales = split_params(x, params, lowest_log_scale(levels))
     logistic = DiscretizedLogistic(means, log_scales, levels, validate_args=False)
     log_bins = logistic.log_prob(((x + 1) * ((levels - 1) / 2)).round())
     log_p = torch.logsumexp(logits.log_softmax(1) + log_bins.sum(1), dim=1)

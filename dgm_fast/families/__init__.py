@@ -9,6 +9,8 @@ from dgm_fast.families.autoregressive import (
     PixelCNNConfig,
     PixelCNNpp,
     PixelCNNppConfig,
+    WaveNet,
+    WaveNetConfig,
 )
 from dgm_fast.families.diffusion import DDPM, DDPMConfig
 from dgm_fast.families.flows import (
@@ -59,6 +61,8 @@ __all__ = [
     "RealNVP",
     "RealNVPConfig",
     "VAEConfig",
+    "WaveNet",
+    "WaveNetConfig",
     "family_of",
 ]
 
@@ -67,6 +71,7 @@ _MODELS: tuple[type[Pretrained], ...] = (
     PixelCNN,
     GatedPixelCNN,
     PixelCNNpp,
+    WaveNet,
     ICA,
     NICE,
     RealNVP,

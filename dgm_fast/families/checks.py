@@ -8,7 +8,17 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-__all__ = ["as_shape", "check_event", "check_integers", "check_labels", "context_rows"]
+from dgm_fast._core.checks import check_floating, may_look_at
+
+__all__ = [
+    "as_shape",
+    "check_event",
+    "check_integers",
+    "check_labels",
+    "check_signal",
+    "context_rows",
+    "rows_of",
+]
 
 
 def check_event(name: str, x: Tensor, event_shape: tuple[int, ...]) -> None:
@@ -44,6 +54,19 @@ def check_labels(context: Tensor, classes: int, batch: int) -> None:
     check_integers("context", context, classes - 1)
 
 
+def check_signal(name: str, x: Tensor) -> None:
+    """Raise unless x is a floating-point tensor in [-1, 1], where looking costs little."""
+    check_floating(name, x)
+    if x.ndim == 0:
+        raise ValueError(f"{name} must have a dim of time; got shape ()")
+    if not may_look_at(x):
+        return
+
+    low, high = (value.item() for value in x.aminmax())
+    if not (low >= -1 and high <= 1):
+        raise ValueError(f"{name} must hold samples in [-1, 1]; got {low:g} to {high:g}")
+
+
 def as_shape(shape: int | Sequence[int]) -> tuple[int, ...]:
     """Return the leading dims of samples as a tuple; an int counts as one dim."""
     dims = (shape,) if isinstance(shape, int) else tuple(shape)
@@ -65,10 +88,22 @@ def context_rows(context: Tensor | None, shape: tuple[int, ...], *, labels: bool
 
     inner = () if labels else context.shape[-1:]
     try:
-        return context.expand(*shape, *inner).reshape(math.prod(shape), *inner)
+        return context.expand((*shape, *inner)).reshape(math.prod(shape), *inner)
     except RuntimeError as error:
         dims = "dims" if labels else "dims before the last"
         raise ValueError(
             f"context must have {dims} that broadcast to shape = {shape}; "
             f"got {tuple(context.shape)}"
+        ) from error
+
+
+def rows_of(name: str, x: Tensor, shape: tuple[int, ...], inner: int) -> Tensor:
+    """Return the last `inner` dims of x for each of prod(shape) samples, one a row."""
+    own = x.shape[max(0, x.ndim - inner) :]
+    try:
+        return x.expand((*shape, *own)).reshape(math.prod(shape), *own)
+    except RuntimeError as error:
+        raise ValueError(
+            f"{name} must have dims before the last {inner} that broadcast to shape = {shape}; "
+            f"got {tuple(x.shape)}"
         ) from error

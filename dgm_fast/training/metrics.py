@@ -1,4 +1,4 @@
-"""Likelihoods in nats and bits/dim, and the two baselines that a model must beat."""
+"""Likelihoods in nats and bits a value, and the two baselines that a model must beat."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ import torch.distributed as dist
 from rich.table import Table
 from torch import Tensor, nn
 
-from dgm_fast.training.data import Dataset
+from dgm_fast.training.data import Dataset, SignalDataset
 from dgm_fast.training.protocol import context_of, shape_rows
+from dgm_fast.training.signal_baselines import histogram_of_samples_nats, linear_prediction_nats
 
 __all__ = [
     "baselines_nats",
@@ -139,28 +140,27 @@ def histogram_per_pixel_nats(dataset: Dataset) -> float:
 
 
 def baselines_nats(dataset: Dataset) -> dict[str, float]:
-    """Compute both baselines: name to test NLL in nats."""
-    baselines: dict[str, Callable[[Dataset], float]] = {
+    """Compute both baselines of images, or of signals: name to test NLL in nats."""
+    baselines: dict[str, Callable[[Any], float]] = {
         "independent pixels": independent_pixels_nats,
         "histogram per pixel": histogram_per_pixel_nats,
     }
+    if isinstance(dataset, SignalDataset):
+        baselines = {
+            "histogram of samples": histogram_of_samples_nats,
+            "linear prediction": linear_prediction_nats,
+        }
     return {name: baseline(dataset) for name, baseline in baselines.items()}
 
 
 def likelihood_table(model_nats: dict[str, float], dataset: Dataset) -> Table:
     """Make a table of negative log-likelihoods, models first, then the two baselines."""
-    table = Table(f"{dataset.name}, {_view(dataset)}")
+    table = Table(f"{dataset.name}, {dataset.view}")
     table.add_column("NLL, nats", justify="right")
-    table.add_column("bits/dim", justify="right")
+    table.add_column(f"bits/{dataset.unit}", justify="right")
     for name, nats in {**model_nats, **baselines_nats(dataset)}.items():
         table.add_row(name, f"{nats:.2f}", f"{bits_per_dim(nats, dataset):.4f}")
     return table
-
-
-def _view(dataset: Dataset) -> str:
-    if dataset.binarization == "none":
-        return f"{dataset.levels} grey levels"
-    return "dequantized" if dataset.continuous else f"{dataset.binarization} binarization"
 
 
 def _grey_levels(dataset: Dataset) -> tuple[Tensor, Tensor]:

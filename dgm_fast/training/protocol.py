@@ -16,10 +16,11 @@ __all__ = ["DensityModel", "check_fit", "context_of", "shape_rows", "training_st
 class DensityModel(Protocol):
     """Any `nn.Module` with these methods can be trained, evaluated and saved.
 
-    What the data must be is said by three attributes:
+    What the data must be is said by four attributes:
 
     - `event_shape: tuple[int, ...]`: rows are reshaped to it; without it they stay flat, (B, D).
     - `levels: int | None`: a value is one of the integers 0 .. `levels` - 1; None, real-valued.
+    - `scale: str`: of signals, what the levels lie evenly on; their rows are values in [-1, 1].
     - `classes: int`: where positive, `context` is the (B,) labels 0 .. `classes` - 1 of the rows.
 
     Three methods are optional:
@@ -57,6 +58,14 @@ def check_fit(model: nn.Module, dataset: Dataset) -> None:
     if levels != expected:
         model_has = "real values" if levels is None else f"{levels} levels"
         data_have = "dequantized to real values" if expected is None else f"of {expected} levels"
+        raise ValueError(f"model must fit the data, which are {data_have}; got {model_has}")
+
+    scale, expected = (getattr(each, "scale", None) for each in (model, dataset))
+    if scale != expected:
+        model_has, data_have = (
+            "no signals" if each is None else f"signals on a {each} scale"
+            for each in (scale, expected)
+        )
         raise ValueError(f"model must fit the data, which are {data_have}; got {model_has}")
 
     if classes and not dataset.labels:

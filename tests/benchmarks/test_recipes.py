@@ -13,6 +13,7 @@ from benchmarks import readme, recipes, record
 from dgm_fast.cli import main as dgm_fast
 from dgm_fast.families import MADE
 from dgm_fast.training import DataConfig, load_dataset
+from dgm_fast.training.data import load_digits, load_vowels
 
 
 @pytest.fixture(scope="module")
@@ -58,3 +59,9 @@ def test_the_newest_row_of_a_recipe_stands_in_the_table(recorded):
     row = recipes.read_summary(folder / recipes.SUMMARY)["made-digits"]
     assert row["test_rows"] == "10"
     assert f"| {float(row['test_nats']):.2f} |" in table
+
+
+def test_the_view_of_signals_is_their_levels():
+    assert recipes._view(load_digits("none")) == "grey levels"
+    assert recipes._view(load_digits("static")) == "static"
+    assert recipes._view(load_vowels()) == "256 mu-law levels"

@@ -33,6 +33,8 @@ from dgm_fast.families import (
     RealNVP,
     RealNVPConfig,
     VAEConfig,
+    WaveNet,
+    WaveNetConfig,
 )
 
 IMAGE = {"event_shape": (1, 8, 8), "levels": 17, "hidden": 8}
@@ -44,6 +46,11 @@ MATRIX = {"invertible_1x1": {"forward", "backward"}}
 ACTNORM = {"actnorm": {"forward", "backward"}}
 CONVOLUTION = {"masked_conv2d": {"forward", "backward"}}
 MIXTURE = {"logistic_mixture_nll": {"forward", "backward"}}
+SIGNALS = {
+    "wavenet_layer": {"forward", "backward"},
+    "causal_conv1d": {"forward", "backward"},
+    "gated_activation": {"forward", "backward"},
+}
 LATENT = {"gaussian_rsample_kl": {"forward", "backward"}}
 # A model, and the directions of the ops that a training step goes through.
 TRAINED = {
@@ -75,6 +82,11 @@ TRAINED = {
         PixelCNNpp,
         PixelCNNppConfig((8, 8), channels=4, blocks=1, scales=2, components=2),
         MIXTURE,
+    ),
+    "wavenet": (
+        WaveNet,
+        WaveNetConfig("logistic_mixture", input="scalar", stacks=1, layers=2, channels=8),
+        SIGNALS | MIXTURE,
     ),
     "ddpm": (
         DDPM,
@@ -108,6 +120,8 @@ def make_model(name, impl="auto"):
 
 
 def batch_for(model):
+    if isinstance(model, WaveNet):
+        return torch.rand(16, 64) * 2 - 1
     high = 2 if isinstance(model, VAE) else 17
     return torch.randint(high, (16, *model.event_shape)).float()
 
@@ -144,5 +158,5 @@ def test_the_reference_runs_no_kernel_but_that_of_the_noise(name):
     model = make_model(name, impl="reference")
     with Launches() as launches:
         model.loss(batch_for(model)).backward()
-        model.eval().sample(2)
+        model.eval().sample(2, **({"length": 20} if isinstance(model, WaveNet) else {}))
     assert {op for op, _, _ in launches.seen} <= {"philox"}

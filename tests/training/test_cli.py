@@ -13,6 +13,7 @@ import torch
 from dgm_fast import cli
 from dgm_fast.families import FAMILIES, MADE
 from dgm_fast.training import DataConfig, load_dataset
+from dgm_fast.training.data import read_wav
 from dgm_fast.training.recipes import RECIPES, find_recipe
 
 # The reference runs everywhere; which implementation is fastest is not what is tested here.
@@ -68,6 +69,31 @@ def test_sample_writes_a_grid_that_follows_the_seed(trained, tmp_path, capsys):
     assert "9 samples" in capsys.readouterr().out
 
 
+def test_signals_are_trained_evaluated_and_drawn(tmp_path, capsys):
+    image = pytest.importorskip("PIL.Image", reason="Pillow is not installed")
+    run, path = str(tmp_path / "run"), tmp_path / "drawn" / "v.png"
+    small = ["--model.layers", "2", "--model.channels", "4", "--model.gate-channels", "4"]
+    small += ["--epochs", "1", "--batch-size", "50", "--device", "cpu", "--no-tensorboard"]
+    assert cli.main(["train", "wavenet", *small, "--out", run]) == 0
+    assert cli.main(["evaluate", run, "--rows", "20"]) == 0
+    out = capsys.readouterr().out
+    assert out.count("bits/sample") == 2
+    assert out.count("linear prediction") == 2
+    assert "wavenet, test, 20 rows" in out
+
+    drawn = ["sample", run, "--out", str(path), "--length", "30", "--device", "cpu"]
+    assert cli.main(drawn) == 0
+    assert "5 samples" in capsys.readouterr().out
+    assert image.open(path).height == 5 * (18 + 96 + 12)
+    files = sorted(file.name for file in path.parent.glob("*.wav"))
+    assert files == [f"v-{i}-class-{i}.wav" for i in range(5)]
+    assert [len(read_wav(path.parent / name, 8000)) for name in files] == [30] * 5
+
+    assert cli.main([*drawn, "--count", "2", "--label", "3", "--temperature", "0"]) == 0
+    first, second = (path.with_name(f"v-{i}-class-3.wav").read_bytes() for i in range(2))
+    assert first == second
+
+
 def test_interrupt_then_resume_through_the_command(tmp_path, monkeypatch, capsys):
     folder = str(tmp_path / "run")
     begin = MADE.training_step_begin
@@ -96,6 +122,12 @@ def test_interrupt_then_resume_through_the_command(tmp_path, monkeypatch, capsys
         (["train", "made", "--data", "mnist"], "data_root"),
         (["train", "made", "--data=mnist", "--data-root", "/nowhere"], "/nowhere is not a folder"),
         (["train", "made", "--binarization", "otsu"], "otsu"),
+        (["train", "made", "--data", "vowels"], "no recipe for made on vowels"),
+        (["train", "wavenet", "--data", "speech"], "data_root"),
+        (["train", "wavenet", "--data=speech", "--data-root", "/nowhere"], "/nowhere is not a"),
+        (["train", "wavenet", "--binarization", "static"], "must be none for signals"),
+        (["train", "wavenet", "--levels", "16"], "of 16 levels; got 256 levels"),
+        (["train", "wavenet", "--scale", "linear"], "got signals on a mu_law scale"),
         (["train", "made", "--model.features", "63"], "events of 64 values, as the data have"),
         (["train", "made", "--model.output", "bernoulli"], "17 levels"),
         (["train", "made", "--model.output", "gaussian"], "got real values"),

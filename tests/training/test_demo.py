@@ -10,8 +10,9 @@ from rich.console import Console
 
 from dgm_fast import use_impl
 from dgm_fast.demo import __main__ as demo
-from dgm_fast.demo import speed
-from dgm_fast.families import FAMILIES, MADE
+from dgm_fast.demo import speed, vowels
+from dgm_fast.families import FAMILIES, MADE, WaveNet
+from dgm_fast.training.data import VOWELS, read_wav
 from dgm_fast.training.images import save_image_grids
 from dgm_fast.training.recipes import find_recipe
 
@@ -60,6 +61,24 @@ def test_demo_shows_a_model_of_every_kind_that_has_a_recipe():
     assert all(find_recipe(family, "digits", "none") for family in demo.SHOWN)
     offered = get_args(get_args(get_type_hints(demo.Demo)["families"])[0])
     assert set(offered) == set(demo.SHOWN)
+
+
+def test_demo_speaks_vowels(tmp_path, capsys, monkeypatch):
+    image = pytest.importorskip("PIL.Image", reason="Pillow is not installed")
+    recipe = find_recipe("wavenet", "vowels")
+    small = replace(recipe, model=replace(recipe.model, layers=2, channels=4, gate_channels=4))
+    monkeypatch.setattr(vowels, "find_recipe", lambda *names: small)
+    monkeypatch.setattr(vowels, "LENGTH", 40)
+
+    assert not vowels.train_vowels(tmp_path, Console(width=120), epochs=1)
+
+    out = capsys.readouterr().out
+    assert all(word in out for word in ("WaveNet", "histogram of samples", "linear prediction"))
+    assert image.open(tmp_path / "vowels.png").height == 10 * (18 + 96 + 12)
+    drawn = [read_wav(tmp_path / f"vowels-{vowel}-drawn.wav", 8000) for vowel in VOWELS]
+    assert [len(signal) for signal in drawn] == [40] * 5
+    assert not torch.equal(drawn[0], drawn[1])
+    assert WaveNet.from_pretrained(tmp_path / "wavenet_vowels").classes == 5
 
 
 def test_medians_are_taken_after_the_warm_up_and_tell_fast_from_slow():

@@ -1,17 +1,21 @@
-"""Every family has a recipe for both data sets, whose model fits them."""
+"""Every family has a recipe for both data sets of its kind, whose model fits them."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 
+from dgm_fast.distributions import Quantizer
 from dgm_fast.families import FAMILIES
-from dgm_fast.training.data import load_digits
+from dgm_fast.training.data import load_dataset, load_digits, make_signals
 from dgm_fast.training.data.dataset import make_dataset
 from dgm_fast.training.protocol import check_fit
-from dgm_fast.training.recipes import RECIPES, find_recipe
+from dgm_fast.training.recipes import RECIPES, embedded_data, find_recipe
 
-every = pytest.mark.parametrize("family", FAMILIES)
+SIGNALS = ("wavenet",)
+IMAGES = [family for family in FAMILIES if family not in SIGNALS]
+every = pytest.mark.parametrize("family", IMAGES)
+every_of_signals = pytest.mark.parametrize("family", SIGNALS)
 
 
 def mnist_like(binarization):
@@ -22,7 +26,11 @@ def mnist_like(binarization):
 
 
 def test_there_is_one_for_every_family_and_data_set():
-    assert set(RECIPES) == {(family, data) for family in FAMILIES for data in ("digits", "mnist")}
+    expected = {(family, data) for family in IMAGES for data in ("digits", "mnist")}
+    expected |= {(family, data) for family in SIGNALS for data in ("vowels", "speech")}
+    assert set(RECIPES) == expected
+    assert all(embedded_data(family) == "digits" for family in IMAGES)
+    assert all(embedded_data(family) == "vowels" for family in SIGNALS)
 
 
 @every
@@ -41,3 +49,31 @@ def test_the_mnist_recipe_fits_its_data(family):
     model = FAMILIES[family](recipe.model, device="meta")
     check_fit(model, mnist_like(recipe.data.binarization))
     assert recipe.train.epochs > 1
+
+
+@every_of_signals
+def test_the_vowels_recipe_fits_its_data(family):
+    recipe = find_recipe(family, "vowels")
+    assert recipe.data.data == "vowels"
+    check_fit(FAMILIES[family](recipe.model), load_dataset(recipe.data))
+
+
+@every_of_signals
+def test_the_speech_recipe_fits_its_data(family):
+    recipe = find_recipe(family, "speech")
+    assert recipe.data.data == "speech"
+    assert recipe.data.data_root is None
+    signals = {digit: torch.zeros(2 * recipe.data.segment) for digit in range(10)}
+    quantizer = Quantizer(recipe.data.scale, recipe.data.levels)
+    model = FAMILIES[family](recipe.model, device="meta")
+    check_fit(model, make_signals("speech", (signals,) * 3, recipe.data.segment, quantizer))
+    # Segments are longer than what a sample depends on.
+    assert model.receptive_field < recipe.data.segment
+
+
+@every_of_signals
+@pytest.mark.parametrize("data", ["vowels", "speech"])
+def test_signals_have_one_view(family, data):
+    for view in ("static", "dynamic", "dequantized"):
+        with pytest.raises(ValueError, match="binarization must be none for signals"):
+            find_recipe(family, data, view)

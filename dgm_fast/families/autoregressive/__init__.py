@@ -5,6 +5,7 @@ from dgm_fast.families.autoregressive.made import MADE, MADEConfig
 from dgm_fast.families.autoregressive.pixel_model import PixelConfig, PixelModel
 from dgm_fast.families.autoregressive.pixelcnn import PixelCNN, PixelCNNConfig
 from dgm_fast.families.autoregressive.pixelcnn_pp import PixelCNNpp, PixelCNNppConfig
+from dgm_fast.families.autoregressive.wavenet import WaveNet, WaveNetConfig
 
 __all__ = [
     "MADE",
@@ -17,4 +18,6 @@ __all__ = [
     "PixelCNNppConfig",
     "PixelConfig",
     "PixelModel",
+    "WaveNet",
+    "WaveNetConfig",
 ]

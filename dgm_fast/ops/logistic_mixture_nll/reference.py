@@ -51,14 +51,16 @@ def parameters_of_channel(channels: int) -> int:
     return 2 if channels == 1 else 3
 
 
-def split_params(x: Tensor, params: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def split_params(
+    x: Tensor, params: Tensor, min_log_scale: float = MIN_LOG_SCALE
+) -> tuple[Tensor, Tensor, Tensor]:
     """Return logits (B, K, *), means and log-scales (B, C, K, *) for x (B, C, 1, *)."""
     channels, parameters = x.shape[1], parameters_of_channel(x.shape[1])
     components = params.shape[1] // (1 + channels * parameters)
     logits, rest = params[:, :components], params[:, components:]
     rest = rest.unflatten(1, (channels, parameters, components))
 
-    means, log_scales = rest[:, :, 0], rest[:, :, 1].clamp(min=MIN_LOG_SCALE)
+    means, log_scales = rest[:, :, 0], rest[:, :, 1].clamp(min=min_log_scale)
     if channels == 3:
         red, green, _ = x.unbind(1)  # each (B, 1, *)
         a, b, c = rest[:, :, 2].tanh().unbind(1)

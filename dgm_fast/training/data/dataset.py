@@ -62,6 +62,18 @@ class Dataset:
         """Number of values in one row, D."""
         return math.prod(self.event_shape)
 
+    @property
+    def view(self) -> str:
+        """How the values were made, in words."""
+        if self.binarization == "none":
+            return f"{self.levels} grey levels"
+        return "dequantized" if self.continuous else f"{self.binarization} binarization"
+
+    @property
+    def unit(self) -> str:
+        """What a bit is counted for: a value, that is, a dimension."""
+        return "dim"
+
     def split(self, name: Split, limit: int | None = None) -> tuple[Tensor, Tensor | None]:
         """Return the rows of a split, or the first `limit` of them, and their labels if any."""
         labels = self.labels.get(name)

@@ -1,4 +1,4 @@
-"""The data sets: handwritten digits bundled with scikit-learn, and MNIST from IDX files."""
+"""The data sets: scikit-learn's digits, MNIST from IDX files, synthesised vowels, speech."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from dgm_fast.distributions import Quantizer
 from dgm_fast.training.data.dataset import (
     BINARIZATIONS,
     STATIC_SEED,
@@ -18,29 +19,49 @@ from dgm_fast.training.data.dataset import (
     make_generator,
 )
 from dgm_fast.training.data.idx import find_idx, read_idx
+from dgm_fast.training.data.signals import SignalDataset, load_speech, load_vowels
 
-__all__ = ["DataConfig", "load_dataset", "load_digits", "load_mnist"]
+__all__ = ["EMBEDDED", "DataConfig", "load_dataset", "load_digits", "load_mnist"]
+
+EMBEDDED = ("digits", "vowels")
+"""Data sets that need no files."""
 
 
 @dataclass(frozen=True)
 class DataConfig:
     """Say which data, where its files lie and which view of it."""
 
-    data: Literal["digits", "mnist"] = "digits"
-    """digits: 1,797 8x8 images bundled with scikit-learn; mnist: 70,000 28x28 images."""
+    data: Literal["digits", "mnist", "vowels", "speech"] = "digits"
+    """digits: 1,797 8x8 images bundled with scikit-learn; mnist: 70,000 28x28 images; vowels: five
+    synthesised ones; speech: spoken digits."""
     data_root: Path | None = None
-    """Folder of the IDX files, plain or gzipped; digits needs none."""
+    """Folder of the IDX files, plain or gzipped, or of the WAV files; digits and vowels need
+    none."""
     binarization: Binarization = "static"
     """static: one fixed Bernoulli draw; dynamic: fresh draws; none: grey levels; dequantized: grey
-    levels with uniform noise, for continuous densities."""
+    levels with uniform noise, for continuous densities. Of signals: none."""
+    scale: Literal["mu_law", "linear"] = "mu_law"
+    """Scale on which the levels of a signal lie evenly."""
+    levels: int = 256
+    """Levels that a signal's samples are rounded to."""
+    segment: int = 1000
+    """Samples of a signal that are trained on or evaluated at once."""
 
     def __post_init__(self) -> None:
-        if self.data not in ("digits", "mnist"):
-            raise ValueError(f"data must be 'digits' or 'mnist'; got {self.data!r}")
+        known = ("digits", "mnist", "vowels", "speech")
+        if self.data not in known:
+            raise ValueError(f"data must be one of {', '.join(known)}; got {self.data!r}")
         if self.binarization not in BINARIZATIONS:
             raise ValueError(
                 f"binarization must be one of {', '.join(BINARIZATIONS)}; got {self.binarization!r}"
             )
+        if self.segment < 1:
+            raise ValueError(f"segment must be positive; got {self.segment}")
+        Quantizer(self.scale, self.levels)
+
+        for name in ("scale", "levels", "segment") if self.data in ("digits", "mnist") else ():
+            if getattr(self, name) != getattr(DataConfig, name):
+                raise ValueError(f"{name} must not be given for images; got {getattr(self, name)}")
 
 
 def load_dataset(config: DataConfig) -> Dataset:
@@ -52,9 +73,22 @@ def load_dataset(config: DataConfig) -> Dataset:
     """
     if config.data == "digits":
         return load_digits(config.binarization)
+    if config.data in ("vowels", "speech"):
+        return _load_signals(config)
     if config.data_root is None:
         raise ValueError("data 'mnist' needs data_root, the folder with train-images-idx3-ubyte.gz")
     return load_mnist(config.data_root, config.binarization)
+
+
+def _load_signals(config: DataConfig) -> SignalDataset:
+    if config.binarization != "none":
+        raise ValueError(f"binarization must be none for signals; got {config.binarization!r}")
+    quantizer = Quantizer(config.scale, config.levels)
+    if config.data == "vowels":
+        return load_vowels(config.segment, quantizer)
+    if config.data_root is None:
+        raise ValueError("data 'speech' needs data_root, the folder with 0_jackson_0.wav or alike")
+    return load_speech(config.data_root, config.segment, quantizer)
 
 
 def load_digits(binarization: str = "none") -> Dataset:

@@ -6,9 +6,10 @@ import importlib
 import pkgutil
 from collections.abc import Callable
 
+from dgm_fast.training.data import EMBEDDED
 from dgm_fast.training.recipes.recipe import Recipe
 
-__all__ = ["RECIPES", "Recipe", "find_recipe"]
+__all__ = ["RECIPES", "Recipe", "embedded_data", "find_recipe"]
 
 RECIPES: dict[tuple[str, ...], Callable[..., Recipe]] = {
     tuple(module.name.rsplit("_", 1)): importlib.import_module(f"{__name__}.{module.name}").recipe
@@ -29,3 +30,8 @@ def find_recipe(family: str, data: str, binarization: str | None = None) -> Reci
 
     recipe = RECIPES[family, data]
     return recipe() if binarization is None else recipe(binarization)
+
+
+def embedded_data(family: str) -> str:
+    """Return the data set that needs no files and that the family has a recipe for."""
+    return next(data for data in EMBEDDED if (family, data) in RECIPES)

@@ -8,7 +8,7 @@ from typing import Any
 from dgm_fast.training.config import TrainConfig
 from dgm_fast.training.data import DataConfig
 
-__all__ = ["Recipe", "likelihood_options", "pixel_options"]
+__all__ = ["Recipe", "check_signal_view", "likelihood_options", "pixel_options"]
 
 
 @dataclass(frozen=True)
@@ -42,3 +42,9 @@ def pixel_options(
     if binarization == "none":
         return {"output": grey_output, "levels": levels}
     return {"output": "bernoulli"}
+
+
+def check_signal_view(binarization: str) -> None:
+    """Raise ValueError for a view that only images have."""
+    if binarization != "none":
+        raise ValueError(f"binarization must be none for signals; got {binarization!r}")
