@@ -354,4 +354,51 @@ def test_masked_conv2d_launches_for_layouts_gates_and_groups(bound, shape, dtype
         assert [each.shape for each in grads[:3]] == [x.shape, weight.shape, bias.shape]
 
     product, sums = ["pack_kernel", "product_kernel"], ["grad_weight_kernel", "finish_kernel"]
-    assert bound == [*product, "gate_backward_kernel", *product, *sums, *product, *product, *sums]
+    rest = [each for each in bound if each != "rows_kernel"]
+    assert rest == [*product, "gate_backward_kernel", *product, *sums, *product, *product, *sums]
+    # Turned are x, forward and backward, and the gate's gradient; and a gradient that is expanded.
+    assert len(bound) - len(rest) == (4 if shape[1] > 1 else 1)
+
+
+@each_launch((2, 48, 96), (3, 5, 37), (1, 1, 1))
+def test_causal_conv1d_launches_for_states_and_depthwise(bound, shape, dtype):
+    kernels = pytest.importorskip("dgm_fast.ops.causal_conv1d.kernels")
+    channels, needs = shape[1], [True, True, True]
+    x, grad_y = torch.ones(shape, dtype=dtype), torch.ones((), dtype=dtype)
+    # Where there is one channel depthwise is dense.
+    kinds = ((2 * channels, channels), (channels, 1)) if channels > 1 else ((2, 1),)
+    for outs, per_group in kinds:
+        weight = torch.ones(outs, per_group, 3, dtype=dtype)
+        bias = weight[:, 0, 0]
+        for whole, lead in ((x, 0), (torch.cat((x[..., :1].expand(-1, -1, 8), x), 2), 8)):
+            y = kernels.forward(whole, weight, bias, 4, lead)
+            above = grad_y.expand_as(y)
+            grads = kernels.backward(above, whole, weight, bias, 4, lead, needs)
+            assert y.shape == (shape[0], outs, shape[2])
+            assert [each.shape for each in grads] == [whole.shape, weight.shape, bias.shape]
+
+    assert set(bound) >= {"product_kernel", "grad_weight_kernel"}
+    assert ("depthwise_weight_kernel" in bound) is (channels > 1)
+
+
+@each_launch((2, 48, 96), (3, 5, 37), (1, 1, 1))
+def test_wavenet_layer_launches_with_and_without_what_may_be_left_out(bound, shape, dtype):
+    kernels = pytest.importorskip("dgm_fast.ops.wavenet_layer.kernels")
+    channels = shape[1]
+    x, weight = torch.ones(shape, dtype=dtype), torch.ones(4 * channels, channels, 2, dtype=dtype)
+    late = torch.ones(channels, 2 * channels, 1, dtype=dtype)
+    condition = torch.ones(shape[0], 4 * channels, shape[2], dtype=dtype)
+    bias, late_bias = weight[:, 0, 0], late[:, 0, 0]
+
+    for biases, given in (((bias, late_bias), condition), ((None, None), None)):
+        arguments = (x, weight, biases[0], late, biases[1], given, 4)
+        assert kernels.forward(*arguments, False)[2].shape[0] == 0
+        y, z, kept = kernels.forward(*arguments, True)
+        assert (y.shape, kept.shape) == (x.shape, condition.shape)
+
+        rest = (x, weight, late, z, kept, 4, [True] * 5)
+        grads = kernels.backward(y if given is None else None, z, *rest)
+        tensors = (x, weight, bias, late, late_bias, condition)
+        assert [each.shape for each in grads] == [each.shape for each in tensors]
+
+    assert set(bound) >= {"layer_kernel", "gate_backward_kernel", "grad_weight_kernel"}

@@ -111,3 +111,17 @@ def test_a_state_keeps_no_signal_alive():
     _, state = causal_conv1d(x, torch.ones(1, 1, 4), return_state=True)
 
     assert state.untyped_storage().nbytes() == 3 * 4
+
+
+@kernels
+def test_a_signal_with_channels_side_by_side_gives_one_on_a_gpu(subject):
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(2, 30, 16, generator=generator).to(subject.device).transpose(1, 2)
+    weight = torch.randn(24, 16, 3, generator=generator).to(subject.device)
+
+    name = subject.implementation.name
+    y = causal_conv1d(x, weight, dilation=2, impl=name)
+    assert y.transpose(1, 2).is_contiguous() is (name == "triton")
+    plain = causal_conv1d(x.contiguous(), weight, dilation=2, impl=name)
+    assert plain.is_contiguous()
+    assert torch.equal(y, plain)

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from dgm_fast import ops
+from dgm_fast._core import precision
 from dgm_fast.ops.masked_conv2d import crossover, reference
 
 
@@ -19,7 +20,7 @@ from dgm_fast.ops.masked_conv2d import crossover, reference
 def test_auto_leaves_a_gpus_products_without_tensor_cores_to_torch(
     monkeypatch, dtype, in_tf32, is_left
 ):
-    monkeypatch.setattr(crossover, "convolutions_in_tf32", lambda: in_tf32)
+    monkeypatch.setattr(precision, "convolutions_in_tf32", lambda: in_tf32)
     monkeypatch.setattr(crossover, "_MULTIPLIES_BFLOAT16", False)
 
     assert crossover.reference_is_faster(SimpleNamespace(is_cuda=True, dtype=dtype)) is is_left

@@ -42,11 +42,12 @@ def causal_conv1d(
         groups: 1, or as many as x has channels: depthwise, a kernel of its own for each.
         state: the (k - 1) d inputs before x, or None for zeros.
         return_state: return the last (k - 1) d inputs, too.
-        impl: `"auto"`, `"reference"` or `"cpp"`.
+        impl: `"auto"`, `"reference"`, `"cpp"` or `"triton"`.
 
     Shapes:
         x (B, in, T), weight (out, in, k) or depthwise (in, 1, k), bias (out,), state
-        (B, in, (k - 1) d); returns y (B, out, T), or (y, state).
+        (B, in, (k - 1) d); returns y (B, out, T), or (y, state). On a GPU y lies as x does, with a
+        time's channels side by side where x has them so, which is read without a copy.
 
     Precision:
         float32, bfloat16 and float16; sums are in float32. float64 runs on the reference. Under

@@ -143,6 +143,8 @@ CASES = OpCases(
         replace(_case("depthwise-long", (2, 3, 4500), None, 4, 3), interpreted=False),
         _case("depthwise-transposed-x", (3, 6, 37), None, 4, x_layout=layouts.transposed),
         _case("transposed-x", (3, 5, 37), 8, 2, 2, x_layout=layouts.transposed),
+        _case("channels-last", (3, 16, 37), 24, 2, 5, x_layout=layouts.channels_last),
+        _case("depthwise-channels-last", (3, 6, 37), None, 4, x_layout=layouts.channels_last),
         _case("sliced-x", (3, 5, 37), 8, 2, 2, x_layout=layouts.sliced),
         _case("expanded-x", (3, 5, 37), 8, 2, 2, x_layout=layouts.expanded, state=True),
         _case("transposed-weight", (3, 5, 37), 8, 2, 2, weight_layout=layouts.transposed),

@@ -9,9 +9,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dgm_fast._core.autograd import differentiable
-from dgm_fast._core.implementation import cpp, interpreting, triton
+from dgm_fast._core.implementation import cpp, interpreting, requested, triton
 from dgm_fast._core.layouts import empty_signals, is_channels_last
 from dgm_fast._core.op import Direction, Op
+from dgm_fast._core.precision import convolved_without_tensor_cores
 from dgm_fast.ops.causal_conv1d import reference
 
 # Output t is made of x at t + lead - (k - 1 - j) dilation: without a lead zeros lie before x, and
@@ -78,8 +79,13 @@ _run = differentiable(_op, (0, 1, 2), _reference)
 
 def run(impl: str, *arguments: Any) -> Tensor:
     """Run the implementation asked for; the arguments are the operator's."""
-    x = arguments[0]
-    implementation = _op.choose(impl, x.device, x.dtype)
+    x, weight, *_ = arguments
+    wanted = requested(impl)
+    dense = weight.shape[1] == x.shape[1]
+    if wanted == "auto" and dense and convolved_without_tensor_cores(x):
+        wanted = "reference"
+
+    implementation = _op.choose(wanted, x.device, x.dtype)
     if implementation == "reference":
         return _reference(*arguments)
 

@@ -43,11 +43,12 @@ def wavenet_layer(
         residual_bias: of V, or None.
         condition: c, of every time or the same at all of them.
         dilation: d.
-        impl: `"auto"`, `"reference"` or `"cpp"`.
+        impl: `"auto"`, `"reference"`, `"cpp"` or `"triton"`.
 
     Shapes:
         x (B, R, T), weight (2 G, R, k), bias (2 G,), residual_weight (R, G, 1), residual_bias
-        (R,), condition (B, 2 G, T) or (B, 2 G, 1); returns y (B, R, T) and z (B, G, T).
+        (R,), condition (B, 2 G, T) or (B, 2 G, 1); returns y (B, R, T) and z (B, G, T). On a GPU
+        their strides have a time's channels side by side, as the next layer reads them.
 
     Precision:
         float32, bfloat16 and float16; sums and the gate are in float32. float64 runs on the

@@ -184,6 +184,7 @@ CASES = OpCases(
         _case("transposed", (3, 5, 37), 4, layout=layouts.transposed, condition=37),
         _case("sliced", (3, 5, 37), 4, layout=layouts.sliced, condition=1),
         _case("expanded", (3, 5, 37), 4, layout=layouts.expanded),
+        _case("channels-last", (1, 96, 20), 40, dilation=2, layout=layouts.channels_last),
     ),
     terms=_terms,
     magnitude=_magnitude,

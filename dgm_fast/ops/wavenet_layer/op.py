@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from dgm_fast._core.autograd import reference_gradients
-from dgm_fast._core.implementation import cpp, interpreting, triton
+from dgm_fast._core.implementation import cpp, interpreting, requested, triton
 from dgm_fast._core.layouts import empty_signals
 from dgm_fast._core.op import Direction, Op
+from dgm_fast._core.precision import convolved_without_tensor_cores
 from dgm_fast.ops.wavenet_layer import reference
 
 
@@ -85,7 +86,11 @@ _op = Op(
 
 def choose(impl: str, x: Tensor) -> str:
     """Return the implementation to run."""
-    return _op.choose(impl, x.device, x.dtype)
+    wanted = requested(impl)
+    if wanted == "auto" and convolved_without_tensor_cores(x):
+        return "reference"
+
+    return _op.choose(wanted, x.device, x.dtype)
 
 
 def apply(implementation: str, *arguments: Any) -> tuple[Tensor, Tensor]:
