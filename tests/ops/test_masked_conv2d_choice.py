@@ -23,17 +23,32 @@ def test_auto_leaves_a_gpus_products_without_tensor_cores_to_torch(
     monkeypatch.setattr(precision, "convolutions_in_tf32", lambda: in_tf32)
     monkeypatch.setattr(crossover, "_MULTIPLIES_BFLOAT16", False)
 
-    assert crossover.reference_is_faster(SimpleNamespace(is_cuda=True, dtype=dtype)) is is_left
-    assert not crossover.reference_is_faster(SimpleNamespace(is_cuda=False, dtype=dtype))
+    weight = torch.ones(1, 1, 3, 3)
+    for is_cuda in (True, False):
+        x = SimpleNamespace(is_cuda=is_cuda, dtype=dtype)
+        assert crossover.reference_is_faster(x, weight, False) is (is_cuda and is_left)
 
 
 @pytest.mark.parametrize("has_products", [False, True])
 def test_auto_leaves_bfloat16_to_a_cpu_that_multiplies_it(monkeypatch, has_products):
     monkeypatch.setattr(crossover, "_MULTIPLIES_BFLOAT16", has_products)
 
-    assert crossover.reference_is_faster(torch.ones(1, dtype=torch.bfloat16)) is has_products
-    assert not crossover.reference_is_faster(torch.ones(1, dtype=torch.float16))
-    assert not crossover.reference_is_faster(torch.ones(1))
+    for dtype in (torch.bfloat16, torch.float16, torch.float32):
+        x, weight = torch.ones(1, 1, 4, 4, dtype=dtype), torch.ones(1, 1, 3, 3, dtype=dtype)
+        is_left = has_products and dtype is torch.bfloat16
+        assert crossover.reference_is_faster(x, weight, False) is is_left
+
+
+@pytest.mark.parametrize(
+    ("side", "gated", "last", "is_left"),
+    [(1, False, True, True), (1, True, True, False), (1, False, False, False)]
+    + [(3, False, True, False)],
+)
+def test_auto_leaves_products_of_matrices_to_torch(side, gated, last, is_left):
+    x, weight = torch.ones(2, 4, 5, 5), torch.ones(4, 4, side, side)
+    x = x.contiguous(memory_format=torch.channels_last) if last else x
+
+    assert crossover.reference_is_faster(x, weight, gated) is is_left
 
 
 def _differentiated(x, residual):

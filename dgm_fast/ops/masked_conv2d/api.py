@@ -85,7 +85,7 @@ def masked_conv2d(
     if torch.is_autocast_enabled(x.device.type):
         x, weight, bias, residual = (as_autocast(each) for each in (x, weight, bias, residual))
 
-    chosen = op.choose(impl, x)
+    chosen = op.choose(impl, x, weight, gated)
     if chosen == "reference":
         return reference.masked_conv2d(
             x,

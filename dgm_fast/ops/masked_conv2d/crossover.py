@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from dgm_fast._core.layouts import is_channels_last
 from dgm_fast._core.precision import convolved_without_tensor_cores
 
 # oneDNN convolves bfloat16 with these units, twice as fast and more as float32 is convolved.
@@ -14,9 +15,12 @@ _MULTIPLIES_BFLOAT16 = any(
 )
 
 
-def reference_is_faster(x: Tensor) -> bool:
+def reference_is_faster(x: Tensor, weight: Tensor, gated: bool) -> bool:
     """Whether `auto` should take the reference for this call."""
     if not x.is_cuda:
-        return x.dtype is torch.bfloat16 and _MULTIPLIES_BFLOAT16
+        in_bfloat16 = x.dtype is torch.bfloat16 and _MULTIPLIES_BFLOAT16
+        # It is a product of matrices as they lie, which our tile would have to turn around.
+        is_matrix = weight.shape[2:] == (1, 1) and not gated and is_channels_last(x)
+        return in_bfloat16 or is_matrix
 
     return convolved_without_tensor_cores(x)

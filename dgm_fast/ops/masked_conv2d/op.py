@@ -87,10 +87,10 @@ _op = Op(
 )
 
 
-def choose(impl: str, x: Tensor) -> str:
+def choose(impl: str, x: Tensor, weight: Tensor, gated: bool) -> str:
     """Return the implementation to run; `auto` follows the crossovers in this op's README."""
     wanted = requested(impl)
-    if wanted == "auto" and reference_is_faster(x):
+    if wanted == "auto" and reference_is_faster(x, weight, gated):
         return "reference"
 
     return _op.choose(wanted, x.device, x.dtype)
