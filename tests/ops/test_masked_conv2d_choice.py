@@ -41,8 +41,12 @@ def test_auto_leaves_bfloat16_to_a_cpu_that_multiplies_it(monkeypatch, has_produ
 
 @pytest.mark.parametrize(
     ("side", "gated", "last", "is_left"),
-    [(1, False, True, True), (1, True, True, False), (1, False, False, False)]
-    + [(3, False, True, False)],
+    [
+        (1, False, True, True),
+        (1, True, True, False),
+        (1, False, False, False),
+        (3, False, True, False),
+    ],
 )
 def test_auto_leaves_products_of_matrices_to_torch(side, gated, last, is_left):
     x, weight = torch.ones(2, 4, 5, 5), torch.ones(4, 4, side, side)
