@@ -17,25 +17,22 @@ def recipe(binarization: str = "none") -> Recipe:
     """Make the recipe; signals have one view alone."""
     check_signal_view(binarization)
     return Recipe(
-        data=DataConfig(data="speech", binarization="none", segment=2000),
+        data=DataConfig(data="speech", binarization="none", segment=1000),
         model=WaveNetConfig(
-            output="logistic_mixture",
-            components=10,
             input="scalar",
             stacks=2,
-            layers=9,
-            first_kernel=16,
-            channels=48,
-            gate_channels=48,
+            layers=8,
+            channels=64,
+            gate_channels=64,
             skip_channels=128,
             head_channels=128,
             classes=10,
         ),
         train=TrainConfig(
-            epochs=8,
+            epochs=15,
             batch_size=2,
-            learning_rate=4e-3,
+            learning_rate=8e-3,
             warmup_steps=100,
-            ema_decay=0.995,
+            ema_decay=0.998,
         ),
     )
