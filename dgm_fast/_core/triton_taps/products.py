@@ -95,7 +95,8 @@ def load_moved(
         # Signals: each is a row, and what is read has longer ones, or shorter.
         inside = (column >= -grid.lead) & (column < grid.width)
         moved += (pixels.lead + 1) * grid.lead
-        lane += pixels.sample[:, None] * grid.lead
+        # Of short signals with a long past a tile spans many, which lie far apart.
+        lane = lane.to(tl.int64) + pixels.sample[:, None].to(tl.int64) * grid.lead
     else:
         inside = (row >= 0) & (row < grid.height) & (column >= 0) & (column < grid.width)
 
