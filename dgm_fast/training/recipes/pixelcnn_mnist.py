@@ -4,9 +4,13 @@
 
 Batches are small because an image is 784 examples: in a first look, 1,500 steps of 16 images left
 94.1 nats on training images, 1,500 steps of 50 left 93.2, three times as many images for one nat.
-Eleven epochs are about an hour of one core. The convolutions are in bfloat16, which newer
+Eleven epochs are about 70 minutes of one core. The convolutions are in bfloat16, which newer
 processors multiply faster than float32; on one that only emulates it, --no-bf16 is the faster
 choice.
+
+Reached: 87.40 nats on the test set after nine epochs, 69 minutes of one core; training has 87.5 and
+validation 88.2 by then and hardly moves. It is the size of the network that stops it: 106 thousand
+weights, of which the masks leave two thirds, are what trains in that time.
 
 The literature on the test set, in nats: 81.30 (van den Oord, Kalchbrenner and Kavukcuoglu, Pixel
 Recurrent Neural Networks, 2016), on another draw of the grey levels than `binarization="static"`
