@@ -9,7 +9,7 @@ processors multiply faster than float32; on one that only emulates it, --no-bf16
 choice.
 
 Reached: 87.40 nats on the test set after nine epochs, 69 minutes of one core; training has 87.5 and
-validation 88.2 by then and hardly moves. It is the size of the network that stops it: 106 thousand
+validation 88.2 by then and hardly moves. What stops it is likely the network's size: 106 thousand
 weights, of which the masks leave two thirds, are what trains in that time.
 
 The literature on the test set, in nats: 81.30 (van den Oord, Kalchbrenner and Kavukcuoglu, Pixel
