@@ -63,11 +63,8 @@ class EagerLoop:
         parameters_out: Tensor | None,
     ) -> Tensor:
         """Move the state on in place; return the levels (B, n) drawn, or given."""
-        # Tensors of their own, all alike, as those are that take their places.
-        rings = [
-            list(ring.transpose(0, 1).clone(memory_format=torch.contiguous_format).unbind(0))
-            for ring in self._rings(state)
-        ]
+        rings = [_one_by_one(ring) for ring in self._rings(state)]
+        noises = [] if noise is None else _one_by_one(noise)
         steps = (noise if given is None else given).shape[1]
         recent, drawn = self._encoded(state.recent), []
         conditions = self._conditions(state.condition)
@@ -79,7 +76,7 @@ class EagerLoop:
                 conditions = self._conditions(local)
             below = recent, pasts, conditions
             if given is None:
-                inputs, parameters, level = self.step(*below, noise[:, t], temperature)
+                inputs, parameters, level = self.step(*below, noises[t], temperature)
                 drawn.append(level)
                 if parameters_out is not None:
                     parameters_out[:, t] = parameters
@@ -160,9 +157,9 @@ class EagerLoop:
         if self.network.one_hot:
             # The last row of a table.
             rows = self.tables[0].shape[0] - 1
-            return list(torch.where(none, rows, recent).unbind(1))
+            return _one_by_one(torch.where(none, rows, recent))
         values = self.output.quantizer.scaled(recent, self.network.first_bias.dtype)
-        return list(values.masked_fill(none, 0.0).unsqueeze(2).unbind(1))
+        return _one_by_one(values.masked_fill(none, 0.0).unsqueeze(2))
 
     def _encode(self, level: Tensor) -> Tensor:
         if self.network.one_hot:
@@ -173,3 +170,8 @@ class EagerLoop:
 def _with_open_gate(x: Tensor, value: float) -> Tensor:
     """Add a column of `value` to both halves (*, G) of x (*, 2 G)."""
     return F.pad(x.unflatten(-1, (2, -1)), (0, 1), value=value).flatten(-2)
+
+
+def _one_by_one(x: Tensor) -> list[Tensor]:
+    """Return the slices of dim 1, laid out like those that will take their places."""
+    return list(x.transpose(0, 1).clone(memory_format=torch.contiguous_format).unbind(0))
