@@ -3,15 +3,13 @@
 `python -m benchmarks.sampling [--case wavenet] [--columns ours]`. A row is the time of one step,
 which draws the next sample of every signal of a batch. Nothing is timed unless all columns draw
 the same from the same noise. `eager` runs the network over the window of its receptive field;
-`best_eager` keeps what each layer will look back on, and `compile_*` compiles its step. The floor
-is what an evaluation of the density, of all samples at once, takes a sample.
+`best_eager` keeps what each layer will look back on, and `compile_*` compiles its step.
+`anchor:density` is what an evaluation of the density takes a sample, all of which it has at once.
 """
 
 from __future__ import annotations
 
-import statistics
 import sys
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -22,7 +20,7 @@ from rich.console import Console
 from torch import Tensor
 
 from benchmarks import record, report
-from benchmarks.columns import COMPILE_MODES, OURS
+from benchmarks.columns import ANCHOR, COMPILE_MODES, OURS
 from benchmarks.measure import is_wanted
 from benchmarks.run import Options, prepare_process, write
 from benchmarks.timing import Spread, Timed, interleave
@@ -33,6 +31,7 @@ from dgm_fast.sampling import WaveNetSampler
 NAME = "sampling"
 SEED = 0
 COMPARED_STEPS = 24
+DENSITY = f"{ANCHOR}density"
 
 # With the paper's dilations up to 512, twice; `CASES` are what is timed.
 WAVENETS = {
@@ -69,7 +68,7 @@ class Case:
         columns: `column -> draws`, `eager` first.
         noise: draws that of n steps.
         density: evaluates the density of a stretch of samples.
-        places: of that stretch.
+        places: how long that stretch is.
     """
 
     name: str
@@ -196,16 +195,6 @@ def check_draws(case: Case) -> None:
         raise RedContract(f"{case.name}: cached loops draw otherwise")
 
 
-def floor_us(case: Case) -> float:
-    """Return the microseconds that an evaluation of the density takes a sample of each signal."""
-    times = []
-    for _ in range(5):
-        begin = time.perf_counter()
-        case.density()
-        times.append(time.perf_counter() - begin)
-    return 1e6 * statistics.median(times) / case.places
-
-
 def measure(case: Case, options: Options) -> list[record.Measurement]:
     """Return the rows of a case: microseconds a step."""
     check_draws(case)
@@ -213,14 +202,14 @@ def measure(case: Case, options: Options) -> list[record.Measurement]:
         column: [Timed(partial(draws.draw, case.noise(draws.steps)))]
         for column, draws in case.columns.items()
     }
+    steps = {column: draws.steps for column, draws in case.columns.items()}
+    if is_wanted(DENSITY, options.columns):
+        calls[DENSITY], steps[DENSITY] = [Timed(case.density)], case.places
     spreads = interleave(calls, torch.device(options.device), options.budget, with_launches=True)
-    by_step = {name: _a_step(spread, case.columns[name].steps) for name, spread in spreads.items()}
-    place, floor = (NAME, case.name, "float32", "sample"), floor_us(case)
+    by_step = {name: _a_step(spread, steps[name]) for name, spread in spreads.items()}
+    place = NAME, case.name, "float32", "sample"
     eager = by_step.get("eager")
-    return [
-        record.measurement(place, name, spread, eager, floor_us=floor)
-        for name, spread in by_step.items()
-    ]
+    return [record.measurement(place, name, spread, eager) for name, spread in by_step.items()]
 
 
 def _a_step(spread: Spread, steps: int) -> Spread:
