@@ -46,7 +46,7 @@ from dgm_fast.families.autoregressive.wavenet_blocks import (
 )
 from dgm_fast.families.autoregressive.wavenet_config import WaveNetConfig
 from dgm_fast.families.pretrained import Pretrained
-from dgm_fast.sampling import WaveNetLayer, WaveNetNetwork, WaveNetSampler
+from dgm_fast.sampling import WaveNetNetwork, WaveNetSampler
 
 __all__ = ["WaveNet", "WaveNetConfig"]
 
@@ -237,31 +237,39 @@ class WaveNet(Pretrained, nn.Module):
         if not temperature >= 0:
             raise ValueError(f"temperature must be at least 0; got {temperature}")
 
-        done, sampler = start.shape[1], self.sampler()
+        if start.shape[1] < length:
+            levels = self._go_on(start, label, local, noise, temperature, progress)
+            start = torch.cat([start, self.quantizer.decode(levels, start.dtype)], dim=1)
+        return start.reshape(*shape, length)
+
+    def _go_on(
+        self,
+        start: Tensor,
+        label: Tensor | None,
+        local: Tensor | None,
+        noise: Tensor,
+        temperature: float,
+        progress: Callable[[int, int], object] | None,
+    ) -> Tensor:
+        """Return the levels (n, T - P) that signals (n, P) go on with, to the end of the noise."""
+        (n, done), length = start.shape, noise.shape[1]
+        sampler = self.sampler()
         # What lies further back than the receptive field is out of sight.
         seen = slice(max(0, done - self.receptive_field), done)
-        given_levels = self.quantizer.encode(start[:, seen])
-        state = sampler.feed(sampler.start(n, label), given_levels, _of_times(local, seen))
+        given = self.quantizer.encode(start[:, seen])
+        state = sampler.feed(sampler.start(n, label), given, _of_times(local, seen))
 
-        piece = max(1, _PIECE // (max(1, n) * sum(weight.numel() for weight in self.parameters())))
-        levels = []
+        weights = sum(weight.numel() for weight in self.parameters())
+        piece, levels = max(1, _PIECE // (max(1, n) * weights)), []
         while done < length:
             times = slice(done, min(length, done + piece))
-            drawn, state = sampler.draw(
-                state,
-                noise=noise[:, times],
-                features=_of_times(local, times),
-                temperature=temperature,
-            )
+            piece_of = {"noise": noise[:, times], "features": _of_times(local, times)}
+            drawn, state = sampler.draw(state, temperature=temperature, **piece_of)
             levels.append(drawn)
             done = times.stop
             if progress is not None:
                 progress(done, length)
-
-        if not levels:
-            return start.reshape(*shape, length)
-        x = torch.cat([start, self.quantizer.decode(torch.cat(levels, 1), start.dtype)], 1)
-        return x.reshape(*shape, length)
+        return torch.cat(levels, dim=1)
 
     def sampler(self) -> WaveNetSampler:
         """Return a sampler of the weights as they are now, for streams of any length.
@@ -272,7 +280,7 @@ class WaveNet(Pretrained, nn.Module):
         network = WaveNetNetwork(
             self.first.weight,
             self.first.bias,
-            tuple(_layer(layer) for layer in self.layers),
+            tuple(layer.described() for layer in self.layers),
             self.skip.weight,
             self.skip.bias,
             self.head.weight,
@@ -383,18 +391,6 @@ class WaveNet(Pretrained, nn.Module):
 
     def extra_repr(self) -> str:
         return str(self.config)
-
-
-def _layer(layer: ResidualLayer) -> WaveNetLayer:
-    return WaveNetLayer(
-        layer.conv.weight,
-        layer.conv.bias,
-        layer.dilation,
-        None if layer.residual is None else layer.residual.weight,
-        None if layer.residual is None else layer.residual.bias,
-        None if layer.label is None else layer.label.weight,
-        None if layer.features is None else layer.features.weight,
-    )
 
 
 def _of_times(local: Tensor | None, times: slice) -> Tensor | None:
