@@ -112,6 +112,7 @@ bench: setup  ## time every op, record the rows, draw the plots and rewrite the 
 	$(RUN) -m benchmarks.made_training_step
 	$(RUN) -m benchmarks.vae_training_step
 	$(RUN) -m benchmarks.reversible_glow
+	$(RUN) -m benchmarks.sampling
 	$(RUN) -m benchmarks.plot
 	$(RUN) -m benchmarks.readme
 

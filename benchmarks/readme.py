@@ -45,6 +45,8 @@ HEADLINE_CPU = (
     *_both("mixture of logistics, 32 x 3 x 32 x 32", "logistic_mixture_nll", "32x3x32x32-of-10"),
     *_both("masked convolution 5 x 5, 32 x 64 x 28 x 28", "masked_conv2d", "32x64x28x28-k5"),
     *_both("WaveNet layer, 4 x 64 x 16000", "wavenet_layer", "4x64x16000-d512"),
+    ("a sample of WaveNet, 20 layers of 64", "sampling", "wavenet-20x64-skip256-batch1", "sample"),
+    ("the same of 16 signals at once", "sampling", "wavenet-20x64-skip256-batch16", "sample"),
 )
 HEADLINE_GPU = (
     *_both("masked linear 4096 -> 4096, batch 8192", "masked_linear", "8192x4096x4096"),

@@ -2,5 +2,19 @@
 
 from dgm_fast.sampling.diffusion import ddim_encode, diffusion_sample
 from dgm_fast.sampling.naive import naive_sample
+from dgm_fast.sampling.wavenet import (
+    WaveNetLayer,
+    WaveNetNetwork,
+    WaveNetSampler,
+    WaveNetState,
+)
 
-__all__ = ["ddim_encode", "diffusion_sample", "naive_sample"]
+__all__ = [
+    "WaveNetLayer",
+    "WaveNetNetwork",
+    "WaveNetSampler",
+    "WaveNetState",
+    "ddim_encode",
+    "diffusion_sample",
+    "naive_sample",
+]

@@ -32,7 +32,6 @@ from collections.abc import Callable, Sequence
 from typing import ClassVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dgm_fast._core.checks import check_floating
@@ -47,10 +46,13 @@ from dgm_fast.families.autoregressive.wavenet_blocks import (
 )
 from dgm_fast.families.autoregressive.wavenet_config import WaveNetConfig
 from dgm_fast.families.pretrained import Pretrained
+from dgm_fast.sampling import WaveNetNetwork, WaveNetSampler
 
 __all__ = ["WaveNet", "WaveNetConfig"]
 
 _PLACES = 2**15
+# Multiply-adds between two looks at the clock and the keyboard: some hundredths of a second.
+_PIECE = 2**29
 
 
 class WaveNet(Pretrained, nn.Module):
@@ -205,9 +207,8 @@ class WaveNet(Pretrained, nn.Module):
     ) -> Tensor:
         """Draw signals sample by sample, or go on from their beginning.
 
-        Each sample costs a pass of the network over the window of its receptive field, outside of
-        which nothing influences it. The noise of a signal depends on the seed and its index alone:
-        it is the same in a batch of any size.
+        Each sample costs one product with every weight; `sampler` is what draws it. The noise of a
+        signal depends on the seed and its index alone: it is the same in a batch of any size.
 
         Arguments:
             shape: leading dims of the result; an int counts as one dim.
@@ -220,7 +221,7 @@ class WaveNet(Pretrained, nn.Module):
             temperature: divides logits and multiplies scales; below 1, samples are likelier than
                 the model has them.
             noise: (n, T, N) for all n signals, as `draw_noise` makes it; default drawn.
-            progress: told the number of samples done and that of all, after each.
+            progress: told the number of samples done and that of all, some times a second.
 
         Shapes:
             Returns (*shape, T), in float32 or, of float64 parameters, float64.
@@ -236,20 +237,60 @@ class WaveNet(Pretrained, nn.Module):
         if not temperature >= 0:
             raise ValueError(f"temperature must be at least 0; got {temperature}")
 
-        done = start.shape[1]
-        levels = F.pad(self.quantizer.encode(start), (0, length - done))
-        for t in range(done, length):
-            # The last of the window is the one to draw, which the network does not look at.
-            window = slice(max(0, t - self.receptive_field), t + 1)
-            part = None if local is None else local[..., window]
-            gates = self._gates(self._encode(levels[:, window]), label, part)
-            parameters = self._head([z[..., -1:] for z in gates]).squeeze(2)
-            levels[:, t] = self.output.pick(parameters, noise[:, t], temperature)
-            if progress is not None:
-                progress(t + 1, length)
+        if start.shape[1] < length:
+            levels = self._go_on(start, label, local, noise, temperature, progress)
+            start = torch.cat([start, self.quantizer.decode(levels, start.dtype)], dim=1)
+        return start.reshape(*shape, length)
 
-        x = torch.cat([start, self.quantizer.decode(levels[:, done:], start.dtype)], dim=1)
-        return x.reshape(*shape, length)
+    def _go_on(
+        self,
+        start: Tensor,
+        label: Tensor | None,
+        local: Tensor | None,
+        noise: Tensor,
+        temperature: float,
+        progress: Callable[[int, int], object] | None,
+    ) -> Tensor:
+        """Return the levels (n, T - P) that signals (n, P) go on with, to the end of the noise."""
+        (n, done), length = start.shape, noise.shape[1]
+        sampler = self.sampler()
+        # What lies further back than the receptive field is out of sight.
+        seen = slice(max(0, done - self.receptive_field), done)
+        given = self.quantizer.encode(start[:, seen])
+        state = sampler.feed(sampler.start(n, label), given, _of_times(local, seen))
+
+        weights = sum(weight.numel() for weight in self.parameters())
+        piece, levels = max(1, _PIECE // (max(1, n) * weights)), []
+        while done < length:
+            times = slice(done, min(length, done + piece))
+            piece_of = {"noise": noise[:, times], "features": _of_times(local, times)}
+            drawn, state = sampler.draw(state, temperature=temperature, **piece_of)
+            levels.append(drawn)
+            done = times.stop
+            if progress is not None:
+                progress(done, length)
+        return torch.cat(levels, dim=1)
+
+    def sampler(self) -> WaveNetSampler:
+        """Return a sampler of the weights as they are now, for streams of any length.
+
+        It takes and returns levels, which `quantizer` has the signal of, and features of every
+        sample, as `upsample` makes them of frames.
+        """
+        network = WaveNetNetwork(
+            self.first.weight,
+            self.first.bias,
+            tuple(layer.described() for layer in self.layers),
+            self.skip.weight,
+            self.skip.bias,
+            self.head.weight,
+            self.head.bias,
+            self.last.weight,
+            self.last.bias,
+        )
+        # The others name kernels of ops.
+        impl = self.impl if self.impl in ("reference", "cpp") else "auto"
+        return WaveNetSampler(network, self.output, impl=impl)
 
     def draw_noise(self, n: int, length: int, generator: torch.Generator | None = None) -> Tensor:
         """Draw the noise (n, T, N) that n signals are made from."""
@@ -350,3 +391,7 @@ class WaveNet(Pretrained, nn.Module):
 
     def extra_repr(self) -> str:
         return str(self.config)
+
+
+def _of_times(local: Tensor | None, times: slice) -> Tensor | None:
+    return None if local is None else local[..., times]

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dgm_fast.ops import causal_conv1d, gated_activation, wavenet_layer
+from dgm_fast.sampling import WaveNetLayer
 
 __all__ = ["OneHotConv", "ResidualLayer", "ScalarConv", "Upsampling"]
 
@@ -109,6 +110,19 @@ class ResidualLayer(nn.Module):
             condition=condition,
             dilation=self.dilation,
             impl=self.impl,
+        )
+
+    def described(self) -> WaveNetLayer:
+        """Return the parameters as a sampler takes them."""
+        residual, label, features = self.residual, self.label, self.features
+        return WaveNetLayer(
+            self.conv.weight,
+            self.conv.bias,
+            self.dilation,
+            None if residual is None else residual.weight,
+            None if residual is None else residual.bias,
+            None if label is None else label.weight,
+            None if features is None else features.weight,
         )
 
     def _condition(self, label: Tensor | None, features: Tensor | None) -> Tensor | None:

@@ -1,0 +1,61 @@
+"""The torch operator of WaveNet's sampler."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from dgm_fast._core.implementation import cpp, requested
+from dgm_fast._core.op import Direction, Op
+
+__all__ = ["choose", "draw"]
+
+
+def _fake_draw(
+    rings: Tensor,
+    recent: Tensor,
+    weights: list[Tensor],
+    sizes: list[int],
+    dilations: list[int],
+    condition: Tensor,
+    features: Tensor | None,
+    given: Tensor | None,
+    noise: Tensor | None,
+    time: int,
+    outputs: int,
+    levels: int,
+    mixture: bool,
+    temperature: float,
+    lowest_log_scale: float,
+    keep: bool,
+) -> tuple[Tensor, Tensor]:
+    steps = 0 if noise is None else noise.shape[1]
+    drawn = recent.new_empty(recent.shape[0], steps)
+    return drawn, rings.new_empty(rings.shape[0], steps if keep else 0, outputs)
+
+
+# It moves the rings and the recent levels on, through the levels given or those it draws.
+_op = Op(
+    "wavenet_sampler",
+    {
+        "draw": Direction(
+            "(Tensor(a!) rings, Tensor(b!) recent, Tensor[] weights, int[] sizes, int[] dilations, "
+            "Tensor condition, Tensor? features, Tensor? given, Tensor? noise, int time, "
+            "int outputs, int levels, bool mixture, float temperature, float lowest_log_scale, "
+            "bool keep) -> (Tensor levels, Tensor parameters)",
+            _fake_draw,
+        )
+    },
+    [cpp(torch.float32)],
+)
+
+draw = _op.kernels["draw", "cpp"]
+
+
+def choose(impl: str, device: torch.device, dtype: torch.dtype) -> str:
+    """Return the implementation, `"reference"` or `"cpp"`, of a sampler."""
+    known = ("auto", "reference", *_op.implementations)
+    # A block or a process that asks its ops for Triton asks nothing of a sampler.
+    if impl == "auto" and requested(impl) not in known:
+        return "reference"
+    return _op.choose(impl, device, dtype)

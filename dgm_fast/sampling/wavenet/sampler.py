@@ -1,0 +1,264 @@
+"""The sampler of WaveNet, whose every step uses each weight once."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from dgm_fast._core.checks import check_floating, may_look_at
+from dgm_fast._core.random import draw_seed
+from dgm_fast.distributions import CategoricalWaveform, WaveformOutput
+from dgm_fast.distributions.discretized_logistic import lowest_log_scale
+from dgm_fast.sampling.wavenet import op
+from dgm_fast.sampling.wavenet.eager import EagerLoop
+from dgm_fast.sampling.wavenet.network import WaveNetNetwork
+from dgm_fast.sampling.wavenet.packed import pack, pack_condition
+from dgm_fast.sampling.wavenet.state import WaveNetState, padded
+
+__all__ = ["WaveNetSampler"]
+
+
+class WaveNetSampler:
+    r"""Draws signals level by level, in pieces of any length.
+
+    .. math:: x_t \sim p(x_t \mid x_{t-R}, \dots, x_{t-1}, c), \qquad t = 1, 2, \dots
+
+    A window of the receptive field runs every layer at R times to learn about one. Here each layer
+    keeps the inputs that it will look back on in a ring, and a sample is one product with every
+    weight. The state goes in and comes out; pieces of a stream are the whole, bit for bit.
+
+    Arguments:
+        network: copied, so that training goes on without the sampler.
+        output: the distribution of a level.
+        impl: `"auto"`, `"reference"`, a cached loop in plain PyTorch on any device, or `"cpp"`.
+
+    Shapes:
+        Levels (B, n) int64, noise (B, n, N) as `output.draw_noise` makes it, features (B, F, n) of
+        every sample.
+
+    Precision:
+        Computes in float32 for bfloat16 and float16 networks too; float64 runs on the reference.
+        Given the same noise, implementations round differently: one that lies within rounding of
+        the border between two levels may fall to either side.
+
+    Gradients:
+        None.
+
+    Raises:
+        TypeError, ValueError: an argument does not fit; names it.
+        ImplementationUnavailable: the `impl` asked for cannot run.
+
+    References:
+        Le Paine, Khorrami, Chang, Zhang, Ramachandran, Hasegawa-Johnson, Huang, "Fast Wavenet
+        Generation Algorithm", 2016.
+
+    Example:
+        >>> import torch
+        >>> from dgm_fast.families import WaveNet, WaveNetConfig
+        >>> model = WaveNet(WaveNetConfig(stacks=1, layers=4, channels=8, gate_channels=8)).eval()
+        >>> sampler = model.sampler()
+        >>> noise = sampler.draw_noise(2, 50)
+        >>> whole, _ = sampler.draw(sampler.start(2), noise=noise)
+        >>> first, state = sampler.draw(sampler.start(2), noise=noise[:, :20])
+        >>> second, state = sampler.draw(state, noise=noise[:, 20:])
+        >>> torch.equal(whole, torch.cat([first, second], dim=1)), state.time
+        (True, 50)
+    """
+
+    def __init__(
+        self, network: WaveNetNetwork, output: WaveformOutput, *, impl: str = "auto"
+    ) -> None:
+        weight = network.last_weight
+        self.dtype = torch.promote_types(weight.dtype, torch.float32)
+        self.device, self.output = weight.device, output
+        self.network = network.to(self.dtype)
+        self.impl = op.choose(impl, self.device, self.dtype)
+        if self.impl == "reference":
+            self._loop = EagerLoop(self.network, output)
+        else:
+            self._packed = pack(self.network)
+
+    @torch.no_grad()
+    def start(self, batch: int, context: Tensor | None = None) -> WaveNetState:
+        """Return the state before the first sample of a batch, whose labels stay the same."""
+        network = self.network
+        if batch < 0:
+            raise ValueError(f"batch must not be negative; got {batch}")
+        self._check_labels(context, batch)
+        condition = torch.cat([layer.bias for layer in network.layers]).unsqueeze(0)
+        if context is not None:
+            condition = condition + torch.cat([each.label[context] for each in network.layers], 1)
+        if self.impl == "cpp":
+            condition = pack_condition(condition, len(network.layers))
+
+        floats = sum(network.slots) * padded(network.channels)
+        rings = torch.zeros(batch, floats, dtype=self.dtype, device=self.device)
+        recent = torch.full((batch, network.first_kernel), -1, device=self.device)
+        return WaveNetState(rings, recent, condition)
+
+    @torch.no_grad()
+    def feed(
+        self, state: WaveNetState, levels: Tensor, features: Tensor | None = None
+    ) -> WaveNetState:
+        """Return the state after levels (B, n) that are given. Uses `state` up.
+
+        Levels further back than the receptive field change nothing, and need not be fed.
+        """
+        self._check_state(state)
+        self._check_levels(levels, state.batch)
+        features = self._features(features, state.batch, levels.shape[1])
+        self._go_on(state, levels.contiguous(), None, features, 1.0, None)
+        return replace(state, time=state.time + levels.shape[1])
+
+    @torch.no_grad()
+    def draw(
+        self,
+        state: WaveNetState,
+        length: int | None = None,
+        *,
+        features: Tensor | None = None,
+        temperature: float = 1.0,
+        noise: Tensor | None = None,
+        generator: torch.Generator | None = None,
+        parameters_out: Tensor | None = None,
+    ) -> tuple[Tensor, WaveNetState]:
+        """Return the next levels (B, n) and the state after them. Uses `state` up.
+
+        Arguments:
+            state: of `start`, or of the piece before; clone it to keep it.
+            length: n, where no noise is given.
+            features: local ones of these samples.
+            temperature: divides logits and multiplies scales; 0 leaves no chance.
+            noise: that decides the levels; default drawn.
+            generator: to draw it from; default torch's own.
+            parameters_out: (B, n, P), filled with what each level was drawn from.
+        """
+        self._check_state(state)
+        if not temperature >= 0:
+            raise ValueError(f"temperature must be at least 0; got {temperature}")
+        if (length is None) == (noise is None):
+            raise ValueError(f"length must be given where noise is not; got {length}")
+        if noise is None:
+            noise = self.draw_noise(state.batch, length, generator)
+        noise = self._noise(noise, state.batch)
+        n = noise.shape[1]
+        features = self._features(features, state.batch, n)
+        shape = state.batch, n, self.output.parameters
+        if parameters_out is not None and parameters_out.shape != shape:
+            got = tuple(parameters_out.shape)
+            raise ValueError(f"parameters_out must have shape (B, n, P) = {shape}; got {got}")
+
+        levels = self._go_on(state, None, noise, features, temperature, parameters_out)
+        return levels, replace(state, time=state.time + n)
+
+    def draw_noise(
+        self, batch: int, length: int, generator: torch.Generator | None = None
+    ) -> Tensor:
+        """Draw the noise (B, n, N) that decides n levels."""
+        seed = draw_seed(self.device, generator)
+        return self.output.draw_noise(batch, length, seed, self.dtype)
+
+    def _go_on(
+        self,
+        state: WaveNetState,
+        given: Tensor | None,
+        noise: Tensor | None,
+        features: Tensor | None,
+        temperature: float,
+        parameters_out: Tensor | None,
+    ) -> Tensor:
+        if self.impl == "reference":
+            with torch.autocast(self.device.type, enabled=False):
+                return self._loop.go_on(state, given, noise, features, temperature, parameters_out)
+
+        output = self.output
+        levels, parameters = op.draw(
+            state.rings,
+            state.recent,
+            self._packed.weights,
+            self._packed.sizes,
+            self._packed.dilations,
+            state.condition,
+            None if features is None else features.transpose(1, 2).contiguous(),
+            given,
+            noise,
+            state.time,
+            output.parameters,
+            output.quantizer.levels,
+            not isinstance(output, CategoricalWaveform),
+            temperature,
+            lowest_log_scale(output.quantizer.levels),
+            parameters_out is not None,
+        )
+        if parameters_out is not None:
+            parameters_out.copy_(parameters)
+        return levels
+
+    def _check_state(self, state: WaveNetState) -> None:
+        network = self.network
+        floats = sum(network.slots) * padded(network.channels)
+        halves = padded(network.gate_channels) if self.impl == "cpp" else network.gate_channels
+        if (
+            state.rings.shape[1:] != (floats,)
+            or state.recent.shape[1:] != (network.first_kernel,)
+            or state.condition.shape[1:] != (len(network.layers) * 2 * halves,)
+            or state.rings.dtype != self.dtype
+        ):
+            got = tuple(state.rings.shape), state.rings.dtype
+            raise ValueError(f"state must be of this sampler's; got rings {got[0]} of {got[1]}")
+
+    def _check_labels(self, context: Tensor | None, batch: int) -> None:
+        classes = self.network.classes
+        if not classes or context is None:
+            if bool(classes) != (context is not None):
+                must = f"hold labels of {classes} classes" if classes else "be None"
+                got = "None" if context is None else f"shape {tuple(context.shape)}"
+                raise ValueError(f"context must {must}; got {got}")
+            return
+        if context.dtype != torch.int64:
+            raise TypeError(f"context must be int64 labels; got {context.dtype}")
+        if context.shape != (batch,):
+            got = tuple(context.shape)
+            raise ValueError(f"context must have shape (B,) = ({batch},); got {got}")
+        _check_range("context", context, classes)
+
+    def _check_levels(self, levels: Tensor, batch: int) -> None:
+        if levels.dtype != torch.int64:
+            raise TypeError(f"levels must be int64; got {levels.dtype}")
+        if levels.ndim != 2 or levels.shape[0] != batch:
+            got = tuple(levels.shape)
+            raise ValueError(f"levels must have shape (B, n) = ({batch}, n); got {got}")
+        _check_range("levels", levels, self.output.quantizer.levels)
+
+    def _noise(self, noise: Tensor, batch: int) -> Tensor:
+        check_floating("noise", noise)
+        N = self.output.uniforms
+        if noise.ndim != 3 or (noise.shape[0], noise.shape[2]) != (batch, N):
+            got = tuple(noise.shape)
+            raise ValueError(f"noise must have shape (B, n, N) = ({batch}, n, {N}); got {got}")
+        return noise.to(self.device, self.dtype).contiguous()
+
+    def _features(self, features: Tensor | None, batch: int, n: int) -> Tensor | None:
+        wanted = self.network.features
+        if not wanted or features is None:
+            if bool(wanted) != (features is not None):
+                must = f"hold {wanted} features of each sample" if wanted else "be None"
+                got = "None" if features is None else f"shape {tuple(features.shape)}"
+                raise ValueError(f"features must {must}; got {got}")
+            return None
+        check_floating("features", features)
+        if features.shape != (batch, wanted, n):
+            expected, got = (batch, wanted, n), tuple(features.shape)
+            raise ValueError(f"features must have shape (B, F, n) = {expected}; got {got}")
+        return features.to(self.device, self.dtype)
+
+
+def _check_range(name: str, values: Tensor, count: int) -> None:
+    """Raise ValueError unless values are in 0 .. count - 1, where looking costs little."""
+    if not may_look_at(values):
+        return
+    low, high = (value.item() for value in values.aminmax())
+    if not 0 <= low <= high < count:
+        raise ValueError(f"{name} must hold values in 0 .. {count - 1}; got {low} to {high}")

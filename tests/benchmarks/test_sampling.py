@@ -1,0 +1,63 @@
+"""The benchmark of samplers: its columns draw the same, and one that does not is not timed."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from benchmarks import sampling
+from benchmarks.run import Options
+from benchmarks.timing import Spread
+from benchmarks.verify import RedContract
+from dgm_fast.families import WaveNetConfig
+
+SMALL = WaveNetConfig(
+    stacks=2, layers=4, channels=8, gate_channels=8, skip_channels=16, head_channels=16, levels=32
+)
+
+
+@pytest.fixture
+def case(monkeypatch):
+    monkeypatch.setattr(sampling, "COMPILE_MODES", {})
+    return sampling.wavenet_case(SMALL, 3, torch.device("cpu"), (), "small-batch3")
+
+
+def test_all_columns_draw_the_same(case):
+    assert set(case.columns) == {"eager", "best_eager", "ours:auto"}
+    sampling.check_draws(case)
+    noise = case.noise(5)
+    drawn = [draws.draw(noise) for draws in case.columns.values()]
+    assert all(torch.equal(levels, drawn[0]) for levels in drawn)
+    assert len(drawn[0].unique()) > 3
+
+
+def test_a_column_that_draws_otherwise_is_not_timed(case):
+    ours = case.columns["ours:auto"]
+    wrong = replace(ours, draw=lambda noise: ours.draw(1 - noise))
+    with pytest.raises(RedContract, match=r"small-batch3: .* draws? otherwise"):
+        sampling.check_draws(replace(case, columns=case.columns | {"ours:auto": wrong}))
+
+
+def test_a_draw_goes_on_and_starts_again(case):
+    for draws in case.columns.values():
+        noise = case.noise(4)
+        draws.start()
+        first, second = draws.draw(noise), draws.draw(noise)
+        draws.start()
+        assert torch.equal(draws.draw(noise), first)
+        assert not torch.equal(first, second)
+
+
+def test_rows_are_of_a_step():
+    assert sampling._a_step(Spread(100.0, 90.0, 120.0, 7), 10) == Spread(10.0, 9.0, 12.0, 7)
+
+
+def test_every_column_has_a_row(case):
+    options = Options(quick=True, seconds=0.01, columns=("best_eager", "ours", "anchor"))
+    rows = sampling.measure(case, options)
+    assert {row.column for row in rows} == {*case.columns, "anchor:density"}
+    assert all(0 < row.p20_us <= row.median_us <= row.p80_us < 1e5 for row in rows)
+    density = next(row for row in rows if row.column == "anchor:density")
+    assert density.median_us < 1e3
