@@ -4,8 +4,10 @@
 
 The recordings are those of the Free Spoken Digit Dataset; of one speaker's 500, fifteen epochs are
 some 25 minutes of one core. Five epochs (--epochs 5), nine minutes of one core, reached 4.58 bits a
-sample of the test set, where linear prediction needs 5.47 and a histogram 7.66. First looks, in bits a sample of the test set after 821 steps of two
-segments, 95 s of one core: 4.95 with these sizes, 4.99 with half the learning rate, 5.15 with segments twice as long, one a step. With half the
+sample of the test set, where linear prediction needs 5.47 and a histogram 7.66.
+
+First looks, in the same bits after 821 steps of two segments, 95 s of one core: 4.95 with these
+sizes, 4.99 with half the learning rate, 5.15 with segments twice as long, one a step. With half the
 channels and twice the steps, a mixture of logistics had 4.97 and the logits 4.91. One-hot input
 learnt more slowly than values: 6.00 to 5.59 after 309 steps.
 """
