@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from benchmarks import record
-from benchmarks.columns import ANCHOR, DIRECTIONS, OURS
+from benchmarks.columns import ANCHOR, OURS
 from benchmarks.report import TITLES, ours_of
 
 MARKERS = "osD^vP*X<>"
@@ -36,7 +36,7 @@ Ratios = dict[str, float]
 
 def speedups(folder: Path) -> dict[str, dict[str, Ratios]]:
     """Return, for each direction and "op case dtype", each column's time over ours."""
-    found: dict[str, dict[str, Ratios]] = {direction: {} for direction in DIRECTIONS}
+    found: dict[str, dict[str, Ratios]] = {direction: {} for direction in TITLES}
 
     for path in sorted(folder.glob("*.csv")):
         for (case, dtype, direction), rows in record.newest(record.read(path)).items():

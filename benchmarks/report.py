@@ -11,7 +11,11 @@ from rich.text import Text
 from benchmarks.columns import ANCHOR, OURS
 from benchmarks.record import Measurement
 
-TITLES = {"forward": "forward", "forward_backward": "forward + backward"}
+TITLES = {
+    "forward": "forward",
+    "forward_backward": "forward + backward",
+    "sample": "the next sample",
+}
 COLUMNS = ("column", "median us", "20 % - 80 %", "x eager", "x ours", "% floor", "MiB", "compile s")
 
 

@@ -118,5 +118,14 @@ def test_plot_compares_every_rival_with_ours(results):
     assert path.read_bytes().startswith(b"\x89PNG")
 
 
+def test_plot_has_a_panel_for_every_direction(results, run):
+    for direction in ("forward_backward", "sample"):
+        append(results, run, {"eager": 90.0, "ours:auto": 30.0}, direction)
+
+    found = plot.speedups(results / "some-device")
+    assert found["sample"] == found["forward_backward"] == {"scale  small  float32": {"eager": 3.0}}
+    assert plot.draw(results / "some-device").exists()
+
+
 def test_nothing_is_drawn_of_nothing(tmp_path):
     assert plot.draw(tmp_path) is None
