@@ -52,6 +52,42 @@ def may_look_at(value: Tensor) -> bool:
     )
 
 
+def check_integers(name: str, values: Tensor, high: int) -> None:
+    """Raise ValueError unless all values are integers 0 .. high, where looking costs little."""
+    if not may_look_at(values):
+        return
+
+    low_seen, high_seen = (value.item() for value in values.aminmax())
+    if not (low_seen >= 0 and high_seen <= high):
+        raise ValueError(f"{name} must hold values in 0 .. {high}; got {low_seen} to {high_seen}")
+    if values.is_floating_point() and bool((values != values.round()).any()):
+        raise ValueError(f"{name} must hold integers (as any dtype); got fractions")
+
+
+def check_labels(context: Tensor, classes: int, batch: int) -> None:
+    """Raise unless `context` holds a label 0 .. classes - 1 of each sample of a batch."""
+    if context.dtype != torch.int64:
+        raise TypeError(f"context must be int64 labels; got {context.dtype}")
+    if context.shape != (batch,):
+        raise ValueError(
+            f"context must have shape (B,) = ({batch},), a label a sample; "
+            f"got {tuple(context.shape)}"
+        )
+
+    check_integers("context", context, classes - 1)
+
+
+def some_labels(context: Tensor | None, classes: int, batch: int) -> Tensor | None:
+    """Return the labels of a model of so many classes, or None of one of none; raise otherwise."""
+    if bool(classes) != (context is not None):
+        must = f"hold labels of {classes} classes" if classes else "be None without classes"
+        got = "None" if context is None else f"shape {tuple(context.shape)}"
+        raise ValueError(f"context must {must}; got {got}")
+    if context is not None:
+        check_labels(context, classes, batch)
+    return context
+
+
 def check_autocast_dtype(name: str, value: Tensor, other_name: str, other: Tensor) -> None:
     """Raise TypeError unless two tensors share their dtype, once autocast has done its work."""
     dtypes = (autocast_dtype(each.device, each.dtype) for each in (value, other))

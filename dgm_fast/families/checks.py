@@ -5,10 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 
-from dgm_fast._core.checks import check_floating, may_look_at
+from dgm_fast._core.checks import (
+    check_floating,
+    check_integers,
+    check_labels,
+    may_look_at,
+    some_labels,
+)
 
 __all__ = [
     "as_shape",
@@ -18,6 +23,7 @@ __all__ = [
     "check_signal",
     "context_rows",
     "rows_of",
+    "some_labels",
 ]
 
 
@@ -27,31 +33,6 @@ def check_event(name: str, x: Tensor, event_shape: tuple[int, ...]) -> None:
         raise ValueError(
             f"{name} must have shape (B, *event_shape = {event_shape}); got {tuple(x.shape)}"
         )
-
-
-def check_integers(name: str, values: Tensor, high: int) -> None:
-    """Raise ValueError unless all values are integers 0 .. high, where looking costs little."""
-    if values.device.type != "cpu" or torch.compiler.is_compiling() or values.numel() == 0:
-        return
-
-    low_seen, high_seen = (value.item() for value in values.aminmax())
-    if not (low_seen >= 0 and high_seen <= high):
-        raise ValueError(f"{name} must hold values in 0 .. {high}; got {low_seen} to {high_seen}")
-    if values.is_floating_point() and bool((values != values.round()).any()):
-        raise ValueError(f"{name} must hold integers (as any dtype); got fractions")
-
-
-def check_labels(context: Tensor, classes: int, batch: int) -> None:
-    """Raise unless `context` holds a label 0 .. classes - 1 of each sample of a batch."""
-    if context.dtype != torch.int64:
-        raise TypeError(f"context must be int64 labels; got {context.dtype}")
-    if context.shape != (batch,):
-        raise ValueError(
-            f"context must have shape (B,) = ({batch},), a label a sample; "
-            f"got {tuple(context.shape)}"
-        )
-
-    check_integers("context", context, classes - 1)
 
 
 def check_signal(name: str, x: Tensor) -> None:

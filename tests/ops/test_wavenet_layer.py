@@ -10,6 +10,7 @@ from dgm_fast.ops import causal_conv1d, gated_activation, wavenet_layer
 from tests.contract.subjects import each_subject
 
 implementations = each_subject(op="wavenet_layer")
+kernels = each_subject(op="wavenet_layer", reference=False)
 
 
 def draw(subject, *shapes):
@@ -83,3 +84,13 @@ def test_stacked_layers_see_their_receptive_field_and_nothing_ahead(subject):
     behind = torch.arange(20)[:, None] - torch.arange(20)
     # 1 + 1 + 2 + 4 inputs, the output's own among them: the layer is not shifted.
     assert torch.equal(reached, (behind >= 0) & (behind < 8))
+
+
+@kernels
+def test_on_a_gpu_results_lie_as_the_next_layer_reads_them(subject):
+    x, weight, v = draw(subject, (2, 5, 30), (12, 5, 2), (5, 6, 1))
+    results = wavenet_layer(x, weight, None, v, None, impl=subject.implementation.name)
+
+    for each in results:
+        last = subject.implementation.name == "triton"
+        assert (each.transpose(1, 2) if last else each).is_contiguous()

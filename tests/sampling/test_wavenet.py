@@ -434,7 +434,7 @@ def test_starting_errors_name_the_argument(impl):
     with pytest.raises(ValueError, match="batch must not be negative; got -1"):
         sampler.start(-1)
     plain, _ = make_sampler(VARIANTS["categorical"], impl)
-    with pytest.raises(ValueError, match="context must be None; got shape"):
+    with pytest.raises(ValueError, match="context must be None without classes; got shape"):
         plain.start(3, torch.zeros(3).long())
     with pytest.raises(ValueError, match="state must be of this sampler"):
         plain.draw(make_sampler(VARIANTS["scalar"], impl)[0].start(3), 5)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from dgm_fast._core.triton_math import exp, sigmoid, tanh
+from dgm_fast._core.triton_math import gate_gradients, sigmoid, tanh
 from dgm_fast._core.triton_taps.images import aligned, load, store, tile_of_pixels
 
 
@@ -56,12 +56,6 @@ def gate_backward_kernel(
     a = load(kept, pixels, channel, mask, LAYOUT)
     b = load(kept, pixels, channel + C, mask, LAYOUT)
     above = load(grad_y, pixels, channel, mask, LAYOUT)
-
-    # 1 - tanh^2 a = 4 e / (1 + e)^2 with e = exp(-2 |a|) keeps its digits where tanh is near 1.
-    e = exp(-2.0 * tl.abs(a))
-    over = 1.0 / (1.0 + e)
-    s = sigmoid(b)
-    grad_a = above * s * (4.0 * e * over * over)
-    grad_b = above * tanh(a) * s * sigmoid(-b)
+    grad_a, grad_b = gate_gradients(above, a, b)
     store(grad, pixels, channel, mask, grad_a, LAYOUT)
     store(grad, pixels, channel + C, mask, grad_b, LAYOUT)

@@ -143,12 +143,13 @@ class PixelModel(Pretrained, nn.Module, ABC):
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """Return the parameters (B, P, H, W) of every pixel's distribution."""
-        return self._run(self._images("x", x), self._labels(context, len(x)))
+        return self._run(self._images("x", x), checks.some_labels(context, self.classes, len(x)))
 
     def log_prob(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """Return the log-likelihood of x (B, *event_shape), (B,), in nats."""
         images = self._images("x", x)
-        return self.output.log_prob(self._run(images, self._labels(context, len(x))), images)
+        label = checks.some_labels(context, self.classes, len(x))
+        return self.output.log_prob(self._run(images, label), images)
 
     def loss(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """Return the mean negative log-likelihood, a scalar in nats."""
@@ -191,7 +192,8 @@ class PixelModel(Pretrained, nn.Module, ABC):
         """
         shape = checks.as_shape(shape)
         n, (H, W) = math.prod(shape), self.config.image_shape[1:]
-        label = self._labels(checks.context_rows(context, shape, labels=True), n)
+        context = checks.context_rows(context, shape, labels=True)
+        label = checks.some_labels(context, self.classes, n)
         start, known = self._given(given, given_mask, shape)
         if noise is None:
             noise = self.draw_noise(n, generator)
@@ -242,18 +244,6 @@ class PixelModel(Pretrained, nn.Module, ABC):
         checks.check_event(name, x, self.event_shape)
         checks.check_integers(name, x, self.levels - 1)
         return x.to(next(self.parameters()).dtype).view(len(x), *self.config.image_shape)
-
-    def _labels(self, context: Tensor | None, B: int) -> Tensor | None:
-        if not self.classes:
-            if context is not None:
-                got = tuple(context.shape)
-                raise ValueError(f"context must be None without classes; got shape {got}")
-            return None
-        if context is None:
-            raise ValueError(f"context must hold labels of {self.classes} classes; got None")
-
-        checks.check_labels(context, self.classes, B)
-        return context
 
     def _given(
         self, given: Tensor | None, mask: Tensor | None, shape: tuple[int, ...]

@@ -228,7 +228,8 @@ class WaveNet(Pretrained, nn.Module):
         """
         shape = checks.as_shape(shape)
         n = math.prod(shape)
-        label = self._labels(checks.context_rows(context, shape, labels=True), n)
+        context = checks.context_rows(context, shape, labels=True)
+        label = checks.some_labels(context, self.classes, n)
         if features is not None:
             features = checks.rows_of("features", features, shape, 2)
         local = self._local(features, n, length)
@@ -328,19 +329,8 @@ class WaveNet(Pretrained, nn.Module):
         if x.ndim != 2 or x.shape[1] == 0:
             raise ValueError(f"x must have shape (B, T) with T > 0; got {tuple(x.shape)}")
         B, T = x.shape
-        return self.quantizer.encode(x), self._labels(context, B), self._local(features, B, T)
-
-    def _labels(self, context: Tensor | None, B: int) -> Tensor | None:
-        if not self.classes:
-            if context is not None:
-                got = tuple(context.shape)
-                raise ValueError(f"context must be None without classes; got shape {got}")
-            return None
-        if context is None:
-            raise ValueError(f"context must hold labels of {self.classes} classes; got None")
-
-        checks.check_labels(context, self.classes, B)
-        return context
+        label = checks.some_labels(context, self.classes, B)
+        return self.quantizer.encode(x), label, self._local(features, B, T)
 
     def _local(self, features: Tensor | None, B: int, T: int) -> Tensor | None:
         """Check features (B, F, frames) and bring them to samples, (B, F, T)."""

@@ -10,7 +10,7 @@ import triton.language as tl
 from torch import Tensor
 
 from dgm_fast._core.triton_compile import AotKernel
-from dgm_fast._core.triton_math import exp, sigmoid, tanh
+from dgm_fast._core.triton_math import gate_gradients, sigmoid, tanh
 from dgm_fast._core.triton_rows import (
     TILE,
     aot_kernel,
@@ -56,13 +56,7 @@ def backward_kernel(
     grad = load_values(grad_y_ptr, grad_y_stride, row, element, live)  # [BLOCK_S, BLOCK_E]
     a = load_values(x_ptr, x_stride, row, element, live)
     b = load_values(x_ptr, x_stride, row, elements + element, live)
-
-    # 1 - tanh^2 a = 4 e / (1 + e)^2 with e = exp(-2 |a|) keeps its digits where tanh is near 1.
-    e = exp(-2.0 * tl.abs(a))
-    over = 1.0 / (1.0 + e)
-    s = sigmoid(b)
-    grad_a = grad * s * (4.0 * e * over * over)
-    grad_b = grad * tanh(a) * s * sigmoid(-b)
+    grad_a, grad_b = gate_gradients(grad, a, b)
 
     place = grad_x_ptr + row * (2 * elements) + element
     tl.store(place, grad_a.to(grad_x_ptr.dtype.element_ty), mask=live)

@@ -7,7 +7,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from dgm_fast._core.checks import check_floating, may_look_at
+from dgm_fast._core.checks import check_floating, check_integers, some_labels
 from dgm_fast._core.random import draw_seed
 from dgm_fast.distributions import CategoricalWaveform, WaveformOutput
 from dgm_fast.distributions.discretized_logistic import lowest_log_scale
@@ -86,7 +86,7 @@ class WaveNetSampler:
         network = self.network
         if batch < 0:
             raise ValueError(f"batch must not be negative; got {batch}")
-        self._check_labels(context, batch)
+        context = some_labels(context, network.classes, batch)
         condition = torch.cat([layer.bias for layer in network.layers]).unsqueeze(0)
         if context is not None:
             condition = condition + torch.cat([each.label[context] for each in network.layers], 1)
@@ -209,28 +209,13 @@ class WaveNetSampler:
             got = tuple(state.rings.shape), state.rings.dtype
             raise ValueError(f"state must be of this sampler's; got rings {got[0]} of {got[1]}")
 
-    def _check_labels(self, context: Tensor | None, batch: int) -> None:
-        classes = self.network.classes
-        if not classes or context is None:
-            if bool(classes) != (context is not None):
-                must = f"hold labels of {classes} classes" if classes else "be None"
-                got = "None" if context is None else f"shape {tuple(context.shape)}"
-                raise ValueError(f"context must {must}; got {got}")
-            return
-        if context.dtype != torch.int64:
-            raise TypeError(f"context must be int64 labels; got {context.dtype}")
-        if context.shape != (batch,):
-            got = tuple(context.shape)
-            raise ValueError(f"context must have shape (B,) = ({batch},); got {got}")
-        _check_range("context", context, classes)
-
     def _check_levels(self, levels: Tensor, batch: int) -> None:
         if levels.dtype != torch.int64:
             raise TypeError(f"levels must be int64; got {levels.dtype}")
         if levels.ndim != 2 or levels.shape[0] != batch:
             got = tuple(levels.shape)
             raise ValueError(f"levels must have shape (B, n) = ({batch}, n); got {got}")
-        _check_range("levels", levels, self.output.quantizer.levels)
+        check_integers("levels", levels, self.output.quantizer.levels - 1)
 
     def _noise(self, noise: Tensor, batch: int) -> Tensor:
         check_floating("noise", noise)
@@ -253,12 +238,3 @@ class WaveNetSampler:
             expected, got = (batch, wanted, n), tuple(features.shape)
             raise ValueError(f"features must have shape (B, F, n) = {expected}; got {got}")
         return features.to(self.device, self.dtype)
-
-
-def _check_range(name: str, values: Tensor, count: int) -> None:
-    """Raise ValueError unless values are in 0 .. count - 1, where looking costs little."""
-    if not may_look_at(values):
-        return
-    low, high = (value.item() for value in values.aminmax())
-    if not 0 <= low <= high < count:
-        raise ValueError(f"{name} must hold values in 0 .. {count - 1}; got {low} to {high}")
