@@ -76,6 +76,28 @@ class AotKernel:
     options: Mapping[str, Any] = field(default_factory=dict)
 
 
+def signature_of(
+    function: triton.JITFunction,
+    dtype: str,
+    given: Mapping[str, Any],
+    constants: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Return a kernel's signature: what is `given`, else tensors of a dtype and narrow integers.
+
+    Arguments:
+        function: the kernel, of which a tensor's name ends in `_ptr` and a tile's begins with
+            `BLOCK`.
+        dtype: of the tensors, in Triton's name.
+        given: types of other arguments.
+        constants: arguments that have no type.
+    """
+    return {
+        name: given.get(name, f"*{dtype}" if name.endswith("_ptr") else "i32")
+        for name in function.arg_names
+        if name not in constants and not name.startswith("BLOCK")
+    }
+
+
 @dataclass(frozen=True)
 class Usage:
     """What one compiled kernel takes: registers a thread, spilled bytes a thread, shared bytes."""

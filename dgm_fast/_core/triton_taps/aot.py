@@ -10,7 +10,7 @@ from typing import Any
 import triton
 from triton.runtime import Autotuner
 
-from dgm_fast._core.triton_compile import AotKernel
+from dgm_fast._core.triton_compile import AotKernel, signature_of
 from dgm_fast._core.triton_taps.gate import gate_backward_kernel
 from dgm_fast._core.triton_taps.images import Grid, Images
 from dgm_fast._core.triton_taps.products import grad_weight_kernel, product_kernel
@@ -25,6 +25,7 @@ from dgm_fast._core.triton_taps.tiles import (
 from dgm_fast._core.triton_taps.weights import finish_kernel, pack_kernel, rows_kernel
 
 _NONE = Images(None, 0, 0, 0)
+_GRID = Grid(*["i32"] * len(Grid._fields))
 
 
 def aot_kernels() -> Iterator[AotKernel]:
@@ -83,7 +84,7 @@ def _tuned(
     constants |= dict.fromkeys(("ALIGN_C", "ALIGN_N", "ALIGN_O", "ALIGN_P"), 1 if odd else 16)
     label = "-".join((name, dtype, *["tf32"] * (kind == "tf32"), *["odd"] * odd))
     configs = partial(aot_configs, blocks, kind, odd)
-    signature = _signature(tuner.fn, dtype, given, constants)
+    signature = signature_of(tuner.fn, dtype, given | {"grid": _GRID}, constants)
     # Planes of 28 x 28, say: a multiple of 16 only as a product, which ALIGN_P tells.
     aligned = not odd and "planes" not in name
     return AotKernel(label, tuner.fn, signature, constants, configs, aligned)
@@ -118,16 +119,5 @@ def _fixed(
     warps = tile.get("num_warps", 4)
     constants = constants | {key: size for key, size in tile.items() if key.isupper()}
     config = triton.Config({}, num_warps=warps)
-    signature = _signature(function, dtype, given, constants)
+    signature = signature_of(function, dtype, given | {"grid": _GRID}, constants)
     return AotKernel(f"{name}-{dtype}", function, signature, constants, lambda _: [config])
-
-
-def _signature(
-    function: triton.JITFunction, dtype: str, given: dict[str, Any], constants: dict[str, Any]
-) -> dict[str, Any]:
-    types = {"grid": Grid(*["i32"] * len(Grid._fields)), **given}
-    return {
-        name: types.get(name, f"*{dtype}" if name.endswith("_ptr") else "i32")
-        for name in function.arg_names
-        if name not in constants and not name.startswith("BLOCK")
-    }

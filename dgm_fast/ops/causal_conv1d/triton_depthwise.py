@@ -14,7 +14,7 @@ import triton.language as tl
 from torch import Tensor
 
 from dgm_fast._core.integers import ceil_div, next_power_of_2
-from dgm_fast._core.triton_compile import AotKernel
+from dgm_fast._core.triton_compile import AotKernel, signature_of
 
 # Tiles of channels and times; rows of channels or of times lie side by side.
 _OF_TIMES = {"BLOCK_C": 4, "BLOCK_T": 512}
@@ -185,10 +185,6 @@ def _aot(
     given: dict[str, Any],
     constants: dict[str, Any],
 ) -> AotKernel:
-    signature = {
-        each: given.get(each, f"*{dtype}" if each.endswith("_ptr") else "i32")
-        for each in function.arg_names
-        if each not in constants
-    }
+    signature = signature_of(function, dtype, given, constants)
     config = triton.Config({}, num_warps=4)
     return AotKernel(name, function, signature, constants, lambda _: [config])

@@ -12,7 +12,7 @@ import triton.language as tl
 from torch import Tensor
 
 from dgm_fast._core.integers import ceil_div, next_power_of_2
-from dgm_fast._core.triton_compile import AotKernel
+from dgm_fast._core.triton_compile import AotKernel, signature_of
 from dgm_fast._core.triton_taps import launch
 from dgm_fast._core.triton_taps.gate import gated
 from dgm_fast._core.triton_taps.images import Grid, Images, aligned, load, store, tile_of_pixels
@@ -178,11 +178,7 @@ def aot_kernels() -> Iterator[AotKernel]:
         constants["BLOCK_R"] = _MOST_R[constants["KIND"]]
         constants |= {"ALIGN_C": 1 if odd else 16, "ALIGN_P": 1 if odd else 16}
         constants["LAYOUT"] = (1, 1, 1, False) if odd else (16, 1, 16, False)
-        signature = {
-            name: given.get(name, f"*{dtype}" if name.endswith("_ptr") else "i32")
-            for name in layer_kernel.fn.arg_names
-            if name not in constants and not name.startswith("BLOCK")
-        }
+        signature = signature_of(layer_kernel.fn, dtype, given, constants)
         label = "-".join(("layer", dtype, *["tf32"] * (kind == "tf32"), *["odd"] * odd))
         configs = partial(aot_configs, "PNC", kind, odd, table=_TILES)
         yield AotKernel(label, layer_kernel.fn, signature, constants, configs, not odd)
