@@ -70,14 +70,20 @@ class Options:
         """Return the cases of the chosen ops.
 
         Raises:
-            ValueError: there is no such op.
+            ValueError: there is no such op, or none of them has such a case.
         """
         found = find_ops()
         unknown = set(self.op) - set(found)
         if unknown:
             raise ValueError(f"op must be among {', '.join(found)}; got {', '.join(unknown)}")
 
-        return {name: cases for name, cases in found.items() if not self.op or name in self.op}
+        found = {name: cases for name, cases in found.items() if not self.op or name in self.op}
+        names = [each.name for cases in found.values() for each in cases.workloads]
+        unknown = set(self.case) - set(names)
+        if unknown:
+            raise ValueError(f"case must be among {', '.join(names)}; got {', '.join(unknown)}")
+
+        return found
 
     def workloads(self, op: str, cases: OpCases) -> Iterator[Workload]:
         """Yield the chosen workloads of an op."""

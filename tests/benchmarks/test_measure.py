@@ -228,9 +228,11 @@ def test_a_first_look_records_nothing(monkeypatch):
     assert run.main(run.Options(quick=True), Console(record=True)) == 0
 
 
-def test_an_unknown_op_is_named():
+def test_an_unknown_op_or_case_is_named():
     with pytest.raises(ValueError, match=r"op must be among .*; got nonsense"):
         run.Options(op=("nonsense",)).chosen()
+    with pytest.raises(ValueError, match=r"case must be among .*; got 4x64"):
+        run.Options(op=("wavenet_layer",), case=("4x64",)).chosen()
 
 
 def test_a_forced_implementation_is_refused(monkeypatch):
