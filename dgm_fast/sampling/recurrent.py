@@ -62,10 +62,12 @@ class RecurrentMemory:
     Attributes:
         hidden: of each layer h (B, H) and, of an LSTM, c (B, H).
         seen: how many inputs these have taken in.
+        logits: (B, V), after the last of them.
     """
 
     hidden: tuple[tuple[Tensor, ...], ...]
     seen: int = 0
+    logits: Tensor | None = None
 
 
 class RecurrentSampler(SequenceSampler):
@@ -105,13 +107,17 @@ class RecurrentSampler(SequenceSampler):
 
     def _next(self, state: SequenceState) -> Tensor:
         network, memory = self.network, state.memory
+        if memory.seen > state.time:
+            # Looked at by a draw that was interrupted before it had the token.
+            return memory.logits
+
         inputs = state.inputs(0, memory.seen)
         x = F.embedding(inputs, network.embedding)
         with torch.autocast(self.device.type, enabled=False):
             advance = self._one if inputs.shape[1] == 1 else self._many
             top, hidden = advance(x, memory.hidden)
             logits = torch.addmm(network.head_bias, top, network.head_weight.T)
-        state.memory = RecurrentMemory(hidden, memory.seen + inputs.shape[1])
+        state.memory = RecurrentMemory(hidden, state.time + 1, logits)
         return logits
 
     def _one(

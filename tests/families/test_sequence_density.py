@@ -138,7 +138,7 @@ def test_gradients_reach_every_parameter_and_are_right(config):
     assert (losses[0] - losses[1]) / (2 * h) == pytest.approx(expected, rel=1e-5)
 
 
-TEXT = "it was the best of times, it was the worst of times"
+TEXT = "to be, or not to be"
 
 
 @pytest.mark.parametrize(
@@ -158,12 +158,12 @@ def test_a_short_text_is_learnt_by_heart_and_recited(config):
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
     start = model.loss(x).item()
     assert start == pytest.approx(len(TEXT) * math.log(20), rel=0.1)
-    for _ in range(150):
+    for _ in range(100):
         optimizer.zero_grad()
         loss = model.loss(x)
         loss.backward()
         optimizer.step()
-    assert loss.item() < 1.0
+    assert loss.item() < 0.05 * len(TEXT)
     recited = model.eval().sample((), length=len(TEXT), temperature=0.0)
     assert "".join(alphabet[i] for i in recited) == TEXT
 
@@ -179,8 +179,8 @@ def test_a_transformer_begins_as_gpt_2(layers):
             (block.out, 0.02 / math.sqrt(2 * layers)),
             (block.down, 0.02 / math.sqrt(2 * layers)),
         ):
-            assert float(module.weight.std()) == pytest.approx(std, rel=0.05)
-    assert float(model.embedding.weight.std()) == pytest.approx(0.02, rel=0.05)
+            assert module.weight.std().item() == pytest.approx(std, rel=0.05)
+    assert model.embedding.weight.std().item() == pytest.approx(0.02, rel=0.05)
     assert "head.weight" not in model.state_dict()
 
 
@@ -246,14 +246,14 @@ def test_a_markov_table_of_rows_counts_within_rows():
     torch.testing.assert_close(p, torch.eye(3).roll(1, 1).double(), atol=1e-6, rtol=0)
 
 
-def test_a_markov_table_that_was_not_fitted_is_uniform_and_too_long_a_row_is_none():
+def test_a_markov_table_that_was_not_fitted_is_uniform():
     for smoothing in ("additive", "backoff"):
         model = Markov(MarkovConfig(4, 2, smoothing))
         log_p = model.log_prob(tokens(2, 5, vocabulary=4))
         torch.testing.assert_close(log_p, torch.full((2,), -5 * math.log(4), dtype=torch.float64))
-        # Of rows shorter than the order, the lower orders are fitted.
-        model.fit(torch.tensor([1, 1]))
-        assert model(torch.tensor([[1, 1, 1]])).argmax(-1).tolist() == [[1, 1, 1]]
+    # Of rows shorter than the order, the lower orders are fitted.
+    model.fit(torch.tensor([1, 1]))
+    assert model(torch.tensor([[1, 1, 1]])).argmax(-1).tolist() == [[1, 1, 1]]
 
 
 @pytest.mark.parametrize("shape", [(), (5,), (2, 3)])

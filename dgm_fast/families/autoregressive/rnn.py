@@ -126,7 +126,10 @@ class RNN(TokenModel):
         return self.embedding.weight[: self.vocabulary] if self.head is None else self.head.weight
 
     def _network(self, inputs: Tensor) -> Tensor:
-        hidden, _ = self.cells(self.embedding(inputs))
+        x = self.embedding(inputs)
+        # On a CPU, oneDNN refuses an LSTM under autocast.
+        with torch.autocast("cpu", enabled=False):
+            hidden, _ = self.cells(x)
         hidden = F.dropout(hidden, self.config.dropout, self.training)
         return F.linear(hidden, self._head_weight, self.bias)
 

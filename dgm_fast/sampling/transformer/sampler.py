@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
@@ -27,16 +28,20 @@ class TransformerMemory:
         cache: of each layer, (2, B, heads, T, W / heads); what lies behind `seen` means nothing.
         begin: the token that the window begins with.
         seen: how many inputs of the window the cache holds.
+        parameters: (B, P), after the last input seen.
         graphs: at most one, of a step on this cache; a copy makes its own.
     """
 
     cache: list[Tensor]
     begin: int = 0
     seen: int = 0
+    parameters: Tensor | None = None
     graphs: list[StepGraph] = field(default_factory=list, compare=False)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> TransformerMemory:
-        return replace(self, cache=[each.clone() for each in self.cache], graphs=[])
+        parameters = copy.deepcopy(self.parameters, memo)
+        cache = [each.clone() for each in self.cache]
+        return replace(self, cache=cache, parameters=parameters, graphs=[])
 
 
 class TransformerSampler(SequenceSampler):
@@ -133,17 +138,24 @@ class TransformerSampler(SequenceSampler):
         begin = state.time - visible
         if begin != memory.begin:
             memory = replace(memory, begin=begin, seen=0)
-        inputs, place = state.inputs(begin, memory.seen), memory.seen
+        if memory.seen > visible:
+            # Looked at by a draw that was interrupted before it had the token.
+            return memory.parameters
+
+        parameters = self._look(state.inputs(begin, memory.seen), memory)
+        # Only now: an interrupted pass is done again, over what it has written.
+        state.memory = replace(memory, seen=visible + 1, parameters=parameters)
+        return parameters
+
+    def _look(self, inputs: Tensor, memory: TransformerMemory) -> Tensor:
+        """Return the parameters (B, P) after inputs (B, m) that the cache lacks."""
+        place, cache = memory.seen, memory.cache
         with torch.autocast(self.device.type, enabled=False):
             if inputs.shape[1] > 1 or self.mode == "eager":
-                parameters = self.passes.advance(inputs, place, memory.cache)
-            elif self.mode == "compiled":
-                parameters = self._step(inputs[:, 0], self._places[place], memory.cache)
-            else:
-                parameters = self._replay(inputs[:, 0], self._places[place], memory)
-        # Only now: an interrupted pass is done again, over what it has written.
-        state.memory = replace(memory, seen=visible + 1)
-        return parameters
+                return self.passes.advance(inputs, place, cache)
+            if self.mode == "compiled":
+                return self._step(inputs[:, 0].contiguous(), self._places[place], cache)
+            return self._replay(inputs[:, 0], self._places[place], memory)
 
     def _replay(self, token: Tensor, place: Tensor, memory: TransformerMemory) -> Tensor:
         if not memory.graphs:
