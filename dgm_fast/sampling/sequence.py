@@ -18,6 +18,8 @@ from dgm_fast.sampling.filters import check_filters, filter_logits, pick_token
 
 __all__ = ["SequenceSampler", "SequenceState"]
 
+NO_FILTERS = {"temperature": 1.0, "top_k": None, "top_p": None}
+
 
 @dataclass
 class SequenceState:
@@ -219,7 +221,8 @@ class SequenceSampler(ABC):
         return philox_uniform((batch, length), seed=seed, dtype=self.dtype).unsqueeze(-1)
 
     def _pick(self, parameters: Tensor, noise: Tensor, filters: dict[str, Any]) -> Tensor:
-        if any(value not in (None, 1.0) for value in filters.values()):
+        # Without options, parameters need not be logits.
+        if filters != NO_FILTERS:
             parameters = filter_logits(parameters, **filters)
         return self.pick(parameters, noise)
 

@@ -40,9 +40,7 @@ VARIANTS = {
     "markov, backoff": MarkovConfig(vocabulary=V, order=3),
 }
 NEURAL = {name: config for name, config in VARIANTS.items() if not name.startswith("markov,")}
-KINDS = {
-    each.config_class: each for each in (RNN, Markov, MarkovMLP, Transformer)
-}
+KINDS = {each.config_class: each for each in (RNN, Markov, MarkovMLP, Transformer)}
 
 
 def make_model(config, seed=0, **options):

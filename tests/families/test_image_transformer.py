@@ -103,9 +103,7 @@ def test_given_pixels_stay_and_the_others_follow_them(config):
     x = model.sample(6, context, given=anything, given_mask=mask, noise=noise)
 
     start, known = model._given(anything, mask, (6,))
-    features = PixelModel._fill(
-        model, model.output.to_features(start), known, context, noise, None
-    )
+    features = PixelModel._fill(model, model.output.to_features(start), known, context, noise, None)
     assert torch.equal(x, model.output.to_images(features, H, W).reshape(x.shape))
     kept = mask.view(6, *[1] * (given.ndim - 3), H, W).expand_as(given)
     assert torch.equal(x[kept].long(), given[kept])
@@ -146,7 +144,7 @@ def test_a_few_digits_are_learnt_by_heart():
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
     rows, of_rows = digits.split("train", 10)
     losses = []
-    for _ in range(60):
+    for _ in range(100):
         optimizer.zero_grad()
         loss = model.loss(rows.view(-1, 8, 8), of_rows)
         loss.backward()

@@ -51,7 +51,9 @@ def test_no_output_depends_on_its_own_or_a_later_token(config):
         # A perceptron embeds each window by itself: changes of the tokens show the same.
         check_causality_by_changes(make_model(config).double(), x, context)
         return
-    jacobian = torch.autograd.functional.jacobian(lambda e: logits_of(model, e, x, context), embedded)
+    jacobian = torch.autograd.functional.jacobian(
+        lambda e: logits_of(model, e, x, context), embedded
+    )
     # The input at place s is token s - 1: output t may look at inputs up to t, tokens before t.
     size = jacobian[0].abs().amax((1, 2, 4))
     assert torch.equal(size != 0, torch.ones(T, T, dtype=torch.bool).tril())
@@ -212,7 +214,9 @@ def witten_bell(text, vocabulary, context, token):
     lower = 1 / vocabulary
     for order in range(len(context) + 1):
         h = context[len(context) - order :]
-        after = [text[i + order] for i in range(len(text) - order) if tuple(text[i : i + order]) == h]
+        after = [
+            text[i + order] for i in range(len(text) - order) if tuple(text[i : i + order]) == h
+        ]
         if after:
             kinds = len(set(after))
             lower = (after.count(token) + kinds * lower) / (len(after) + kinds)
@@ -268,7 +272,9 @@ def test_a_histogram_is_the_counts_and_the_maximum_of_the_likelihood(shape, shar
             torch.stack([(column == k).sum() for k in range(4)]).double().add(0.5)
             / (len(column) + 2)
         ).log()[values]
-        for column, values in zip(columns * (flat.shape[1] if shared else 1), flat.unbind(1), strict=True)
+        for column, values in zip(
+            columns * (flat.shape[1] if shared else 1), flat.unbind(1), strict=True
+        )
     )
     torch.testing.assert_close(model.log_prob(x).double(), expected, rtol=1e-5, atol=1e-5)
 
@@ -319,14 +325,29 @@ def test_configuration_errors_name_the_field(make, match):
 @pytest.mark.parametrize(
     ("x", "context", "error", "match"),
     [
-        (torch.zeros(3), torch.zeros(3).long(), ValueError, r"x must have shape \(B, T\) with T > 0"),
+        (
+            torch.zeros(3),
+            torch.zeros(3).long(),
+            ValueError,
+            r"x must have shape \(B, T\) with T > 0",
+        ),
         (torch.zeros(3, 0), torch.zeros(3).long(), ValueError, "with T > 0; got"),
         (torch.full((3, 4), V), torch.zeros(3).long(), ValueError, "x must hold values in 0 .. 2"),
         (torch.full((3, 4), 0.5), torch.zeros(3).long(), ValueError, "x must hold integers"),
-        (torch.zeros(3, 10), torch.zeros(3).long(), ValueError, "at most length = 9 tokens; got 10"),
+        (
+            torch.zeros(3, 10),
+            torch.zeros(3).long(),
+            ValueError,
+            "at most length = 9 tokens; got 10",
+        ),
         (torch.zeros(3, 4), None, ValueError, "context must hold labels of 2 classes; got None"),
         (torch.zeros(3, 4), torch.zeros(3), TypeError, "context must be int64 labels"),
-        (torch.zeros(3, 4), torch.tensor([0, 1, 2]), ValueError, "context must hold values in 0 .. 1"),
+        (
+            torch.zeros(3, 4),
+            torch.tensor([0, 1, 2]),
+            ValueError,
+            "context must hold values in 0 .. 1",
+        ),
     ],
 )
 def test_input_errors_name_the_argument(x, context, error, match):

@@ -19,15 +19,15 @@ _VERBS = (
     ("sees", "see"), ("follows", "follow"), ("loves", "love"), ("finds", "find"),
     ("knows", "know"), ("hears", "hear"), ("paints", "paint"), ("remembers", "remember"),
 )  # fmt: skip
-_ENDS = (".", ".", ".", "!", "?")
 
 
 def compose_sentences(count: int, generator: torch.Generator) -> str:
     """Compose sentences, one a line.
 
-    A sentence is a subject, a verb and an object. A noun may have an adjective before it and a
-    clause after it, whose verb and whose sentence's verb both agree with their subjects in number:
-    what a token depends on may lie dozens of characters before it.
+    A sentence says what a subject does to an object, and that the object does the same: its second
+    half follows from the first. A noun may have an adjective before it, and the subject a clause
+    after it; verbs agree with their subjects in number. So what a character depends on may lie
+    dozens of characters before it, further back than counts can tell.
 
     Example:
         >>> from dgm_fast.training.data import make_generator
@@ -35,30 +35,31 @@ def compose_sentences(count: int, generator: torch.Generator) -> str:
         The ...
         The ...
     """
-    # One draw of all choices, and more than enough: a sentence takes at most 20.
-    draws = torch.rand(count, 24, generator=generator).tolist()
+    # One draw of all choices, and more than enough: a sentence takes at most 15.
+    draws = torch.rand(count, 16, generator=generator).tolist()
     return "".join(_sentence(iter(each)) for each in draws)
 
 
 def _sentence(draws: Iterator[float]) -> str:
-    subject, plural = _noun_phrase(draws, clauses=1)
-    verb = _choice(_VERBS, draws)[plural]
-    what, _ = _noun_phrase(draws, clauses=1)
-    words = f"{subject} {verb} {what}"
-    return f"{words[0].upper()}{words[1:]}{_choice(_ENDS, draws)}\n"
+    subject, whole_subject, plural = _noun_phrase(draws, clause=True)
+    thing, whole_thing, plural_thing = _noun_phrase(draws, clause=False)
+    verb = _choice(_VERBS, draws)
+    first = f"{whole_subject} {verb[plural]} {whole_thing}"
+    second = f"the {thing} {verb[plural_thing]} the {subject}"
+    return f"{first[0].upper()}{first[1:]}, and {second}.\n"
 
 
-def _noun_phrase(draws: Iterator[float], clauses: int) -> tuple[str, int]:
-    """Return the words and whether they are plural."""
+def _noun_phrase(draws: Iterator[float], *, clause: bool) -> tuple[str, str, int]:
+    """Return the noun, it with all that belongs to it, and whether it is plural."""
     plural = int(next(draws) < 0.5)
-    words = ["the"]
+    noun = _choice(_NOUNS, draws)[plural]
+    words = ["the", noun]
     if next(draws) < 0.4:
-        words.append(_choice(_ADJECTIVES, draws))
-    words.append(_choice(_NOUNS, draws)[plural])
-    if clauses and next(draws) < 0.4:
-        what, _ = _noun_phrase(draws, clauses=0)
+        words.insert(1, _choice(_ADJECTIVES, draws))
+    if clause and next(draws) < 0.3:
+        _, what, _ = _noun_phrase(draws, clause=False)
         words += ["that", _choice(_VERBS, draws)[plural], what]
-    return " ".join(words), plural
+    return noun, " ".join(words), plural
 
 
 def _choice(options: tuple[Any, ...], draws: Iterator[float]) -> Any:

@@ -57,7 +57,7 @@ class Alphabet:
             ValueError: a character is not of the alphabet.
         """
         if not self.characters:
-            return torch.frombuffer(bytearray(text.encode()), dtype=torch.uint8).long()
+            return torch.tensor(list(text.encode()), dtype=torch.int64)
         places = {character: place for place, character in enumerate(self.characters)}
         unknown = sorted(set(text) - places.keys())
         if unknown:
@@ -100,7 +100,9 @@ class TextDataset(Dataset):
 
     def training_text(self) -> Tensor:
         """Return the tokens (S,) of the training text, in one piece."""
-        return torch.cat([self.train[:, : self.features].flatten(), self.train[-1, self.features :]])
+        return torch.cat(
+            [self.train[:, : self.features].flatten(), self.train[-1, self.features :]]
+        )
 
 
 def make_text(
@@ -149,18 +151,18 @@ def make_text(
 
 
 def load_sentences(
-    segment: int = 64, tokens: Literal["characters", "bytes"] = "characters"
+    segment: int = 128, tokens: Literal["characters", "bytes"] = "characters"
 ) -> TextDataset:
-    """Compose sentences of a small grammar: embedded data, 2,000 of them, 200 and 200.
+    """Compose sentences of a small grammar: embedded data, 1,600 of them, 200 and 200.
 
     Example:
         >>> data = load_sentences()
         >>> data.levels, data.test.shape[1]
-        (31, 64)
+        (29, 128)
     """
     splits = tuple(
         compose_sentences(count, make_generator(STATIC_SEED, split))
-        for split, count in enumerate((2000, 200, 200))
+        for split, count in enumerate((1600, 200, 200))
     )
     return make_text("text", splits, segment, tokens)
 
