@@ -1,4 +1,4 @@
-"""What a model of text must beat: a histogram of tokens, and counts of what follows the last few."""
+"""What a model of text must beat: a histogram of tokens, and counts of what follows a few."""
 
 from __future__ import annotations
 

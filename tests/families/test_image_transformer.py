@@ -93,7 +93,7 @@ def test_the_cache_draws_what_passes_of_the_network_draw(config):
 @torch.no_grad()
 def test_given_pixels_stay_and_the_others_follow_them(config):
     model, context = make_model(config), labels(config, 6)
-    C, H, W = config.image_shape
+    _C, H, W = config.image_shape
     noise, given = model.draw_noise(6), images(config, 6)
     generator = torch.Generator().manual_seed(3)
     mask = torch.rand(6, H, W, generator=generator) < 0.5

@@ -191,7 +191,7 @@ def test_an_interrupted_pass_is_done_again():
     with pytest.raises(KeyboardInterrupt):
         sampler.draw(state, noise=noise)
     assert state.time == 3
-    rest, state = sampler.draw(state, noise=noise[:, 3:])
+    _rest, state = sampler.draw(state, noise=noise[:, 3:])
     assert torch.equal(state.tokens, whole)
 
 
@@ -360,11 +360,11 @@ def test_other_errors_name_the_argument():
     with pytest.raises(ValueError, match="batch must not be negative; got -1"):
         sampler.start(-1)
     state = sampler.start(3, torch.zeros(3).long())
-    with pytest.raises(ValueError, match="tokens must hold values in 0 .. 2; got -1 to -1"):
+    with pytest.raises(ValueError, match=r"tokens must hold values in 0 .. 2; got -1 to -1"):
         sampler.feed(state, torch.full((3, 2), -1))
-    with pytest.raises(ValueError, match="keep must be in 0 .. 8; got 9"):
+    with pytest.raises(ValueError, match=r"keep must be in 0 .. 8; got 9"):
         TransformerSampler(model.described(), keep=9)
-    with pytest.raises(ValueError, match="mode must be one of auto, eager, .*; got 'fast'"):
+    with pytest.raises(ValueError, match=r"mode must be one of auto, eager, .*; got 'fast'"):
         model.sampler(mode="fast")
     with pytest.raises(ValueError, match="mode must not be graph for weights on cpu"):
         model.sampler(mode="graph")

@@ -71,7 +71,7 @@ class MarkovMLP(TokenModel):
         ValueError: shapes do not fit; on the CPU also when a token is outside its range.
 
     References:
-        Bengio, Ducharme, Vincent, Jauvin, "A Neural Probabilistic Language Model", 2003, equation 1.
+        Bengio, Ducharme, Vincent, Jauvin, "A Neural Probabilistic Language Model", 2003, eq. 1.
 
     Example:
         >>> import torch

@@ -57,7 +57,7 @@ class Block(nn.Module):
         return x + self._drop(self.down(F.gelu(self.up(self.feedforward_norm(x)))))
 
     def _attend(self, x: Tensor, rotary: Tensor | None) -> Tensor:
-        # (3, B, heads, T, d)
+        # Each of shape (B, heads, T, d).
         q, k, v = self.qkv(x).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
         if rotary is not None:
             q, k = rotate(q, rotary), rotate(k, rotary)

@@ -116,7 +116,7 @@ def _load_text(config: DataConfig) -> TextDataset:
         return load_sentences(config.segment, config.tokens)
     if config.data_root is None:
         raise ValueError(
-            "data 'shakespeare' needs data_root, the folder with tinyshakespeare.txt, or a text file"
+            "data 'shakespeare' needs data_root, the folder with tinyshakespeare.txt or a text file"
         )
     return load_shakespeare(config.data_root, config.segment, config.tokens)
 

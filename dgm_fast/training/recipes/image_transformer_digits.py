@@ -1,4 +1,4 @@
-"""Transformer over the pixels of scikit-learn's digits, 8 x 8 of 17 grey levels, given their labels.
+"""Transformer over the pixels of scikit-learn's digits, 8 x 8 of 17 levels, given their labels.
 
     dgm-fast train image_transformer --data digits
 
