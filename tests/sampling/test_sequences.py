@@ -434,4 +434,5 @@ def test_a_transformers_cache_does_not_grow():
     cache = state.memory.cache
     _, state = sampler.draw(state, 40)
     assert all(a is b for a, b in zip(cache, state.memory.cache, strict=True))
-    assert [tuple(each.shape) for each in cache] == [(2, 2, 2, LENGTH, 4)] * 2
+    shapes = [tuple(each.shape) for pair in cache for each in pair]
+    assert shapes == [(2, 2, LENGTH, 4)] * 4

@@ -7,6 +7,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from dgm_fast.sampling.transformer.passes import Cache
+
 __all__ = ["StepGraph"]
 
 
@@ -22,10 +24,10 @@ class StepGraph:
 
     def __init__(
         self,
-        step: Callable[[Tensor, Tensor, list[Tensor]], Tensor],
+        step: Callable[[Tensor, Tensor, Cache], Tensor],
         token: Tensor,
         place: Tensor,
-        cache: list[Tensor],
+        cache: Cache,
     ) -> None:
         self.token, self.place = token.clone(), place.clone()
         # What the warm-up writes, the step proper writes again.

@@ -13,7 +13,7 @@ from torch import Tensor
 from dgm_fast.sampling.sequence import SequenceSampler, SequenceState
 from dgm_fast.sampling.transformer.graph import StepGraph
 from dgm_fast.sampling.transformer.network import TransformerNetwork
-from dgm_fast.sampling.transformer.passes import Passes
+from dgm_fast.sampling.transformer.passes import Cache, Passes
 
 __all__ = ["TransformerMemory", "TransformerSampler"]
 
@@ -25,14 +25,15 @@ class TransformerMemory:
     """Keys and values of the inputs seen.
 
     Attributes:
-        cache: of each layer, (2, B, heads, T, W / heads); what lies behind `seen` means nothing.
+        cache: of each layer keys and values, (B, heads, T, W / heads) each; what lies behind `seen`
+            means nothing.
         begin: the token that the window begins with.
         seen: how many inputs of the window the cache holds.
         parameters: (B, P), after the last input seen.
         graphs: at most one, of a step on this cache; a copy makes its own.
     """
 
-    cache: list[Tensor]
+    cache: Cache
     begin: int = 0
     seen: int = 0
     parameters: Tensor | None = None
@@ -40,7 +41,7 @@ class TransformerMemory:
 
     def __deepcopy__(self, memo: dict[int, Any]) -> TransformerMemory:
         parameters = copy.deepcopy(self.parameters, memo)
-        cache = [each.clone() for each in self.cache]
+        cache = [(keys.clone(), values.clone()) for keys, values in self.cache]
         return replace(self, cache=cache, parameters=parameters, graphs=[])
 
 
