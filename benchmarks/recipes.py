@@ -28,9 +28,9 @@ from torch import nn
 
 from benchmarks import record
 from dgm_fast.families import FAMILIES, MADE, WaveNet
-from dgm_fast.families.autoregressive import PixelModel
+from dgm_fast.families.autoregressive import PixelModel, TokenModel
 from dgm_fast.training import DataConfig, Dataset, bits_per_dim, load_dataset, mean_nll_nats
-from dgm_fast.training.data import SignalDataset
+from dgm_fast.training.data import SignalDataset, TextDataset
 
 FOLDER = "recipes"
 SUMMARY = "summary.csv"
@@ -135,7 +135,7 @@ def evaluate(folder: Path, options: Options) -> Reached:
 
 
 def _view(dataset: Dataset) -> str:
-    if isinstance(dataset, SignalDataset):
+    if isinstance(dataset, (SignalDataset, TextDataset)):
         return dataset.view.partition(",")[0]
     return "grey levels" if dataset.binarization == "none" else dataset.binarization
 
@@ -158,7 +158,7 @@ def _estimate(model: nn.Module, options: Options) -> str:
     if options.samples is not None:
         return f"bound, {options.samples} samples"
     # A flow of real values has no noise to add.
-    is_exact = isinstance(model, (MADE, PixelModel, WaveNet))
+    is_exact = isinstance(model, (MADE, PixelModel, TokenModel, WaveNet))
     is_exact |= getattr(model, "dequantization", ...) is None
     return "log-likelihood" if is_exact else "bound"
 

@@ -172,6 +172,13 @@ CASES: dict[str, Callable[..., Case]] = {
 }
 
 
+def all_cases() -> dict[str, Callable[..., Case]]:
+    """Return the cases of this file and of those that build on it."""
+    from benchmarks import sampling_sequences
+
+    return CASES | sampling_sequences.CASES
+
+
 def check_draws(case: Case) -> None:
     """Refuse to time columns that do not draw the same.
 
@@ -224,7 +231,7 @@ def main(options: Options, console: Console) -> int:
     run = record.start_run(device)
 
     measurements = []
-    for name, make in CASES.items():
+    for name, make in all_cases().items():
         if not options.case or name.startswith(options.case):
             measurements += measure(make(device, options.columns, name), options)
             console.print(f"{name}: measured")

@@ -34,12 +34,12 @@ from dgm_fast.training import (
     train,
 )
 from dgm_fast.training.checkpoint import TRAINING_FILE, write_atomically
-from dgm_fast.training.data import Binarization, SignalDataset
+from dgm_fast.training.data import Alphabet, Binarization, SignalDataset, TextDataset
 from dgm_fast.training.distributed import process_group
 from dgm_fast.training.images import save_image_grid
 from dgm_fast.training.metrics import likelihood_table
 from dgm_fast.training.protocol import check_fit, context_of, shape_rows
-from dgm_fast.training.recipes import embedded_data, find_recipe
+from dgm_fast.training.recipes import RECIPES, embedded_data, find_recipe
 from dgm_fast.training.subnormals import flush_subnormals
 from dgm_fast.training.waveforms import save_signals
 
@@ -52,7 +52,7 @@ USAGE = """dgm-fast: fast deep generative models
   dgm-fast env               what is live on this machine, and why the rest is not
   dgm-fast train FAMILY      train a model; FAMILY is one of: {families}
   dgm-fast evaluate CKPT     likelihood in nats and bits/dim, beside two baselines
-  dgm-fast sample CKPT       draw samples into a PNG file, signals also into WAV files
+  dgm-fast sample CKPT       draw samples into a PNG file, signals also into WAV files; print text
   dgm-fast bench             time every op against plain PyTorch
 
 CKPT is the folder that `train` wrote. Add --help to a command for its options."""
@@ -104,20 +104,28 @@ class Evaluate:
 
 @dataclass(frozen=True)
 class Sample:
-    """Draw samples of a checkpoint into a PNG grid, or signals into WAV files and a picture."""
+    """Draw samples of a checkpoint into a PNG grid, signals into WAV files, or print a text."""
 
     checkpoint: tyro.conf.Positional[Path]
     """Folder that `dgm-fast train` wrote."""
-    out: Path = Path("samples.png")
-    """PNG file to write; WAV files lie beside it."""
+    out: Path | None = None
+    """PNG file to write, without it samples.png; WAV files lie beside it. Of text, a file to write
+    what is printed to."""
     count: int | None = None
-    """Number of samples; without it 64 images, or a signal of each class."""
+    """Number of samples; without it 64 images, a signal of each class, or one text."""
     label: int | None = None
     """Class of all samples of a class-conditional model; without it each class in turn."""
     temperature: float | None = None
-    """Scale of a flow's base noise, or of each sample's distribution in a signal."""
+    """Scale of a flow's base noise, or of each sample's distribution in a signal or text."""
     length: int | None = None
-    """Samples of a signal; without it those of a segment of the training data."""
+    """Samples of a signal, without it those of a segment of the training data; or tokens of a text,
+    the prompt's among them, without it 500."""
+    prompt: str | None = None
+    """Beginning of a text."""
+    top_k: int | None = None
+    """Draw each token of a text among so many likeliest ones alone."""
+    top_p: float | None = None
+    """Draw each token of a text among the likeliest that together have this probability alone."""
     sampler: Literal["ddpm", "ddim"] | None = None
     """Sampler of a diffusion model."""
     steps: int | None = None
@@ -165,6 +173,10 @@ def _train(arguments: list[str]) -> int:
     if family in ("-h", "--help"):
         print(USAGE.format(families=", ".join(FAMILIES)))
         return 0
+    if tuple(family.rsplit("_", 1)) in RECIPES:
+        # The recipe's own name: the family and the data.
+        family, named = family.rsplit("_", 1)
+        rest = ["--data", named, *rest]
     if family not in FAMILIES:
         raise ValueError(f"train needs a family, one of {', '.join(FAMILIES)}; got {family!r}")
 
@@ -287,30 +299,58 @@ def _sample(arguments: list[str]) -> int:
         raise ValueError(f"count must be positive; got {command.count}")
     run = _read_run(command.checkpoint)
     device = TrainConfig(device=command.device).resolve_device()
-    signals = "sample_rate_hz" in run
+    signals, text = "sample_rate_hz" in run, "alphabet" in run
+    if command.prompt is not None and not text:
+        raise ValueError(f"prompt must not be given: {run['family']} models no text")
     with use_impl(command.impl):
         model = _load(command.checkpoint, device)
         generator = torch.Generator(device).manual_seed(command.seed)
-        names = ("temperature", "length", "sampler", "steps", "guidance")
+        names = ("temperature", "length", "sampler", "steps", "guidance", "top_k", "top_p")
         options = _options_of(model.sample, command, names)
+        classes = getattr(model, "classes", 0)
         if signals:
             options = {"length": run["event_shape"][0]} | options
-        classes = getattr(model, "classes", 0)
-        count = command.count or (classes or 8 if signals else 64)
+        if text:
+            options = {"length": 500} | options | _prompt(run, command, device)
+        count = command.count or (classes or 8 if signals else 1 if text else 64)
         labels = _labels(count, classes, command.label) if classes else None
         context = None if labels is None else labels.to(device)
         x = model.sample(count, context, generator, **options)
 
-    if signals:
+    if text:
+        _show_text(x, Alphabet(run["alphabet"]), command.out)
+    else:
+        out = command.out or Path("samples.png")
+        print(f"{count} samples in {_save_samples(x, labels, run, out)}")
+    return 0
+
+
+def _prompt(run: dict[str, Any], command: Sample, device: torch.device) -> dict[str, Tensor]:
+    if not command.prompt:
+        return {}
+    return {"given": Alphabet(run["alphabet"]).encode(command.prompt).to(device)}
+
+
+def _show_text(x: Tensor, alphabet: Alphabet, out: Path | None) -> None:
+    """Print texts (N, T), a rule between them, and write them to a file."""
+    texts = "\n----\n".join(alphabet.decode(each) for each in x.cpu())
+    print(texts)
+    if out is not None:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text(texts, encoding="utf-8")
+
+
+def _save_samples(x: Tensor, labels: Tensor | None, run: dict[str, Any], out: Path) -> str:
+    """Save signals or images; return where they are."""
+    count = len(x)
+    if "sample_rate_hz" in run:
         titles = [str(i) if labels is None else f"{i} class {labels[i]}" for i in range(count)]
-        files = save_signals(x, titles, command.out, run["sample_rate_hz"])
-        print(f"{count} samples in {command.out} and {files[0]} to {files[-1].name}")
-        return 0
+        files = save_signals(x, titles, out, run["sample_rate_hz"])
+        return f"{out} and {files[0]} to {files[-1].name}"
 
     images, levels = x.reshape(count, *run["event_shape"]), run["levels"]
-    save_image_grid(images * levels if run["continuous"] else images, command.out, levels)
-    print(f"{count} samples in {command.out}")
-    return 0
+    save_image_grid(images * levels if run["continuous"] else images, out, levels)
+    return str(out)
 
 
 def _labels(count: int, classes: int, label: int | None) -> Tensor:
@@ -368,6 +408,8 @@ def _write_run(folder: Path, family: str, command: Train[Any], dataset: Dataset)
     }
     if isinstance(dataset, SignalDataset):
         run["sample_rate_hz"] = dataset.sample_rate_hz
+    if isinstance(dataset, TextDataset):
+        run["alphabet"] = dataset.alphabet.characters
     text = json.dumps(run, indent=2) + "\n"
     folder.mkdir(parents=True, exist_ok=True)
     write_atomically(folder / "run.json", lambda path: path.write_text(text))

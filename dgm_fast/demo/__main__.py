@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from dgm_fast._core import extension
 from dgm_fast.demo.speed import print_speed
+from dgm_fast.demo.text import train_text
 from dgm_fast.demo.vowels import train_vowels
 from dgm_fast.families import FAMILIES
 from dgm_fast.families.autoregressive import PixelModel
@@ -48,6 +49,8 @@ class Demo:
     """Epochs of training; without it each recipe's."""
     vowels: bool = True
     """Also train WaveNet on synthesised vowels, and let it speak."""
+    text: bool = True
+    """Also train a transformer on sentences of a small grammar, and let it write."""
     speed: bool = True
     """End with the table of speeds."""
     compiled: bool = False
@@ -68,6 +71,8 @@ def main() -> None:
     try:
         train_digits(demo, console)
         if demo.vowels and train_vowels(demo.out, console, demo.epochs):
+            sys.exit(130)
+        if demo.text and train_text(demo.out, console, demo.epochs):
             sys.exit(130)
     except (ImportError, OSError, ValueError) as error:
         sys.exit(f"dgm_fast.demo: {error}")

@@ -1,20 +1,39 @@
 """Samplers of autoregressive and diffusion models; state goes in and comes out explicitly."""
 
 from dgm_fast.sampling.diffusion import ddim_encode, diffusion_sample
+from dgm_fast.sampling.filters import filter_logits, pick_token
 from dgm_fast.sampling.naive import naive_sample
+from dgm_fast.sampling.recurrent import RecurrentNetwork, RecurrentSampler
+from dgm_fast.sampling.sequence import SequenceSampler, SequenceState
+from dgm_fast.sampling.transformer import (
+    TransformerLayer,
+    TransformerNetwork,
+    TransformerSampler,
+)
 from dgm_fast.sampling.wavenet import (
     WaveNetLayer,
     WaveNetNetwork,
     WaveNetSampler,
     WaveNetState,
 )
+from dgm_fast.sampling.window import WindowSampler
 
 __all__ = [
+    "RecurrentNetwork",
+    "RecurrentSampler",
+    "SequenceSampler",
+    "SequenceState",
+    "TransformerLayer",
+    "TransformerNetwork",
+    "TransformerSampler",
     "WaveNetLayer",
     "WaveNetNetwork",
     "WaveNetSampler",
     "WaveNetState",
+    "WindowSampler",
     "ddim_encode",
     "diffusion_sample",
+    "filter_logits",
     "naive_sample",
+    "pick_token",
 ]

@@ -11,9 +11,10 @@ import torch.distributed as dist
 from rich.table import Table
 from torch import Tensor, nn
 
-from dgm_fast.training.data import Dataset, SignalDataset
+from dgm_fast.training.data import Dataset, SignalDataset, TextDataset
 from dgm_fast.training.protocol import context_of, shape_rows
 from dgm_fast.training.signal_baselines import histogram_of_samples_nats, linear_prediction_nats
+from dgm_fast.training.text_baselines import histogram_of_tokens_nats, markov_nats
 
 __all__ = [
     "baselines_nats",
@@ -140,7 +141,11 @@ def histogram_per_pixel_nats(dataset: Dataset) -> float:
 
 
 def baselines_nats(dataset: Dataset) -> dict[str, float]:
-    """Compute both baselines of images, or of signals: name to test NLL in nats."""
+    """Compute both baselines of images, signals or text: name to test NLL in nats."""
+    if isinstance(dataset, TextDataset):
+        order, nats = markov_nats(dataset)
+        name = f"histogram of {dataset.unit}s"
+        return {name: histogram_of_tokens_nats(dataset), f"Markov of order {order}": nats}
     baselines: dict[str, Callable[[Any], float]] = {
         "independent pixels": independent_pixels_nats,
         "histogram per pixel": histogram_per_pixel_nats,
@@ -157,9 +162,14 @@ def likelihood_table(model_nats: dict[str, float], dataset: Dataset) -> Table:
     """Make a table of negative log-likelihoods, models first, then the two baselines."""
     table = Table(f"{dataset.name}, {dataset.view}")
     table.add_column("NLL, nats", justify="right")
+    # Of text, the literature has both.
+    of_text = isinstance(dataset, TextDataset)
+    if of_text:
+        table.add_column(f"nats/{dataset.unit}", justify="right")
     table.add_column(f"bits/{dataset.unit}", justify="right")
     for name, nats in {**model_nats, **baselines_nats(dataset)}.items():
-        table.add_row(name, f"{nats:.2f}", f"{bits_per_dim(nats, dataset):.4f}")
+        a_token = [f"{nats / dataset.features:.4f}"] if of_text else []
+        table.add_row(name, f"{nats:.2f}", *a_token, f"{bits_per_dim(nats, dataset):.4f}")
     return table
 
 

@@ -94,6 +94,44 @@ def test_signals_are_trained_evaluated_and_drawn(tmp_path, capsys):
     assert first == second
 
 
+def test_text_is_trained_evaluated_and_printed(tmp_path, capsys):
+    run, path = str(tmp_path / "run"), tmp_path / "drawn" / "t.txt"
+    small = ["--model.layers", "1", "--model.width", "16", "--epochs", "1", "--batch-size", "50"]
+    small += ["--device", "cpu", "--no-tensorboard"]
+    # By the recipe's own name.
+    assert cli.main(["train", "transformer_text", *small, "--out", run]) == 0
+    assert cli.main(["evaluate", run, "--rows", "20"]) == 0
+    out = capsys.readouterr().out
+    assert out.count("nats/char") == out.count("bits/char") == 2
+    assert out.count("Markov of order") == 2
+    assert "transformer, test, 20 rows" in out
+
+    sample = ["sample", run, "--device", "cpu", "--prompt", "The fox", "--length", "40"]
+    assert cli.main([*sample, "--out", str(path)]) == 0
+    text = capsys.readouterr().out.removesuffix("\n")
+    assert text.startswith("The fox")
+    assert len(text) == 40
+    assert path.read_text() == text
+    cold = [*sample, "--top-k", "1", "--count", "2"]
+    assert cli.main([*cold, "--seed", "1"]) == 0
+    first, second = capsys.readouterr().out.removesuffix("\n").split("\n----\n")
+    assert first == second
+    assert cli.main([*sample, "--top-p", "1.5"]) == 2
+    assert "top_p must be in (0, 1]; got 1.5" in capsys.readouterr().err
+    assert cli.main(["sample", run, "--device", "cpu", "--prompt", "Zebra 7"]) == 2
+    assert "got '7Z'" in capsys.readouterr().err
+
+
+def test_a_family_that_counts_has_no_training(capsys):
+    assert cli.main(["train", "markov"]) == 2
+    assert "no recipe for markov: its fit has no training" in capsys.readouterr().err
+
+
+def test_a_prompt_is_of_text_alone(trained, capsys):
+    assert cli.main(["sample", str(trained), "--device", "cpu", "--prompt", "The"]) == 2
+    assert "prompt must not be given: made models no text" in capsys.readouterr().err
+
+
 def test_interrupt_then_resume_through_the_command(tmp_path, monkeypatch, capsys):
     folder = str(tmp_path / "run")
     begin = MADE.training_step_begin

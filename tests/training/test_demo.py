@@ -10,8 +10,8 @@ from rich.console import Console
 
 from dgm_fast import use_impl
 from dgm_fast.demo import __main__ as demo
-from dgm_fast.demo import speed, vowels
-from dgm_fast.families import FAMILIES, MADE, WaveNet
+from dgm_fast.demo import speed, text, vowels
+from dgm_fast.families import FAMILIES, MADE, Transformer, WaveNet
 from dgm_fast.training.data import VOWELS, read_wav
 from dgm_fast.training.images import save_image_grids
 from dgm_fast.training.recipes import find_recipe
@@ -79,6 +79,22 @@ def test_demo_speaks_vowels(tmp_path, capsys, monkeypatch):
     assert [len(signal) for signal in drawn] == [40] * 5
     assert not torch.equal(drawn[0], drawn[1])
     assert WaveNet.from_pretrained(tmp_path / "wavenet_vowels").classes == 5
+
+
+def test_demo_writes_text(tmp_path, capsys, monkeypatch):
+    recipe = find_recipe("transformer", "text")
+    small = replace(recipe, model=replace(recipe.model, layers=1, width=8, heads=1))
+    small = replace(small, train=replace(small.train, batch_size=100))
+    monkeypatch.setattr(text, "find_recipe", lambda *names: small)
+    monkeypatch.setattr(text, "LENGTH", 150)
+
+    assert not text.train_text(tmp_path, Console(width=200), epochs=1)
+
+    out, written = capsys.readouterr().out, (tmp_path / "text.txt").read_text()
+    assert all(word in out for word in ("Transformer", "histogram of chars", "Markov of order"))
+    assert written.startswith(text.PROMPT)
+    assert len(written) == 150
+    assert Transformer.from_pretrained(tmp_path / "transformer_text").config.width == 8
 
 
 def test_medians_are_taken_after_the_warm_up_and_tell_fast_from_slow():

@@ -7,14 +7,18 @@ import torch
 
 from dgm_fast.distributions import Quantizer
 from dgm_fast.families import FAMILIES
-from dgm_fast.training.data import load_dataset, load_digits, make_signals
+from dgm_fast.training.data import load_dataset, load_digits, make_signals, make_text
 from dgm_fast.training.data.dataset import make_dataset
 from dgm_fast.training.protocol import check_fit
 from dgm_fast.training.recipes import RECIPES, embedded_data, find_recipe
 
 SIGNALS = ("wavenet",)
-IMAGES = [family for family in FAMILIES if family not in SIGNALS]
+TEXTS = ("markov_mlp", "rnn", "transformer")
+# These are fitted in closed form.
+COUNTED = ("histogram", "markov")
+IMAGES = [family for family in FAMILIES if family not in SIGNALS + TEXTS + COUNTED]
 every = pytest.mark.parametrize("family", IMAGES)
+every_of_text = pytest.mark.parametrize("family", TEXTS)
 every_of_signals = pytest.mark.parametrize("family", SIGNALS)
 
 
@@ -28,9 +32,14 @@ def mnist_like(binarization):
 def test_there_is_one_for_every_family_and_data_set():
     expected = {(family, data) for family in IMAGES for data in ("digits", "mnist")}
     expected |= {(family, data) for family in SIGNALS for data in ("vowels", "speech")}
+    expected |= {(family, data) for family in TEXTS for data in ("text", "shakespeare")}
     assert set(RECIPES) == expected
     assert all(embedded_data(family) == "digits" for family in IMAGES)
     assert all(embedded_data(family) == "vowels" for family in SIGNALS)
+    assert all(embedded_data(family) == "text" for family in TEXTS)
+    for family in COUNTED:
+        with pytest.raises(ValueError, match=f"no recipe for {family}: its fit has no training"):
+            embedded_data(family)
 
 
 @every
@@ -77,3 +86,31 @@ def test_signals_have_one_view(family, data):
     for view in ("static", "dynamic", "dequantized"):
         with pytest.raises(ValueError, match="binarization must be none for signals"):
             find_recipe(family, data, view)
+
+
+@every_of_text
+def test_the_text_recipe_fits_its_data(family):
+    recipe = find_recipe(family, "text")
+    data = load_dataset(recipe.data)
+    model = FAMILIES[family](recipe.model)
+    check_fit(model, data)
+    assert model.log_prob(data.test[:2]).shape == (2,)
+
+
+@every_of_text
+def test_the_shakespeare_recipe_fits_its_data(family):
+    recipe = find_recipe(family, "shakespeare")
+    assert recipe.data.data_root is None
+    # It has 65 characters.
+    text = "".join(chr(48 + i) for i in range(65)) * 4
+    data = make_text("shakespeare", (text,) * 3, recipe.data.segment)
+    model = FAMILIES[family](recipe.model, device="meta")
+    check_fit(model, data)
+    assert recipe.data.segment <= getattr(recipe.model, "length", recipe.data.segment)
+
+
+@every_of_text
+@pytest.mark.parametrize("data", ["text", "shakespeare"])
+def test_text_has_one_view(family, data):
+    with pytest.raises(ValueError, match="binarization must be none for text"):
+        find_recipe(family, data, "static")

@@ -205,7 +205,7 @@ def test_vowels_have_their_formants_and_pitches(name):
 @pytest.mark.parametrize(
     ("options", "match"),
     [
-        ({"data": "birds"}, "data must be one of digits, mnist, vowels, speech"),
+        ({"data": "birds"}, "data must be one of digits, mnist, vowels, speech, text, shakespeare"),
         ({"segment": 0}, "segment must be positive"),
         ({"scale": "log"}, "scale must be one of"),
         ({"data": "mnist", "levels": 16}, "levels must not be given for images; got 16"),

@@ -201,17 +201,28 @@ class PixelModel(Pretrained, nn.Module, ABC):
             expected = f"(n, D, N) with n = {n} and D = {self._features}"
             raise ValueError(f"noise must have shape {expected}; got {tuple(noise.shape)}")
 
-        output = self.output
-        features = naive_sample(
+        features = self._fill(self.output.to_features(start), known, label, noise, progress)
+        return self.output.to_images(features, H, W).reshape(*shape, *self.event_shape)
+
+    def _fill(
+        self,
+        start: Tensor,
+        known: Tensor | None,
+        label: Tensor | None,
+        noise: Tensor,
+        progress: Callable[[int, int], object] | None,
+    ) -> Tensor:
+        """Draw the features (n, D, V) that are not known, around those of `start` that are."""
+        output, (H, W) = self.output, self.config.image_shape[1:]
+        return naive_sample(
             lambda x: output.to_features(self._run(output.to_images(x, H, W), label)),
             output.pick,
             noise,
             self._order(),
-            output.to_features(start),
+            start,
             given=known,
             progress=progress,
         )
-        return output.to_images(features, H, W).reshape(*shape, *self.event_shape)
 
     def draw_noise(self, n: int, generator: torch.Generator | None = None) -> Tensor:
         """Draw the noise (n, D, N) that n samples are made from."""

@@ -1,10 +1,10 @@
-"""The data sets: scikit-learn's digits, MNIST from IDX files, synthesised vowels, speech."""
+"""The data sets: scikit-learn's digits, MNIST, synthesised vowels, speech, sentences, text."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args, get_type_hints
 
 import torch
 from torch import Tensor
@@ -20,10 +20,11 @@ from dgm_fast.training.data.dataset import (
 )
 from dgm_fast.training.data.idx import find_idx, read_idx
 from dgm_fast.training.data.signals import SignalDataset, load_speech, load_vowels
+from dgm_fast.training.data.text import TextDataset, load_sentences, load_shakespeare
 
 __all__ = ["EMBEDDED", "DataConfig", "load_dataset", "load_digits", "load_mnist"]
 
-EMBEDDED = ("digits", "vowels")
+EMBEDDED = ("digits", "vowels", "text")
 """Data sets that need no files."""
 
 
@@ -31,24 +32,27 @@ EMBEDDED = ("digits", "vowels")
 class DataConfig:
     """Say which data, where its files lie and which view of it."""
 
-    data: Literal["digits", "mnist", "vowels", "speech"] = "digits"
+    data: Literal["digits", "mnist", "vowels", "speech", "text", "shakespeare"] = "digits"
     """digits: 1,797 8x8 images bundled with scikit-learn; mnist: 70,000 28x28 images; vowels: five
-    synthesised ones; speech: spoken digits."""
+    synthesised ones; speech: spoken digits; text: sentences of a small grammar; shakespeare: a
+    megabyte of his, or any other text file."""
     data_root: Path | None = None
-    """Folder of the IDX files, plain or gzipped, or of the WAV files; digits and vowels need
-    none."""
+    """Folder of the IDX files, plain or gzipped, of the WAV files or of tinyshakespeare.txt, or a
+    text file; digits, vowels and text need none."""
     binarization: Binarization = "static"
     """static: one fixed Bernoulli draw; dynamic: fresh draws; none: grey levels; dequantized: grey
-    levels with uniform noise, for continuous densities. Of signals: none."""
+    levels with uniform noise, for continuous densities. Of signals and text: none."""
     scale: Literal["mu_law", "linear"] = "mu_law"
     """Scale on which the levels of a signal lie evenly."""
     levels: int = 256
     """Levels that a signal's samples are rounded to."""
     segment: int = 1000
-    """Samples of a signal that are trained on or evaluated at once."""
+    """Samples of a signal, or tokens of a text, that are trained on or evaluated at once."""
+    tokens: Literal["characters", "bytes"] = "characters"
+    """Tokens of a text."""
 
     def __post_init__(self) -> None:
-        known = ("digits", "mnist", "vowels", "speech")
+        known = get_args(get_type_hints(DataConfig)["data"])
         if self.data not in known:
             raise ValueError(f"data must be one of {', '.join(known)}; got {self.data!r}")
         if self.binarization not in BINARIZATIONS:
@@ -57,11 +61,23 @@ class DataConfig:
             )
         if self.segment < 1:
             raise ValueError(f"segment must be positive; got {self.segment}")
+        if self.tokens not in ("characters", "bytes"):
+            raise ValueError(f"tokens must be characters or bytes; got {self.tokens!r}")
         Quantizer(self.scale, self.levels)
 
-        for name in ("scale", "levels", "segment") if self.data in ("digits", "mnist") else ():
+        kind = _KINDS.get(self.data, "images")
+        for name in set().union(*_FIELDS.values()) - _FIELDS[kind]:
             if getattr(self, name) != getattr(DataConfig, name):
-                raise ValueError(f"{name} must not be given for images; got {getattr(self, name)}")
+                raise ValueError(f"{name} must not be given for {kind}; got {getattr(self, name)}")
+
+
+# What is no image, and the fields that only some kinds have.
+_KINDS = {"vowels": "signals", "speech": "signals", "text": "text", "shakespeare": "text"}
+_FIELDS = {
+    "images": frozenset(),
+    "signals": {"scale", "levels", "segment"},
+    "text": {"segment", "tokens"},
+}
 
 
 def load_dataset(config: DataConfig) -> Dataset:
@@ -75,6 +91,8 @@ def load_dataset(config: DataConfig) -> Dataset:
         return load_digits(config.binarization)
     if config.data in ("vowels", "speech"):
         return _load_signals(config)
+    if config.data in ("text", "shakespeare"):
+        return _load_text(config)
     if config.data_root is None:
         raise ValueError("data 'mnist' needs data_root, the folder with train-images-idx3-ubyte.gz")
     return load_mnist(config.data_root, config.binarization)
@@ -89,6 +107,18 @@ def _load_signals(config: DataConfig) -> SignalDataset:
     if config.data_root is None:
         raise ValueError("data 'speech' needs data_root, the folder with 0_jackson_0.wav or alike")
     return load_speech(config.data_root, config.segment, quantizer)
+
+
+def _load_text(config: DataConfig) -> TextDataset:
+    if config.binarization != "none":
+        raise ValueError(f"binarization must be none for text; got {config.binarization!r}")
+    if config.data == "text":
+        return load_sentences(config.segment, config.tokens)
+    if config.data_root is None:
+        raise ValueError(
+            "data 'shakespeare' needs data_root, the folder with tinyshakespeare.txt or a text file"
+        )
+    return load_shakespeare(config.data_root, config.segment, config.tokens)
 
 
 def load_digits(binarization: str = "none") -> Dataset:

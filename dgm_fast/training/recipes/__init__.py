@@ -33,5 +33,12 @@ def find_recipe(family: str, data: str, binarization: str | None = None) -> Reci
 
 
 def embedded_data(family: str) -> str:
-    """Return the data set that needs no files and that the family has a recipe for."""
-    return next(data for data in EMBEDDED if (family, data) in RECIPES)
+    """Return the data set that needs no files and that the family has a recipe for.
+
+    Raises:
+        ValueError: there is none: the family is fitted in closed form.
+    """
+    known = [data for data in EMBEDDED if (family, data) in RECIPES]
+    if not known:
+        raise ValueError(f"there is no recipe for {family}: its fit has no training")
+    return known[0]

@@ -44,7 +44,7 @@ def pixel_options(
     return {"output": "bernoulli"}
 
 
-def check_signal_view(binarization: str) -> None:
+def check_signal_view(binarization: str, kind: str = "signals") -> None:
     """Raise ValueError for a view that only images have."""
     if binarization != "none":
-        raise ValueError(f"binarization must be none for signals; got {binarization!r}")
+        raise ValueError(f"binarization must be none for {kind}; got {binarization!r}")

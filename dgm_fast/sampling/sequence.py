@@ -1,0 +1,253 @@
+"""What samplers of token sequences share: the state, feeding, drawing."""
+
+from __future__ import annotations
+
+import copy
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dgm_fast._core.checks import check_floating, check_integers, some_labels
+from dgm_fast._core.random import draw_seed
+from dgm_fast.ops import philox_uniform
+from dgm_fast.sampling.filters import check_filters, filter_logits, pick_token
+
+__all__ = ["SequenceSampler", "SequenceState"]
+
+NO_FILTERS = {"temperature": 1.0, "top_k": None, "top_p": None}
+
+
+@dataclass
+class SequenceState:
+    """Where sequences stand: what a `SequenceSampler` is given and gives back.
+
+    Attributes:
+        first: (B,), int64, the symbol before the first token: V plus a label.
+        buffer: (B, at least time), int64, that the tokens lie in.
+        memory: what the sampler knows of the tokens it has looked at; replaced whole.
+        time: how many tokens there have been.
+    """
+
+    first: Tensor
+    buffer: Tensor
+    memory: Any
+    time: int = 0
+
+    @property
+    def batch(self) -> int:
+        """B."""
+        return self.first.shape[0]
+
+    @property
+    def tokens(self) -> Tensor:
+        """All tokens (B, time) that were fed or drawn."""
+        return self.buffer[:, : self.time]
+
+    def clone(self) -> SequenceState:
+        """Return a copy, from which the sequences can go on in another way."""
+        return replace(self, buffer=self.buffer.clone(), memory=copy.deepcopy(self.memory))
+
+    def inputs(self, begin: int, seen: int) -> Tensor:
+        """Return the inputs (B, m) of a window that begins with token `begin`, without `seen`.
+
+        The first input of a window is what stands before the first token.
+        """
+        if seen > 0:
+            return self.buffer[:, begin + seen - 1 : self.time]
+        return torch.cat([self.first[:, None], self.buffer[:, begin : self.time]], dim=1)
+
+    def reserve(self, count: int) -> None:
+        """Make room for so many tokens more."""
+        missing = self.time + count - self.buffer.shape[1]
+        if missing > 0:
+            # At least doubled, so that small pieces copy each token a few times at most.
+            grown = max(missing, self.buffer.shape[1])
+            room = self.buffer.new_zeros(self.batch, grown)
+            self.buffer = torch.cat([self.buffer, room], dim=1)
+
+    def append(self, token: Tensor) -> None:
+        """Add a token (B,), for which there is room."""
+        self.buffer[:, self.time] = token
+        self.time += 1
+
+
+class SequenceSampler(ABC):
+    r"""Draws sequences token by token, in pieces of any length.
+
+    .. math:: x_t \sim p(x_t \mid x_1, \dots, x_{t-1}, c), \qquad t = 1, 2, \dots
+
+    Tokens that are fed wait until the next draw, which looks at all of them in one pass; from then
+    on each token is one step, which uses every weight once. The state moves on token by token: a
+    draw that is interrupted leaves it whole, with what was drawn in `state.tokens`, to go on from.
+
+    Arguments:
+        vocabulary: V; tokens are 0 .. V - 1.
+        classes: of the labels, or 0.
+        parameters: P, of a token's distribution.
+        device: of the weights.
+        dtype: of the computation.
+        pick: maps parameters (B, P) and noise (B, 1) to tokens (B,); default from logits.
+
+    Shapes:
+        Tokens (B, n) int64, noise (B, n, 1) as `draw_noise` makes it.
+
+    Precision:
+        At least float32. A batch of another size, or a piece of another length, may round
+        otherwise: a uniform within rounding of the border of two tokens may fall to either.
+
+    Gradients:
+        None.
+
+    Raises:
+        TypeError, ValueError: an argument does not fit; names it.
+    """
+
+    def __init__(
+        self,
+        vocabulary: int,
+        classes: int,
+        parameters: int,
+        device: torch.device,
+        dtype: torch.dtype,
+        pick: Callable[[Tensor, Tensor], Tensor] | None = None,
+    ) -> None:
+        self.vocabulary, self.classes, self.parameters = vocabulary, classes, parameters
+        self.device, self.dtype = device, dtype
+        self.pick = pick or pick_token
+
+    @abstractmethod
+    def _begin(self, batch: int) -> Any:
+        """Return the memory of a sampler that has looked at nothing."""
+
+    @abstractmethod
+    def _next(self, state: SequenceState) -> Tensor:
+        """Look at what the memory lacks, replace it, and return the parameters (B, P)."""
+
+    def _check_length(self, state: SequenceState, count: int) -> None:  # noqa: B027
+        """Raise ValueError where the state has no room for so many tokens more."""
+
+    @torch.no_grad()
+    def start(self, batch: int, context: Tensor | None = None) -> SequenceState:
+        """Return the state before the first token of a batch, whose labels stay the same."""
+        if batch < 0:
+            raise ValueError(f"batch must not be negative; got {batch}")
+        context = some_labels(context, self.classes, batch)
+        first = torch.full((batch,), self.vocabulary, device=self.device)
+        if context is not None:
+            first = first + context.to(self.device)
+        return SequenceState(first, first.new_zeros(batch, 0), self._begin(batch))
+
+    @torch.no_grad()
+    def feed(self, state: SequenceState, tokens: Tensor) -> SequenceState:
+        """Return the state after tokens (B, n) that are given. Uses `state` up."""
+        self._check_tokens("tokens", tokens, state.batch, 0)
+        count = tokens.shape[1]
+        self._check_length(state, count)
+        state.reserve(count)
+        state.buffer[:, state.time : state.time + count] = tokens
+        state.time += count
+        return state
+
+    @torch.no_grad()
+    def draw(
+        self,
+        state: SequenceState,
+        length: int | None = None,
+        *,
+        temperature: float = 1.0,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        given: Tensor | None = None,
+        noise: Tensor | None = None,
+        generator: torch.Generator | None = None,
+        parameters_out: Tensor | None = None,
+        progress: Callable[[int, int], object] | None = None,
+    ) -> tuple[Tensor, SequenceState]:
+        """Return the next tokens (B, n) and the state after them. Uses `state` up.
+
+        Arguments:
+            state: of `start`, or of the piece before; clone it to keep it.
+            length: n, where no noise is given.
+            temperature: as in `filter_logits`.
+            top_k: likewise.
+            top_p: likewise.
+            given: (B, n), int64, tokens that are kept where they are not negative.
+            noise: that decides the tokens; default drawn.
+            generator: to draw it from; default torch's own.
+            parameters_out: (B, n, P), filled with what each token was drawn from, unfiltered; left
+                as it is where a token is given to all.
+            progress: told the number of tokens done and that of all, after each.
+        """
+        check_filters(temperature, top_k, top_p)
+        if (length is None) == (noise is None):
+            raise ValueError(f"length must be given where noise is not; got {length}")
+        if noise is None:
+            noise = self.draw_noise(state.batch, length, generator)
+        noise = self._noise(noise, state.batch)
+        count, before = noise.shape[1], state.time
+        self._check_length(state, count)
+        whole = self._given(given, state.batch, count)
+        shape = state.batch, count, self.parameters
+        if parameters_out is not None and parameters_out.shape != shape:
+            got = tuple(parameters_out.shape)
+            raise ValueError(f"parameters_out must have shape (B, n, P) = {shape}; got {got}")
+
+        state.reserve(count)
+        filters = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
+        for t in range(count):
+            kept = None if given is None else given[:, t]
+            if whole[t]:
+                token = kept
+            else:
+                parameters = self._next(state)
+                if parameters_out is not None:
+                    parameters_out[:, t] = parameters
+                token = self._pick(parameters, noise[:, t], filters)
+                token = token if kept is None else torch.where(kept < 0, token, kept)
+            state.append(token)
+            if progress is not None:
+                progress(t + 1, count)
+        return state.buffer[:, before : before + count].clone(), state
+
+    def draw_noise(
+        self, batch: int, length: int, generator: torch.Generator | None = None
+    ) -> Tensor:
+        """Draw the noise (B, n, 1) that decides n tokens: that of a sequence is its own."""
+        seed = draw_seed(self.device, generator)
+        return philox_uniform((batch, length), seed=seed, dtype=self.dtype).unsqueeze(-1)
+
+    def _pick(self, parameters: Tensor, noise: Tensor, filters: dict[str, Any]) -> Tensor:
+        # Without options, parameters need not be logits.
+        if filters != NO_FILTERS:
+            parameters = filter_logits(parameters, **filters)
+        return self.pick(parameters, noise)
+
+    def _given(self, given: Tensor | None, batch: int, count: int) -> list[bool]:
+        """Check given tokens; return for which places all sequences are given one."""
+        if given is None:
+            return [False] * count
+        self._check_tokens("given", given, batch, -1)
+        if given.shape[1] != count:
+            expected = (batch, count)
+            raise ValueError(f"given must have shape (B, n) = {expected}; got {tuple(given.shape)}")
+        # One look at the device, rather than one a token; of no sequences, there is none to draw.
+        return (given >= 0).all(0).tolist()
+
+    def _check_tokens(self, name: str, tokens: Tensor, batch: int, lowest: int) -> None:
+        if tokens.dtype != torch.int64:
+            raise TypeError(f"{name} must be int64; got {tokens.dtype}")
+        if tokens.ndim != 2 or tokens.shape[0] != batch:
+            got = tuple(tokens.shape)
+            raise ValueError(f"{name} must have shape (B, n) = ({batch}, n); got {got}")
+        check_integers(name, tokens.clamp(min=0) if lowest < 0 else tokens, self.vocabulary - 1)
+
+    def _noise(self, noise: Tensor, batch: int) -> Tensor:
+        check_floating("noise", noise)
+        if noise.ndim != 3 or (noise.shape[0], noise.shape[2]) != (batch, 1):
+            got = tuple(noise.shape)
+            raise ValueError(f"noise must have shape (B, n, 1) = ({batch}, n, 1); got {got}")
+        return noise.to(self.device)

@@ -1,0 +1,59 @@
+"""The benchmark of token samplers: its columns draw the same, past the end of a window too."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from benchmarks import sampling, sampling_sequences
+from benchmarks.run import Options
+from dgm_fast.families import RNN, RNNConfig, Transformer, TransformerConfig
+
+SMALL = {
+    "transformer": (
+        Transformer,
+        TransformerConfig(32, length=24, layers=2, width=16, positions="rotary"),
+    ),
+    "gru": (RNN, RNNConfig(32, width=24, layers=2)),
+    "lstm": (RNN, RNNConfig(32, width=24, cell="lstm")),
+}
+
+
+@pytest.fixture(params=SMALL)
+def case(request, monkeypatch):
+    monkeypatch.setattr(sampling_sequences, "COMPILE_MODES", {})
+    monkeypatch.setattr(sampling_sequences, "PROMPT", 24)
+    kind, config = SMALL[request.param]
+    device = torch.device("cpu")
+    return sampling_sequences.sequence_case(kind, config, 3, device, (), "small-batch3")
+
+
+def test_all_columns_draw_the_same(case):
+    assert set(case.columns) == {"eager", "best_eager", "ours:auto"}
+    sampling.check_draws(case)
+    noise = case.noise(40)
+    drawn = [draws.draw(noise) for draws in case.columns.values()]
+    assert all(torch.equal(tokens, drawn[0]) for tokens in drawn)
+    assert len(drawn[0].unique()) > 3
+
+
+def test_a_draw_goes_on_and_starts_again(case):
+    for draws in case.columns.values():
+        noise = case.noise(4)
+        draws.start()
+        first, second = draws.draw(noise), draws.draw(noise)
+        draws.start()
+        assert torch.equal(draws.draw(noise), first)
+        assert not torch.equal(first, second)
+
+
+def test_every_column_has_a_row(case):
+    options = Options(quick=True, seconds=0.01, columns=("best_eager", "ours", "anchor"))
+    rows = sampling.measure(case, options)
+    assert {row.column for row in rows} == {*case.columns, "anchor:density"}
+    assert all(0 < row.p20_us <= row.median_us <= row.p80_us < 1e6 for row in rows)
+
+
+def test_the_command_knows_the_cases():
+    assert sampling_sequences.CASES.keys() <= sampling.all_cases().keys()
+    assert sampling.CASES.keys() <= sampling.all_cases().keys()
