@@ -36,12 +36,11 @@ from dgm_fast.training import (
 from dgm_fast.training.checkpoint import TRAINING_FILE, write_atomically
 from dgm_fast.training.data import Alphabet, Binarization, SignalDataset, TextDataset
 from dgm_fast.training.distributed import process_group
-from dgm_fast.training.images import save_image_grid
 from dgm_fast.training.metrics import likelihood_table
 from dgm_fast.training.protocol import check_fit, context_of, shape_rows
 from dgm_fast.training.recipes import RECIPES, embedded_data, find_recipe
+from dgm_fast.training.samples import labels_of, save_samples, show_text
 from dgm_fast.training.subnormals import flush_subnormals
-from dgm_fast.training.waveforms import save_signals
 
 __all__ = ["main"]
 
@@ -311,55 +310,20 @@ def _sample(arguments: list[str]) -> int:
         if signals:
             options = {"length": run["event_shape"][0]} | options
         if text:
-            options = {"length": 500} | options | _prompt(run, command, device)
+            options = {"length": 500} | options
+            if command.prompt:
+                options["given"] = Alphabet(run["alphabet"]).encode(command.prompt).to(device)
         count = command.count or (classes or 8 if signals else 1 if text else 64)
-        labels = _labels(count, classes, command.label) if classes else None
+        labels = labels_of(count, classes, command.label) if classes else None
         context = None if labels is None else labels.to(device)
         x = model.sample(count, context, generator, **options)
 
     if text:
-        _show_text(x, Alphabet(run["alphabet"]), command.out)
+        show_text(x, Alphabet(run["alphabet"]), command.out)
     else:
-        out = command.out or Path("samples.png")
-        print(f"{count} samples in {_save_samples(x, labels, run, out)}")
+        where = save_samples(x, labels, run, command.out or Path("samples.png"))
+        print(f"{count} samples in {where}")
     return 0
-
-
-def _prompt(run: dict[str, Any], command: Sample, device: torch.device) -> dict[str, Tensor]:
-    if not command.prompt:
-        return {}
-    return {"given": Alphabet(run["alphabet"]).encode(command.prompt).to(device)}
-
-
-def _show_text(x: Tensor, alphabet: Alphabet, out: Path | None) -> None:
-    """Print texts (N, T), a rule between them, and write them to a file."""
-    texts = "\n----\n".join(alphabet.decode(each) for each in x.cpu())
-    print(texts)
-    if out is not None:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(texts, encoding="utf-8")
-
-
-def _save_samples(x: Tensor, labels: Tensor | None, run: dict[str, Any], out: Path) -> str:
-    """Save signals or images; return where they are."""
-    count = len(x)
-    if "sample_rate_hz" in run:
-        titles = [str(i) if labels is None else f"{i} class {labels[i]}" for i in range(count)]
-        files = save_signals(x, titles, out, run["sample_rate_hz"])
-        return f"{out} and {files[0]} to {files[-1].name}"
-
-    images, levels = x.reshape(count, *run["event_shape"]), run["levels"]
-    save_image_grid(images * levels if run["continuous"] else images, out, levels)
-    return str(out)
-
-
-def _labels(count: int, classes: int, label: int | None) -> Tensor:
-    """Return a label for each sample: the one given, or each class in turn."""
-    if label is None:
-        return torch.arange(count) % classes
-    if not 0 <= label < classes:
-        raise ValueError(f"label must lie in 0 .. {classes - 1}; got {label}")
-    return torch.full((count,), label)
 
 
 def _bench(arguments: list[str]) -> int:

@@ -152,7 +152,8 @@ class TransformerSampler(SequenceSampler):
         """Return the parameters (B, P) after inputs (B, m) that the cache lacks."""
         place, cache = memory.seen, memory.cache
         with torch.autocast(self.device.type, enabled=False):
-            if inputs.shape[1] > 1 or self.mode == "eager":
+            # Of no sequences, there is nothing to compile or capture.
+            if inputs.shape[1] > 1 or self.mode == "eager" or len(inputs) == 0:
                 return self.passes.advance(inputs, place, cache)
             if self.mode == "compiled":
                 return self._step(inputs[:, 0].contiguous(), self._places[place], cache)

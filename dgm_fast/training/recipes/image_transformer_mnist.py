@@ -36,5 +36,6 @@ def recipe(binarization: str = "static") -> Recipe:
             betas=(0.9, 0.99),
             warmup_steps=500,
             ema_decay=0.999,
+            evaluation_batch_size=100,
         ),
     )
