@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -182,7 +182,8 @@ class SequenceSampler(ABC):
                 as it is where a token is given to all.
             progress: told the number of tokens done and that of all, after each.
         """
-        check_filters(temperature, top_k, top_p)
+        filters = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
+        self._check_filters(filters)
         if (length is None) == (noise is None):
             raise ValueError(f"length must be given where noise is not; got {length}")
         if noise is None:
@@ -191,23 +192,12 @@ class SequenceSampler(ABC):
         count, before = noise.shape[1], state.time
         self._check_length(state, count)
         whole = self._given(given, state.batch, count)
-        shape = state.batch, count, self.parameters
-        if parameters_out is not None and parameters_out.shape != shape:
-            got = tuple(parameters_out.shape)
-            raise ValueError(f"parameters_out must have shape (B, n, P) = {shape}; got {got}")
+        out = self._place_by_place(parameters_out, state.batch, count)
 
         state.reserve(count)
-        filters = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
         for t in range(count):
             kept = None if given is None else given[:, t]
-            if whole[t]:
-                token = kept
-            else:
-                parameters = self._next(state)
-                if parameters_out is not None:
-                    parameters_out[:, t] = parameters
-                token = self._pick(parameters, noise[:, t], filters)
-                token = token if kept is None else torch.where(kept < 0, token, kept)
+            token = kept if whole[t] else self._token(state, kept, noise[:, t], filters, out[t])
             state.append(token)
             if progress is not None:
                 progress(t + 1, count)
@@ -220,11 +210,42 @@ class SequenceSampler(ABC):
         seed = draw_seed(self.device, generator)
         return philox_uniform((batch, length), seed=seed, dtype=self.dtype).unsqueeze(-1)
 
-    def _pick(self, parameters: Tensor, noise: Tensor, filters: dict[str, Any]) -> Tensor:
-        # Without options, parameters need not be logits.
+    def _check_filters(self, filters: dict[str, Any]) -> None:
+        check_filters(**filters)
+        if filters != NO_FILTERS and self.parameters != self.vocabulary:
+            raise ValueError(
+                f"temperature, top_k and top_p must not be given without logits of all "
+                f"{self.vocabulary} tokens; a token has {self.parameters} parameters"
+            )
+
+    def _token(
+        self,
+        state: SequenceState,
+        kept: Tensor | None,
+        noise: Tensor,
+        filters: dict[str, Any],
+        parameters_out: Tensor | None,
+    ) -> Tensor:
+        """Return the next tokens (B,), those that are kept where they are not negative."""
+        parameters = self._next(state)
+        if parameters_out is not None:
+            parameters_out.copy_(parameters)
         if filters != NO_FILTERS:
             parameters = filter_logits(parameters, **filters)
-        return self.pick(parameters, noise)
+        token = self.pick(parameters, noise)
+        return token if kept is None else torch.where(kept < 0, token, kept)
+
+    def _place_by_place(
+        self, out: Tensor | None, batch: int, count: int
+    ) -> Sequence[Tensor | None]:
+        """Check where parameters shall go; return it place by place."""
+        shape = batch, count, self.parameters
+        if out is None:
+            return [None] * count
+        if out.shape != shape:
+            got = tuple(out.shape)
+            raise ValueError(f"parameters_out must have shape (B, n, P) = {shape}; got {got}")
+        return out.unbind(1)
 
     def _given(self, given: Tensor | None, batch: int, count: int) -> list[bool]:
         """Check given tokens; return for which places all sequences are given one."""

@@ -154,6 +154,15 @@ def test_a_few_digits_are_learnt_by_heart():
     assert losses[-1] < 0.5 * losses[0]
 
 
+def test_a_sampler_filters_logits_alone():
+    grey, binary = make_model(VARIANTS["levels"]), make_model(VARIANTS["binary, upside down"])
+    sampler = grey.sampler()
+    cold = sampler.draw(sampler.start(4), 6, temperature=0.0)[0]
+    assert torch.equal(cold, cold[:1].expand(4, -1))
+    with pytest.raises(ValueError, match="must not be given without logits of all 2 tokens"):
+        binary.sampler().draw(binary.sampler().start(4), 6, top_k=1)
+
+
 def test_pixels_are_tokens_of_one_value_each():
     with pytest.raises(ValueError, match="output must be bernoulli or categorical"):
         ImageTransformerConfig((4, 4), "logistic_mixture")
