@@ -1,6 +1,15 @@
 """Samplers of autoregressive and diffusion models; state goes in and comes out explicitly."""
 
 from dgm_fast.sampling.diffusion import ddim_encode, diffusion_sample
+from dgm_fast.sampling.masked_mlp import (
+    AffineInverse,
+    Draw,
+    MaskedLayout,
+    MaskedNetwork,
+    MaskedSampler,
+    MaskedState,
+    SplineInverse,
+)
 from dgm_fast.sampling.naive import naive_sample
 from dgm_fast.sampling.wavenet import (
     WaveNetLayer,
@@ -10,6 +19,13 @@ from dgm_fast.sampling.wavenet import (
 )
 
 __all__ = [
+    "AffineInverse",
+    "Draw",
+    "MaskedLayout",
+    "MaskedNetwork",
+    "MaskedSampler",
+    "MaskedState",
+    "SplineInverse",
     "WaveNetLayer",
     "WaveNetNetwork",
     "WaveNetSampler",
