@@ -9,18 +9,35 @@
 
 namespace dgm::masked_sweep {
 
+// Copies `count` inputs of rows one after another; returns the end.
+template <int M>
+float* pack_tile(
+    const Source& source, const int64_t* rows, int64_t column0, int64_t count, float* to) {
+  const float* from[M];
+  for (int m = 0; m < M; ++m) from[m] = source.weight + rows[m] * source.pitch;
+  for (int64_t k = column0; k < column0 + count; ++k, to += M) {
+    const int64_t column = source.columns != nullptr ? source.columns[k] : k;
+#pragma GCC unroll 8
+    for (int m = 0; m < M; ++m) to[m] = from[m][column];
+  }
+  return to;
+}
+
+template <int M = kRows>
+float* pack_rows(
+    const Source& source, int64_t row, int64_t rows, int64_t column0, int64_t count, float* to) {
+  if constexpr (M > 1) {
+    if (rows < M) return pack_rows<M - 1>(source, row, rows, column0, count, to);
+  }
+  return pack_tile<M>(source, source.rows + row, column0, count, to);
+}
+
 // Copies the weights of sorted units [row0, row1) and inputs [column0, column1) in tiles of rows,
 // input-major; returns the end.
 inline float* pack_tiles(
     const Source& source, int64_t row0, int64_t row1, int64_t column0, int64_t column1, float* to) {
   for (int64_t row = row0; row < row1; row += kRows) {
-    const int64_t rows = std::min(kRows, row1 - row);
-    for (int64_t m = 0; m < rows; ++m) {
-      const float* from = source.weight + source.rows[row + m] * source.pitch;
-      float* place = to + m;
-      for (int64_t k = column0; k < column1; ++k, place += rows) *place = from[source.columns[k]];
-    }
-    to += rows * (column1 - column0);
+    to = pack_rows(source, row, std::min(kRows, row1 - row), column0, column1 - column0, to);
   }
   return to;
 }

@@ -54,7 +54,7 @@ struct Plan {
   }
 };
 
-// A weight (out, in) where it lies, and the places in it of sorted units.
+// A weight (out, in) where it lies, and the places in it of sorted units; null columns are sorted.
 struct Source {
   const float* weight;
   int64_t pitch;

@@ -51,10 +51,8 @@ class MaskedBlocks:
         # Sorted, by the level they go to.
         self.edges: list[list[tuple[int, Tensor]]] = [[] for _ in range(layout.levels + 1)]
         for source, target, weight in network.edges:
-            mask = layout.mask(source, target).to(weight.device)
-            order = [layout.units[level].to(weight.device) for level in (target, source)]
-            sorted_weight = weight.detach().to(dtype)[order[0]][:, order[1]]
-            self.edges[target].append((source, sorted_weight * mask))
+            weight = layout.rearranged(weight.detach().to(dtype), source, target)
+            self.edges[target].append((source, weight))
         self.biases = [
             None if bias is None else bias.detach().to(dtype)[units.to(bias.device)]
             for bias, units in zip(network.biases, layout.units[1:], strict=True)
@@ -89,7 +87,7 @@ class MaskedBlocks:
         first, last = steps
         here = self.layout.span(0, first, last)
         features = self.order[first:last]
-        known, sums = self._known(levels, first, last), [None] * len(levels)
+        known, within = self._known(levels, first, last), self._within(first, last)
         noise, x = noise[:, features], state.x[:, features]
         # What was drawn by a piece of this block, or is given, stays.
         fixed = (torch.arange(first, last, device=x.device) < state.step).expand_as(x)
@@ -99,7 +97,7 @@ class MaskedBlocks:
         previous = None
         # One pass more lets the hidden units see the last change.
         for _ in range(last - first + 1):
-            parameters = self._pass(levels, known, sums, first, last)
+            parameters = self._pass(levels, known, within, first, last)
             found = torch.where(fixed, x, step.make(parameters, noise)[0].to(x.dtype))
             seen = found.nan_to_num(0.0, 0.0, 0.0)
             levels[0][:, here] = step.encode(seen)
@@ -111,6 +109,21 @@ class MaskedBlocks:
         if step.is_flow:
             new = slice(max(0, state.step - first), None)
             state.log_det += step.make(parameters[:, new], noise[:, new])[1]
+
+    def _within(self, first: int, last: int) -> list[list[tuple[int, Tensor]]]:
+        """Return what the units of a block give to each other, zero where degrees forbid it."""
+        layout = self.layout
+        return [
+            [
+                (
+                    source,
+                    weight[layout.span(target, first, last), layout.span(source, first, last)]
+                    * layout.triangle(source, target, first, last).to(weight.device),
+                )
+                for source, weight in edges
+            ]
+            for target, edges in enumerate(self.edges)
+        ]
 
     def _known(self, levels: Sequence[Tensor], first: int, last: int) -> list[Tensor | None]:
         """Return what units before a block give to the sums of each level of it."""
@@ -129,17 +142,18 @@ class MaskedBlocks:
         self,
         levels: Sequence[Tensor],
         known: Sequence[Tensor | None],
-        sums: list[Tensor | None],
+        within: Sequence[Sequence[tuple[int, Tensor]]],
         first: int,
         last: int,
     ) -> Tensor:
         """Run the units of a block once; return its parameters (B, n, P)."""
+        sums: list[Tensor | None] = [None] * len(levels)
         for target in range(1, len(levels)):
             to = self.layout.span(target, first, last)
             z = known[target]
-            for source, weight in self.edges[target]:
+            for source, weight in within[target]:
                 at = self.layout.span(source, first, last)
-                z = torch.addmm(z, levels[source][:, at], weight[to, at].T)
+                z = torch.addmm(z, levels[source][:, at], weight.T)
             if target < self.layout.levels:
                 skip = self.skips[target - 1]
                 sums[target] = z = z if skip == 0 else z + sums[skip]
@@ -171,6 +185,7 @@ class MaskedBlocks:
             here = slice(first, last)
             spans = [layout.span(level, first, last) for level in range(layout.levels + 1)]
             steps = list(zip(weights, spans, spans[1:], strict=False))
+            within = [edges[0][1] for edges in self._within(first, last)[1:]]
             known = [
                 level[:, to.stop :] @ weight[to.stop :, at]
                 for (weight, at, to), level in zip(steps, levels[1:], strict=False)
@@ -180,10 +195,9 @@ class MaskedBlocks:
                 back = (w[:, here, None] * by_parameters[:, here]).flatten(1)
                 levels[-1][:, spans[-1]] = back
                 for i in reversed(range(len(steps))):
-                    weight, at, to = steps[i]
-                    back = torch.addmm(known[i], back, weight[to, at])
+                    back = torch.addmm(known[i], back, within[i])
                     if i > 0:
-                        levels[i][:, at] = back = back * live[i - 1]
+                        levels[i][:, spans[i]] = back = back * live[i - 1]
 
                 found = (grad[:, here] - back) / slopes[:, here]
                 change = found - w[:, here]

@@ -68,6 +68,7 @@ class MaskedLayout:
         self.starts = torch.stack([context + steps, *found, steps * parameters])
         # Lists, because looking a number up in a tensor takes a microsecond.
         self._starts = self.starts.tolist()
+        self.is_sorted = [torch.equal(each, torch.arange(each.numel())) for each in self.units]
 
     @property
     def levels(self) -> int:
@@ -82,9 +83,17 @@ class MaskedLayout:
         """Return the units of a level that steps [begin, end) finish."""
         return slice(self._starts[level][begin], self._starts[level][end])
 
-    def mask(self, source: int, target: int) -> Tensor:
-        """Return which sorted units of a level see which of another, bool (out, in)."""
-        starts = self.starts[target]
-        step = torch.searchsorted(starts, torch.arange(self.units[target].numel()), right=True) - 1
-        known = self.starts[source, step if source == 0 else (step + 1).clamp(max=self.features)]
-        return torch.arange(self.units[source].numel()) < known[:, None]
+    def rearranged(self, weight: Tensor, source: int, target: int) -> Tensor:
+        """Return a weight (out, in) with its units sorted; itself where they are."""
+        for dim, level in ((0, target), (1, source)):
+            if not self.is_sorted[level]:
+                weight = weight.index_select(dim, self.units[level].to(weight.device))
+        return weight
+
+    def triangle(self, source: int, target: int, begin: int, end: int) -> Tensor:
+        """Return which units of a level see which of another, both of steps [begin, end)."""
+        steps = torch.arange(begin, end)
+        counts = self.starts[target, begin + 1 : end + 1] - self.starts[target, begin:end]
+        ready = self.starts[source, steps if source == 0 else steps + 1]
+        at = self.span(source, begin, end)
+        return torch.arange(at.start, at.stop) < ready.repeat_interleave(counts)[:, None]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -50,7 +51,7 @@ class MaskedNetwork:
             raise ValueError(f"activation must be one of {known}; got {self.activation!r}")
 
         sizes = [each.numel() for each in layout.units]
-        expected = [(b, a) for a, b in zip(sizes, sizes[1:], strict=False)]
+        expected = [(b, a) for a, b in pairwise(sizes)]
         found = [tuple(each.shape) for each in self.weights]
         if found != expected or len(self.biases) != len(expected):
             raise ValueError(f"weights must have shapes {expected}; got {found}")

@@ -40,7 +40,11 @@ class PackedSweep:
         self.kind, self.constants = step.integers, step.constants
         weights = [weight.detach().float().contiguous() for *_, weight in network.edges]
         rows = [layout.units[target] for _, target, _ in network.edges]
-        columns = [layout.units[source] for source, *_ in network.edges]
+        # None at all of a level that is sorted already.
+        columns = [
+            layout.units[source][: 0 if layout.is_sorted[source] else None]
+            for source, *_ in network.edges
+        ]
         self.weights = op.pack(weights, rows, columns, layout.starts, self.sizes)
         self.biases = _sorted_biases(network.biases, layout.units[1:])
 

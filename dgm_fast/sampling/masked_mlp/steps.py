@@ -156,13 +156,13 @@ class Draw(Step):
 
 @dataclass(frozen=True)
 class AffineInverse(Step):
-    r"""Solves :math:`y = (x - \mu) e^{-\alpha}` or, not standardizing, :math:`y = e^\alpha x + \mu`.
+    r"""Solves :math:`y = (x - \mu) e^{-\alpha}` or :math:`y = e^\alpha x + \mu`.
 
     Parameters are u and mu, alpha = bound * tanh(u / bound).
 
     Attributes:
         bound: of alpha.
-        standardize: which of the two.
+        standardize: the first of the two.
         impl: of `ops.affine_coupling`.
     """
 
