@@ -33,11 +33,14 @@ float* pack_rows(
 }
 
 // Copies the weights of sorted units [row0, row1) and inputs [column0, column1) in tiles of rows,
-// input-major; returns the end.
+// input-major, in the order in which a product takes them; returns the end.
 inline float* pack_tiles(
     const Source& source, int64_t row0, int64_t row1, int64_t column0, int64_t column1, float* to) {
-  for (int64_t row = row0; row < row1; row += kRows) {
-    to = pack_rows(source, row, std::min(kRows, row1 - row), column0, column1 - column0, to);
+  for (int64_t k = column0; k < column1; k += kDepth) {
+    const int64_t count = std::min(kDepth, column1 - k);
+    for (int64_t row = row0; row < row1; row += kRows) {
+      to = pack_rows(source, row, std::min(kRows, row1 - row), k, count, to);
+    }
   }
   return to;
 }

@@ -47,9 +47,6 @@ class Samples {
   float* level(int64_t l) const { return levels_[l].data(); }
   float* unit(int64_t l, int64_t u) const { return level(l) + u * pitch; }
   float* sum(int64_t l, int64_t u) const { return sums_[l].data() + u * pitch; }
-  float* x_at(int64_t s, int64_t step) const {
-    return d.x + (first + s) * plan.features + d.order[step];
-  }
   // Where the units of a block that begins at `begin` are summed: parameters on their own.
   float* target(int64_t l, int64_t u, int64_t begin) const {
     return l == plan.last() ? outputs_.data() + (u - plan.start(l, begin)) * pitch : unit(l, u);
@@ -71,7 +68,10 @@ class Samples {
 
   // Takes up what was done before step `begin`, at which a block begins.
   void resume(int64_t begin) {
-    for (int64_t step = 0; step < begin; ++step) see(step);
+    for (int64_t step = 0; step < begin; ++step) {
+      load_columns(d.x, plan.features, d.order[step], d.order[step] + 1, noise_.data());
+      for (int64_t i = 0; i < pitch; i += kLanes) see(load(noise_.data() + i), step, i);
+    }
     int64_t column = 0;
     for (int64_t l = 1; l <= plan.hidden; ++l) {
       load_columns(d.levels, d.hidden_units, column, column + plan.start(l, begin), level(l));
@@ -166,34 +166,35 @@ class Samples {
   }
 
   void make_feature(int64_t begin, int64_t step) {
-    if (step < d.begin) return see(step);
-    const int64_t n = d.step.noise;
+    const int64_t n = d.step.noise, feature = d.order[step];
+    const bool is_done = step < d.begin;
     const float* parameters = outputs_.data() + (step - begin) * plan.parameters * pitch;
     const float* noise = noise_.data() + (step - begin) * n * pitch;
-    float* const log_det = log_det_.data();
     for (int64_t i = 0; i < pitch; i += kLanes) {
-      alignas(64) float values[kLanes];
-      Vec log_slope;
-      store(values, pick_({parameters + i, pitch}, {noise + i, pitch}, log_slope));
       const int64_t live = std::min<int64_t>(kLanes, count - i);
+      float* const x = d.x + (first + i) * plan.features + feature;
+      const bool* const given =
+          d.given != nullptr ? d.given + (first + i) * plan.features + feature : nullptr;
+
+      alignas(64) float values[kLanes] = {};
+      Vec log_slope{};
+      if (!is_done) store(values, pick_({parameters + i, pitch}, {noise + i, pitch}, log_slope));
       for (int64_t s = 0; s < live; ++s) {
-        const bool is_given =
-            d.given != nullptr && d.given[(first + i + s) * plan.features + d.order[step]];
-        if (!is_given) *x_at(i + s, step) = values[s];
+        float& kept = x[s * plan.features];
+        if (is_done || (given != nullptr && given[s * plan.features])) {
+          values[s] = kept;
+        } else {
+          kept = values[s];
+        }
       }
-      store(log_det + i, load(log_det + i) + log_slope);
+      store(log_det_.data() + i, load(log_det_.data() + i) + log_slope);
+      see(load(values), step, i);
     }
-    see(step);
   }
 
   // Shows the network a feature; what overflows is nothing to those that come after it.
-  void see(int64_t step) {
-    float* to = unit(0, plan.start(0, step));
-    for (int64_t s = 0; s < count; ++s) to[s] = *x_at(s, step);
-    std::fill(to + count, to + pitch, 0.0f);
-    for (int64_t i = 0; i < pitch; i += kLanes) {
-      store(to + i, is_finite(load(to + i), Vec{}) * d.step.scale + d.step.shift);
-    }
+  void see(Vec x, int64_t step, int64_t i) {
+    store(unit(0, plan.start(0, step)) + i, is_finite(x, Vec{}) * d.step.scale + d.step.shift);
   }
 
   const Sweep& d;

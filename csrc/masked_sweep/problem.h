@@ -10,6 +10,8 @@ namespace dgm::masked_sweep {
 
 // Units of a level that share each load of what they multiply: the rows of a packed tile.
 constexpr int64_t kRows = 6;
+// Inputs of a packed tile: of many samples they stay near the first cache while rows go by.
+constexpr int64_t kDepth = 128;
 
 struct Edge {
   int64_t from, to;

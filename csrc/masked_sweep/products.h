@@ -11,10 +11,10 @@ namespace dgm::DGM_ISA {
 
 namespace sweep {
 
+using masked_sweep::kDepth;
 using masked_sweep::kRows;
 
 constexpr bool kWide = DGM_VECTOR_BYTES == 64;
-constexpr int64_t kDepth = 64;  // inputs of a product that stay in the first cache
 constexpr int64_t kMostVectors = 8;
 
 // 6 x 2 sums, 2 vectors and 1 broadcast fill 15 of 16 registers, 6 x 4 fill 29 of 32. Of a row, sums
@@ -37,6 +37,7 @@ static __attribute__((noinline)) void add_products(
   }
 
   for (int64_t k = 0; k < depth; ++k, weights += M, x += pitch) {
+    read_ahead(weights);
     Vec right[V];
 #pragma GCC unroll 8
     for (int v = 0; v < V; ++v) right[v] = load(x + v * kLanes);
@@ -108,12 +109,11 @@ static const float* multiply(
     const int64_t count = std::min(kDepth, depth - k);
     for (int64_t row = 0; row < rows; row += kRows) {
       const int64_t tile = std::min(kRows, rows - row);
-      multiply_tile(
-          weights + row * depth + k * tile, tile, x + k * pitch, count, vectors,
-          sums + row * pitch);
+      multiply_tile(weights, tile, x + k * pitch, count, vectors, sums + row * pitch);
+      weights += tile * count;
     }
   }
-  return weights + rows * depth;
+  return weights;
 }
 
 }  // namespace sweep

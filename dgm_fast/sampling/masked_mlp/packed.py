@@ -17,13 +17,13 @@ __all__ = ["PackedSweep", "block_of"]
 
 # Units of a level that a block adds, about: a few tiles of rows. Larger blocks have larger
 # triangles, whose products are small; smaller ones read what is known more often.
-_UNITS = 24
+_UNITS = 42
 
 
 def block_of(layout: MaskedLayout) -> int:
     """Return the number of features of a block of the sweep."""
     widest = max((*layout.hidden, layout.features))
-    return min(16, max(1, _UNITS * layout.features // widest))
+    return min(32, max(1, _UNITS * layout.features // widest))
 
 
 class PackedSweep:
