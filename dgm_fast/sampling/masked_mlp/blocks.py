@@ -51,7 +51,7 @@ class MaskedBlocks:
         # Sorted, by the level they go to.
         self.edges: list[list[tuple[int, Tensor]]] = [[] for _ in range(layout.levels + 1)]
         for source, target, weight in network.edges:
-            weight = layout.rearranged(weight.detach().to(dtype), source, target)
+            weight = layout.rearranged(weight.detach().to(dtype, copy=True), source, target)
             self.edges[target].append((source, weight))
         self.biases = [
             None if bias is None else bias.detach().to(dtype)[units.to(bias.device)]

@@ -45,9 +45,9 @@ class MaskedSampler:
 
     Precision:
         Computes in float32 for bfloat16 and float16 networks too; float64 runs on the reference.
-        The bits of a sample depend neither on the batch, nor on threads, nor on where a sweep was
-        cut into pieces. Between implementations, noise within rounding of the border between two
-        values may fall to either side.
+        Of the C++ kernel, the bits of a sample depend neither on the batch, nor on threads, nor on
+        where a sweep was cut into pieces. Between implementations, noise within rounding of the
+        border between two values may fall to either side.
 
     Gradients:
         None.
