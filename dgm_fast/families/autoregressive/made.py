@@ -323,14 +323,18 @@ class MADE(Pretrained, nn.Module):
             temperature: divides logits and multiplies scales; 0 leaves no chance.
             impl: of the sampler.
         """
-        network = MaskedNetwork(
+        network = self.description(mask_set)
+        return MaskedSampler(network, Draw(self.conditional, temperature), impl=impl)
+
+    def description(self, mask_set: int = 0) -> MaskedNetwork:
+        """Return what samplers are made from: the parameters, as they are, and a set's degrees."""
+        return MaskedNetwork(
             self._layouts[mask_set],
             tuple(layer.weight for layer in self.layers),
             tuple(layer.bias for layer in self.layers),
             self.config.activation,
             None if self.direct is None else self.direct.weight,
         )
-        return MaskedSampler(network, Draw(self.conditional, temperature), impl=impl)
 
     @torch.no_grad()
     def sample(
