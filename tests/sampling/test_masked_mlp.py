@@ -66,7 +66,8 @@ SHAPES = {
     # Of more features than a block, and units as many.
     "long": Shape(features=101, hidden=(101,), shuffled=True),
 }
-each_shape = pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
+FEW = ("context", "direct", "residual", "wide")
+each_of_few = pytest.mark.parametrize("shape", [SHAPES[name] for name in FEW], ids=FEW)
 CONDITIONALS = {
     "bernoulli": BernoulliConditional(),
     "categorical": CategoricalConditional(11),
@@ -235,8 +236,8 @@ def test_activations(activation, impl):
 
 
 @needs_kernel
-@pytest.mark.parametrize("batch", [0, 1, 7, 8, 9, 17, 70])
-@each_shape
+@pytest.mark.parametrize("batch", [0, 1, 8, 9, 70])
+@each_of_few
 def test_bits_depend_neither_on_the_batch_nor_on_threads(shape, batch):
     step = FLOWS["standardizing"]
     network, _ = make_network(shape, step.parameters)
@@ -254,11 +255,11 @@ def test_bits_depend_neither_on_the_batch_nor_on_threads(shape, batch):
 
 
 @needs_kernel
-@pytest.mark.parametrize("block", [1, 5, 16, 1000])
-@each_shape
-def test_no_block_size_changes_a_bit(shape, block):
-    if shape.direct:
-        pytest.skip("parameters add two sources block by block")
+@pytest.mark.parametrize("block", [1, 5, 1000])
+@pytest.mark.parametrize("name", ["context", "residual", "long"])
+def test_no_block_size_changes_a_bit(name, block):
+    # Direct connections add a second source block by block, in an order that follows the blocks.
+    shape = SHAPES[name]
     step = STEPS["gaussian"]
     network, _ = make_network(shape, step.parameters)
     noise, context = make_noise(step, 11, shape.features), make_context(shape, 11)
@@ -279,7 +280,7 @@ def test_the_reference_iterates_blocks_of_any_size(block):
     assert_same(x, naive(network, evaluate, step, noise, None), step)
 
 
-@each_shape
+@each_of_few
 @pytest.mark.parametrize("name", ["categorical", "standardizing"])
 def test_pieces_are_the_whole(shape, name, impl):
     step, D = STEPS[name], shape.features
@@ -303,7 +304,7 @@ def test_pieces_are_the_whole(shape, name, impl):
 
 
 @pytest.mark.parametrize("which", ["prefix", "some", "all", "none"])
-@pytest.mark.parametrize("name", ["bernoulli", "gaussian", "categorical"])
+@pytest.mark.parametrize("name", ["bernoulli", "gaussian"])
 def test_given_features_stay_and_count(which, name, impl):
     step, shape = STEPS[name], Shape(shuffled=True)
     network, evaluate = make_network(shape, step.parameters)
