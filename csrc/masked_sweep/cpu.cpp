@@ -58,12 +58,20 @@ Tensor pack(
   return packed;
 }
 
-// `kind`: kind, noise, levels or bins, whether an affine step standardizes; `constants` in the order
-// below.
+// `kind`: kind, noise, levels or bins, whether an affine step standardizes; `constants` in the
+// order below.
 Step step_of(const std::vector<int64_t>& kind, const Tensor& constants) {
   const float* c = pointer<const float>(constants);
   const spline::Options bins{kind[2], c[2], c[5], c[6], false, false, true};
-  return {static_cast<Kind>(kind[0]), kind[1], kind[2], kind[3] != 0, c[0], c[1], c[2], c[3], c[4],
+  return {static_cast<Kind>(kind[0]),
+          kind[1],
+          kind[2],
+          kind[3] != 0,
+          c[0],
+          c[1],
+          c[2],
+          c[3],
+          c[4],
           bins};
 }
 

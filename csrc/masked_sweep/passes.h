@@ -58,8 +58,7 @@ class Samples {
   }
 
   // Brings columns [begin, end) of rows of samples to rows of units; zeros beside the samples.
-  void load_columns(
-      const float* from, int64_t width, int64_t begin, int64_t end, float* to) const {
+  void load_columns(const float* from, int64_t width, int64_t begin, int64_t end, float* to) const {
     for (int64_t c = begin; c < end; ++c, to += pitch) {
       for (int64_t s = 0; s < count; ++s) to[s] = from[(first + s) * width + c];
       std::fill(to + count, to + pitch, 0.0f);

@@ -48,8 +48,7 @@ struct Sum {
 };
 
 // The place whose stretch of the cumulative softmax holds u; `scratch` has room for all.
-static VecInt place_of(
-    Parameters logits, int64_t count, float temperature, Vec u, float* scratch) {
+static VecInt place_of(Parameters logits, int64_t count, float temperature, Vec u, float* scratch) {
   if (temperature == 0.0f) return place_of_largest(logits, count);
 
   const Vec over = broadcast(temperature);

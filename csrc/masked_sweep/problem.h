@@ -19,7 +19,8 @@ struct Edge {
 
 // The units of a network by level, each level sorted by degree. Level 0 has the context and then
 // the features in their order, levels 1 to `hidden` are hidden, the last one has `parameters` rows
-// for each feature. Step p finishes the hidden units of degree p and then feature p, counted from 0.
+// for each feature. Step p finishes the hidden units of degree p and then feature p, counted from
+// 0.
 struct Plan {
   int64_t features, context, parameters, hidden, block;
   const int64_t* starts;    // (hidden + 2, features + 1): a level's first unit of each step
@@ -27,9 +28,7 @@ struct Plan {
 
   int64_t last() const { return hidden + 1; }
   int64_t blocks() const { return (features + block - 1) / block; }
-  int64_t end_of(int64_t b) const {
-    return b + 1 < blocks() ? (b + 1) * block : features;
-  }
+  int64_t end_of(int64_t b) const { return b + 1 < blocks() ? (b + 1) * block : features; }
   int64_t start(int64_t level, int64_t step) const { return starts[level * (features + 1) + step]; }
   int64_t units(int64_t level) const { return start(level, features); }
   // How many units of a level are finished before step p, and before its own last ones.
@@ -105,11 +104,11 @@ struct Sweep {
   float* x;                      // (samples, features)
   float* levels;                 // (samples, hidden units), what earlier blocks' units hold
   int64_t hidden_units;
-  bool keep;              // write `levels`
-  float* log_det;         // (samples,), added to; of a flow
-  const float* context;   // (samples, context)
-  const float* noise;     // (samples, features, noise)
-  const bool* given;      // (samples, features): features that keep their x; or null
+  bool keep;             // write `levels`
+  float* log_det;        // (samples,), added to; of a flow
+  const float* context;  // (samples, context)
+  const float* noise;    // (samples, features, noise)
+  const bool* given;     // (samples, features): features that keep their x; or null
 };
 
 }  // namespace dgm::masked_sweep

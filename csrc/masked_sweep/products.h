@@ -17,8 +17,8 @@ using masked_sweep::kRows;
 constexpr bool kWide = DGM_VECTOR_BYTES == 64;
 constexpr int64_t kMostVectors = 8;
 
-// 6 x 2 sums, 2 vectors and 1 broadcast fill 15 of 16 registers, 6 x 4 fill 29 of 32. Of a row, sums
-// are many, because each waits four cycles for itself.
+// 6 x 2 sums, 2 vectors and 1 broadcast fill 15 of 16 registers, 6 x 4 fill 29 of 32. Of a row,
+// sums are many, because each waits four cycles for itself.
 constexpr int most_vectors(int rows) {
   if (rows <= 2) return kWide || rows == 1 ? 8 : 4;
   return kWide ? 4 : rows == 3 ? 3 : 2;
