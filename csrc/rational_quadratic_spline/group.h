@@ -40,7 +40,7 @@ inline int tiles_of(int64_t count) {
   return static_cast<int>(std::min<int64_t>(kTiles, (count + kLanes - 1) / kLanes));
 }
 
-#define DGM_STEP static __attribute__((noinline)) void
+#define DGM_STEP static __attribute__((noinline, unused)) void
 
 template <int kBins>
 DGM_STEP constrain_shares_of(Group& group, int i) {

@@ -56,8 +56,12 @@ class Conditional(ABC):
         """Return the distribution, with event shape (D,), that parameters (*, D, P) mean."""
 
     @abstractmethod
-    def pick(self, parameters: Tensor, noise: Tensor) -> Tensor:
-        """Return the values (*) that noise (*, N) stands for under parameters (*, P)."""
+    def pick(self, parameters: Tensor, noise: Tensor, temperature: float = 1.0) -> Tensor:
+        """Return the values (*) that noise (*, N) stands for under parameters (*, P).
+
+        The temperature divides logits and multiplies scales; 0 leaves the heaviest value or
+        component, and means.
+        """
 
     def encode(self, x: Tensor) -> Tensor:
         """Return values as the network sees them."""
@@ -110,10 +114,12 @@ class BernoulliConditional(Conditional):
         logits = parameters.squeeze(-1)
         return Independent(Bernoulli(logits=logits, validate_args=False), 1, validate_args=False)
 
-    def pick(self, parameters: Tensor, noise: Tensor) -> Tensor:
+    def pick(self, parameters: Tensor, noise: Tensor, temperature: float = 1.0) -> Tensor:
         """Return 1 where the uniform is below the probability of a one."""
-        probability = torch.sigmoid(_at_least_float32(parameters)).squeeze(-1)
-        return (noise.squeeze(-1) < probability).to(parameters.dtype)
+        logits = _at_least_float32(parameters).squeeze(-1)
+        if temperature == 0:
+            return (logits > 0).to(parameters.dtype)
+        return (noise.squeeze(-1) < torch.sigmoid(logits / temperature)).to(parameters.dtype)
 
     def check_values(self, x: Tensor) -> None:
         """Raise ValueError unless x lies in [0, 1]."""
@@ -142,9 +148,9 @@ class CategoricalConditional(Conditional):
         """Scale 0..K-1 to [-1, 1]."""
         return x * (2 / (self.categories - 1)) - 1
 
-    def pick(self, parameters: Tensor, noise: Tensor) -> Tensor:
+    def pick(self, parameters: Tensor, noise: Tensor, temperature: float = 1.0) -> Tensor:
         """Return the category whose stretch of the cumulative distribution holds the uniform."""
-        return _category(parameters, noise[..., 0]).to(parameters.dtype)
+        return _category(parameters, noise[..., 0], temperature).to(parameters.dtype)
 
     def mean(self, parameters: Tensor) -> Tensor:
         """Return the expected category, taken as a number."""
@@ -182,11 +188,13 @@ class DiscretizedLogisticConditional(Conditional):
         """Scale 0..L-1 to [-1, 1]."""
         return x * (2 / (self.levels - 1)) - 1
 
-    def pick(self, parameters: Tensor, noise: Tensor) -> Tensor:
+    def pick(self, parameters: Tensor, noise: Tensor, temperature: float = 1.0) -> Tensor:
         """Return the level whose stretch of the cumulative distribution holds the uniform."""
         mean, log_scale = _at_least_float32(parameters).unbind(-1)
         logistic = DiscretizedLogistic(mean, log_scale, self.levels, validate_args=False)
-        return logistic.icdf(noise[..., 0]).to(parameters.dtype)
+        # Of no width, an infinity is none: the middle.
+        u = noise[..., 0] if temperature > 0 else torch.full_like(noise[..., 0], 0.5)
+        return logistic.icdf(u, temperature).to(parameters.dtype)
 
     def check_values(self, x: Tensor) -> None:
         """Raise ValueError unless x holds integers in [0, L-1]."""
@@ -211,10 +219,10 @@ class GaussianConditional(Conditional):
             Normal(mean, log_scale.exp(), validate_args=False), 1, validate_args=False
         )
 
-    def pick(self, parameters: Tensor, noise: Tensor) -> Tensor:
+    def pick(self, parameters: Tensor, noise: Tensor, temperature: float = 1.0) -> Tensor:
         """Return mean + scale * normal."""
         mean, log_scale = _at_least_float32(parameters).unbind(-1)
-        return (mean + log_scale.exp() * noise[..., 0]).to(parameters.dtype)
+        return (mean + temperature * log_scale.exp() * noise[..., 0]).to(parameters.dtype)
 
 
 @dataclass(frozen=True)
@@ -239,20 +247,23 @@ class GaussianMixtureConditional(Conditional):
         )
         return Independent(mixture, 1, validate_args=False)
 
-    def pick(self, parameters: Tensor, noise: Tensor) -> Tensor:
+    def pick(self, parameters: Tensor, noise: Tensor, temperature: float = 1.0) -> Tensor:
         """Let the uniform choose a component and the normal a value of it."""
         logits, mean, log_scale = (
             _at_least_float32(parameters).unflatten(-1, (3, self.components)).unbind(-2)
         )
-        component = _category(logits, noise[..., 0]).unsqueeze(-1)
+        component = _category(logits, noise[..., 0], temperature).unsqueeze(-1)
         mean = mean.gather(-1, component).squeeze(-1)
         log_scale = log_scale.gather(-1, component).squeeze(-1)
-        return (mean + log_scale.exp() * noise[..., 1]).to(parameters.dtype)
+        return (mean + temperature * log_scale.exp() * noise[..., 1]).to(parameters.dtype)
 
 
-def _category(logits: Tensor, uniform: Tensor) -> Tensor:
+def _category(logits: Tensor, uniform: Tensor, temperature: float) -> Tensor:
     """Invert the cumulative distribution: the number of categories that end at or below it."""
-    cumulative = _at_least_float32(logits).softmax(-1).cumsum(-1)
+    logits = _at_least_float32(logits)
+    if temperature == 0:
+        return logits.argmax(-1)
+    cumulative = (logits / temperature).softmax(-1).cumsum(-1)
     # Rounding can leave the last sum below the uniform, hence the last category is not counted.
     return (cumulative[..., :-1] <= uniform.unsqueeze(-1)).sum(-1)
 

@@ -103,9 +103,12 @@ class DiscretizedLogistic(Distribution):
             + torch.where(first | last, zero, width)
         )
 
-    def icdf(self, value: Tensor) -> Tensor:
-        """Return the level whose stretch of the cumulative distribution holds `value`."""
-        logistic = self.loc + self.log_scale.exp() * torch.logit(value)
+    def icdf(self, value: Tensor, temperature: float = 1.0) -> Tensor:
+        """Return the level whose stretch of the cumulative distribution holds `value`.
+
+        The temperature multiplies the scale.
+        """
+        logistic = self.loc + temperature * self.log_scale.exp() * torch.logit(value)
         top = self.levels - 1
         return ((logistic + 1) * (top / 2)).round().clamp(0, top)
 

@@ -2,6 +2,15 @@
 
 from dgm_fast.sampling.diffusion import ddim_encode, diffusion_sample
 from dgm_fast.sampling.filters import filter_logits, pick_token
+from dgm_fast.sampling.masked_mlp import (
+    AffineInverse,
+    Draw,
+    MaskedLayout,
+    MaskedNetwork,
+    MaskedSampler,
+    MaskedState,
+    SplineInverse,
+)
 from dgm_fast.sampling.naive import naive_sample
 from dgm_fast.sampling.recurrent import RecurrentNetwork, RecurrentSampler
 from dgm_fast.sampling.sequence import SequenceSampler, SequenceState
@@ -26,6 +35,13 @@ __all__ = [
     "TransformerLayer",
     "TransformerNetwork",
     "TransformerSampler",
+    "AffineInverse",
+    "Draw",
+    "MaskedLayout",
+    "MaskedNetwork",
+    "MaskedSampler",
+    "MaskedState",
+    "SplineInverse",
     "WaveNetLayer",
     "WaveNetNetwork",
     "WaveNetSampler",

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from benchmarks import sampling
+from benchmarks import sampling, sampling_made
 from benchmarks.run import Options
 from benchmarks.timing import Spread
 from benchmarks.verify import RedContract
@@ -61,3 +61,24 @@ def test_every_column_has_a_row(case):
     assert all(0 < row.p20_us <= row.median_us <= row.p80_us < 1e5 for row in rows)
     density = next(row for row in rows if row.column == "anchor:density")
     assert density.median_us < 1e3
+
+
+@pytest.fixture(params=[sampling_made.BernoulliMADE, sampling_made.MAFStep])
+def at_once(request):
+    model = request.param, 20, (32,)
+    return sampling.at_once_case(model, 60, torch.device("cpu"), (), "small-batch60")
+
+
+def test_all_columns_make_the_same_batch(at_once):
+    assert set(at_once.columns) == {"eager", "best_eager", "ours:auto"}
+    sampling.check_draws(at_once)
+    x = at_once.columns["ours:auto"].draw(at_once.noise(1))
+    assert x.shape == (60, 20)
+    assert len(x.unique(dim=0)) > 10
+
+
+def test_a_batch_that_is_made_otherwise_is_not_timed(at_once):
+    ours = at_once.columns["ours:auto"]
+    wrong = replace(ours, draw=lambda noise: ours.draw(1 - noise))
+    with pytest.raises(RedContract, match="small-batch60: ours:auto draws otherwise"):
+        sampling.check_draws(replace(at_once, columns=at_once.columns | {"ours:auto": wrong}))

@@ -20,8 +20,8 @@ from dgm_fast.families import (
     NeuralSplineFlow,
     NeuralSplineFlowConfig,
 )
-from dgm_fast.families.autoregressive.masked_blocks import BLOCK
 from dgm_fast.families.autoregressive.masked_mlp import MaskedMLP
+from dgm_fast.families.flows import masked_autoregressive as steps
 from dgm_fast.families.flows.chain import Chain
 from dgm_fast.families.flows.masked_autoregressive import (
     AffineAutoregressive,
@@ -29,6 +29,7 @@ from dgm_fast.families.flows.masked_autoregressive import (
     SplineAutoregressive,
 )
 from dgm_fast.layers import SplineShape
+from dgm_fast.sampling.masked_mlp import BLOCK
 from dgm_fast.training import load_dataset, mean_nll_nats, train
 from dgm_fast.training.data import DataConfig
 from dgm_fast.training.metrics import baselines_nats
@@ -144,7 +145,7 @@ def test_densities_integrate_to_one():
 @pytest.mark.parametrize("name", ["maf", "iaf", "nsf-ar"])
 def test_a_step_is_autoregressive_and_solved_exactly_in_as_many_passes_as_features(name):
     model, x = make(CONFIGS[name])
-    step = next(m for m in model.modules() if hasattr(m, "network") and hasattr(m, "_solve"))
+    step = next(m for m in model.modules() if isinstance(m, MaskedAutoregressive))
     jacobian = torch.autograd.functional.jacobian(lambda v: step(v[None])[0][0], x[0])
     assert torch.equal(jacobian, jacobian.tril())
     assert (jacobian.diagonal() > 0).all()
@@ -177,19 +178,63 @@ def test_blocks_solve_what_the_whole_network_solves(hidden, context_features, ki
     found, passes = [], []
     step.network.register_forward_hook(lambda *_: passes.append(1))
 
-    for each in (MaskedAutoregressive._blocks, lambda *_: None):
-        monkeypatch.setattr(MaskedAutoregressive, "_blocks", each)
+    for takes_passes in (False, True):
+        monkeypatch.setattr(steps, "_takes_passes", lambda y, passes=takes_passes: passes)
         passes.clear()
         back, log_det = step.inverse(y, context)
         leaves = [y, *step.parameters()]
         gradients = torch.autograd.grad(back.sin().sum() + log_det.square().sum() / D, leaves)
         found.append((back, log_det, *gradients, len(passes)))
 
-    # One looks for what overflows, one begins the graph, and one has the log-determinant.
-    assert found[0][-1] == 3 < found[1][-1]
+    # One begins the graph, and one has the log-determinant.
+    assert found[0][-1] == 2 < found[1][-1]
     torch.testing.assert_close(found[0][0], x, atol=1e-9, rtol=0)
     for ours, expected in zip(found[0][:-1], found[1][:-1], strict=True):
         torch.testing.assert_close(ours, expected, atol=1e-8, rtol=1e-7)
+
+
+@pytest.mark.parametrize("kind", ["standardizing", "affine", "spline"])
+@pytest.mark.parametrize("D", [1, 6, 2 * BLOCK + 7])
+@pytest.mark.parametrize("context_features", [0, 3])
+def test_the_sweep_solves_what_passes_solve(kind, D, context_features, monkeypatch):
+    torch.manual_seed(1)
+    if kind == "spline":
+        step = SplineAutoregressive(D, (40,), SplineShape(5, 3.0), context_features)
+    else:
+        step = AffineAutoregressive(
+            D, (33, 50), context_features, standardize=kind == "standardizing"
+        )
+    with torch.no_grad():
+        for p in step.parameters():
+            p += 0.05 * torch.randn_like(p)
+    x = torch.randn(10, D)
+    context = torch.randn(10, context_features) if context_features else None
+    with torch.no_grad():
+        y, log_det = step(x, context)
+        passes = []
+        step.network.register_forward_hook(lambda *_: passes.append(1))
+        back, minus_log_det = step.inverse(y, context)
+        if steps.MaskedSampler(step.network.description(), step.inverse_step).impl == "cpp":
+            assert not passes
+        monkeypatch.setattr(steps, "_takes_passes", lambda y: True)
+        expected, minus_expected = step.inverse(y, context)
+        assert passes
+
+    for found in (back, expected):
+        torch.testing.assert_close(found, x, atol=1e-4, rtol=1e-4)
+    for found in (minus_log_det, minus_expected):
+        torch.testing.assert_close(found, -log_det, atol=1e-3, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["maf", "iaf", "nsf-ar"])
+def test_autocast_solves_as_it_evaluates(name):
+    model, x = make(CONFIGS[name])
+    model, x = model.float(), x.float()
+    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+        z, log_det = model(x)
+        back, minus_log_det = model.inverse(z)
+    torch.testing.assert_close(back, x, atol=0.1, rtol=0.1)
+    torch.testing.assert_close(minus_log_det, -log_det, atol=0.2, rtol=0.1)
 
 
 def test_what_overflows_before_it_is_known_does_no_harm_and_for_good_is_not_hidden():

@@ -19,7 +19,7 @@ Deviations from the paper:
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import ClassVar, Literal
@@ -48,7 +48,7 @@ from dgm_fast.families.checks import as_shape, context_rows
 from dgm_fast.families.pretrained import Pretrained
 from dgm_fast.layers import MaskedLinear
 from dgm_fast.ops import MaskStructure, philox_uniform
-from dgm_fast.sampling import naive_sample
+from dgm_fast.sampling import Draw, MaskedLayout, MaskedNetwork, MaskedSampler
 
 __all__ = ["MADE", "MADEConfig"]
 
@@ -240,6 +240,11 @@ class MADE(Pretrained, nn.Module):
         with torch.device("cpu"):
             self.degrees = [degrees_of(config, mask_set) for mask_set in range(config.num_masks)]
             mask_sets = [self._masks(degrees, known) for degrees in self.degrees]
+            parameters = self.conditional.parameters_per_feature
+            self._layouts = [
+                MaskedLayout(each.features, each.hidden, parameters, config.context_features)
+                for each in self.degrees
+            ]
         self.mask_sets = nn.ModuleList(mask_sets).to(device)
 
         first = list(self.mask_sets[0])
@@ -308,21 +313,57 @@ class MADE(Pretrained, nn.Module):
         """Return the mean negative log-likelihood, a scalar in nats."""
         return -self.log_prob(x, context).mean()
 
+    def sampler(
+        self, mask_set: int = 0, *, temperature: float = 1.0, impl: str = "auto"
+    ) -> MaskedSampler:
+        """Return the sampler of one set of masks with the weights as they are now.
+
+        Arguments:
+            mask_set: its number.
+            temperature: divides logits and multiplies scales; 0 leaves no chance.
+            impl: of the sampler.
+        """
+        network = self.description(mask_set)
+        return MaskedSampler(network, Draw(self.conditional, temperature), impl=impl)
+
+    def description(self, mask_set: int = 0) -> MaskedNetwork:
+        """Return what samplers are made from: the parameters, as they are, and a set's degrees."""
+        return MaskedNetwork(
+            self._layouts[mask_set],
+            tuple(layer.weight for layer in self.layers),
+            tuple(layer.bias for layer in self.layers),
+            self.config.activation,
+            None if self.direct is None else self.direct.weight,
+        )
+
     @torch.no_grad()
     def sample(
         self,
         shape: int | Sequence[int],
         context: Tensor | None = None,
         generator: torch.Generator | None = None,
+        *,
+        temperature: float = 1.0,
+        given: Tensor | None = None,
+        given_mask: Tensor | None = None,
+        noise: Tensor | None = None,
+        progress: Callable[[int, int], object] | None = None,
     ) -> Tensor:
         """Draw samples of the density that `log_prob` reports in the same mode.
 
-        A mixture over sets of masks is sampled by choosing a set for each sample.
+        A mixture over sets of masks is sampled by choosing a set for each sample. All features
+        together cost about one evaluation of the density. Nothing is dropped out.
 
         Arguments:
             shape: leading dims of the result; an int counts as one dim.
             context: (*, C), broadcast to `shape`: each sample has its own, or all share one.
             generator: on the model's device; default torch's own.
+            temperature: divides logits and multiplies scales; 0 leaves no chance.
+            given: values of features that are kept where `given_mask` says so, broadcast to the
+                result. Others are drawn given those before them in the order.
+            given_mask: True for the features that are given, broadcast to the result.
+            noise: (n, D, N) for all n samples, as `draw_noise` makes it; default drawn.
+            progress: told the number of features done and that of all, now and then.
 
         Shapes:
             Returns (*shape, D), dtype and device of the parameters.
@@ -330,29 +371,41 @@ class MADE(Pretrained, nn.Module):
         shape = as_shape(shape)
         D, n = self.config.features, math.prod(shape)
         weight = self.layers[0].weight
-        context = context_rows(context, shape, labels=False)
+        rows = {"context": context_rows(context, shape, labels=False)}
+        rows |= {"given": given, "given_mask": given_mask}
+        for name in ("given", "given_mask"):
+            if rows[name] is not None:
+                rows[name] = _rows(name, rows[name], (*shape, D)).to(weight.device)
         seed = draw_seed(weight.device, generator)
-        noise = self.conditional.draw_noise(n, D, seed, weight.dtype)
+        if noise is None:
+            noise = self.conditional.draw_noise(n, D, seed, weight.dtype)
+        elif noise.ndim != 3 or noise.shape[:2] != (n, D):
+            expected = f"(n, D, N) with n = {n} and D = {D}"
+            raise ValueError(f"noise must have shape {expected}; got {tuple(noise.shape)}")
         sets = [self._active_set] if self.training else range(self.config.num_masks)
-        which = (philox_uniform((n, 1), seed=seed, stream=_SET_STREAM)[:, 0] * len(sets)).long()
+        if len(sets) == 1:
+            sampler = self.sampler(sets[0], temperature=temperature)
+            x = sampler.draw(sampler.start(n, **rows), noise, progress=progress)
+            return x.to(weight.dtype).view(*shape, D)
 
         x = weight.new_zeros(n, D)
-        for place in which.unique().tolist():
-            rows = (which == place).nonzero().squeeze(1)
-            given = None if context is None else context[rows]
-            x[rows] = self._sample_one_set(sets[place], noise[rows], given)
+        which = (philox_uniform((n, 1), seed=seed, stream=_SET_STREAM)[:, 0] * len(sets)).long()
+        present = which.unique().tolist()
+        for done, place in enumerate(present):
+            at = (which == place).nonzero().squeeze(1)
+            sampler = self.sampler(sets[place], temperature=temperature)
+            some = {k: None if each is None else each[at] for k, each in rows.items()}
+            told = progress and _after(progress, done, len(present))
+            drawn = sampler.draw(sampler.start(len(at), **some), noise[at], progress=told)
+            x[at] = drawn.to(weight.dtype)
 
         return x.view(*shape, D)
 
-    def _sample_one_set(self, mask_set: int, noise: Tensor, context: Tensor | None) -> Tensor:
-        masks = self.mask_sets[mask_set]
-        return naive_sample(
-            lambda x: self._network(x, context, masks),
-            self.conditional.pick,
-            noise,
-            self.degrees[mask_set].generation_order,
-            self.layers[0].weight.new_zeros(noise.shape[:2]),
-        )
+    def draw_noise(self, n: int, generator: torch.Generator | None = None) -> Tensor:
+        """Draw the noise (n, D, N) that n samples are made from."""
+        weight = self.layers[0].weight
+        seed = draw_seed(weight.device, generator)
+        return self.conditional.draw_noise(n, self.config.features, seed, weight.dtype)
 
     def _network(self, x: Tensor, context: Tensor | None, masks: Sequence[MaskStructure]) -> Tensor:
         inputs = self._inputs(x, context)
@@ -389,3 +442,19 @@ class MADE(Pretrained, nn.Module):
 
     def extra_repr(self) -> str:
         return str(self.config)
+
+
+def _rows(name: str, value: Tensor, shape: tuple[int, ...]) -> Tensor:
+    try:
+        return value.expand(shape).reshape(-1, shape[-1])
+    except RuntimeError as error:
+        raise ValueError(
+            f"{name} must broadcast to {shape}; got shape {tuple(value.shape)}"
+        ) from error
+
+
+def _after(
+    progress: Callable[[int, int], object], done: int, sets: int
+) -> Callable[[int, int], object]:
+    """Tell of several sweeps as if they were one."""
+    return lambda features, D: progress(done * D + features, sets * D)

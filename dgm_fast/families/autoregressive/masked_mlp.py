@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from dgm_fast.families.autoregressive.degrees import even_degrees
 from dgm_fast.layers import MaskedLinear
 from dgm_fast.ops import MaskStructure
+from dgm_fast.sampling import MaskedLayout, MaskedNetwork
 
 __all__ = ["MaskedMLP"]
 
@@ -58,6 +59,9 @@ class MaskedMLP(nn.Module):
             masks = [MaskStructure.from_degrees(a, b) for a, b in pairwise(units)]
             outputs = places.repeat_interleave(parameters_per_feature)
             masks.append(MaskStructure.from_degrees(units[-1], outputs, strict=True))
+            self.layout = MaskedLayout(
+                places, self.degrees, parameters_per_feature, context_features
+            )
 
         # On the default device, as the parameters are.
         device = torch.empty(0).device
@@ -76,3 +80,8 @@ class MaskedMLP(nn.Module):
         """Return the parameters of every feature."""
         output = self.layers[-1](self.levels(x, context)[-1])
         return output.unflatten(1, (self.features, -1))
+
+    def description(self) -> MaskedNetwork:
+        """Return what samplers are made from: the parameters, as they are, and the degrees."""
+        weights = tuple(layer.weight for layer in self.layers)
+        return MaskedNetwork(self.layout, weights, tuple(layer.bias for layer in self.layers))

@@ -10,11 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from dgm_fast._core.uncompiled import uncompiled
-from dgm_fast.families.autoregressive.masked_blocks import BLOCK, MaskedBlocks, is_rounding
 from dgm_fast.families.autoregressive.masked_mlp import MaskedMLP
 from dgm_fast.families.flows.chain import no_change
 from dgm_fast.layers import SplineShape
 from dgm_fast.ops import affine_coupling, rational_quadratic_spline
+from dgm_fast.sampling import AffineInverse, MaskedSampler, SplineInverse
+from dgm_fast.sampling.masked_mlp import BLOCK, MaskedBlocks, Step, is_rounding
 
 __all__ = ["AffineAutoregressive", "Flip", "MaskedAutoregressive", "SplineAutoregressive"]
 
@@ -25,19 +26,20 @@ class MaskedAutoregressive(nn.Module, ABC):
     .. math:: y_d = f(x_d;\, \theta_d), \quad \theta_d = network(x_1, \dots, x_{d-1}, c)
 
     The Jacobian is triangular, so log |det dy/dx| is the sum of the D log-slopes. `forward` takes
-    one pass of the network. `inverse` solves for x by iterating
+    one pass of the network. On a CPU `inverse` costs about as much: `MaskedSampler` solves for one
+    feature after another with each of the network's units computed once. On a GPU and under
+    autocast it iterates
 
     .. math:: x^{(k+1)}_d = f^{-1}(y_d;\, \theta_d(x^{(k)}))
 
     which has the first k features right after k passes, so all after D at the latest, and mostly
-    long before: it stops when a pass moves x by no more than rounding does. On a CPU many
-    features go in blocks one after another, each iterated by those units of the network that it
-    adds to the blocks before it, and all blocks cost as much as a few passes of the network.
-    The gradient is the implicit one: :math:`J^{-\top}` is applied to the gradient of x by the same
-    iteration, so memory is that of two passes.
+    long before: it stops when a pass moves x by no more than rounding does.
+    The gradient is the implicit one: :math:`J^{-\top}` is applied to the gradient of x by solving
+    the transposed system, so memory is that of two passes.
 
     Arguments:
         network: of `MaskedMLP`'s kind, (B, D) -> (B, D, P).
+        impl: of the ops and of the sampler.
 
     Shapes:
         x (B, D) -> y (B, D), log_det (B,).
@@ -50,9 +52,10 @@ class MaskedAutoregressive(nn.Module, ABC):
         Equation Solving", 2021, for the iteration.
     """
 
-    def __init__(self, network: MaskedMLP) -> None:
+    def __init__(self, network: MaskedMLP, impl: str) -> None:
         super().__init__()
         self.network = network
+        self.impl = impl
 
     @abstractmethod
     def elementwise(self, x: Tensor, parameters: Tensor, inverse: bool) -> tuple[Tensor, Tensor]:
@@ -62,48 +65,47 @@ class MaskedAutoregressive(nn.Module, ABC):
         """Return y and log |det dy/dx|, (B,)."""
         return self.elementwise(x, self.network(x, context), False)
 
+    @property
+    @abstractmethod
+    def inverse_step(self) -> Step:
+        """How a sampler makes x of y and parameters."""
+
     # Its number of passes depends on the data.
     @uncompiled
     def inverse(self, y: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Return x and log |det dx/dy|, (B,)."""
-        blocks = self._blocks(y, context)
+        sampler = self._sampler(y)
         with torch.no_grad():
-            x = self._solve(y, context, blocks)
+            if sampler is None:
+                x, log_det = self._iterate(y, context), None
+            else:
+                x, log_det = _sweep(sampler, y, context)
 
         recorded = [y, *self.parameters(), *([] if context is None else [context])]
         if torch.is_grad_enabled() and any(each.requires_grad for each in recorded):
-            x = self._attach(x, y, context, blocks)
-        return x, -self(x, context)[1]
+            x, log_det = self._attach(x, y, context), None
+        return x, -self(x, context)[1] if log_det is None else log_det
 
-    def _blocks(self, y: Tensor, context: Tensor | None) -> MaskedBlocks | None:
-        # A GPU would wait for the launches of all their passes, and low precision is to round as
-        # `forward` does.
-        if y.device.type != "cpu" or y.shape[1] < 2 * BLOCK or torch.is_autocast_enabled("cpu"):
+    def _sampler(self, y: Tensor) -> MaskedSampler | None:
+        if _takes_passes(y):
             return None
-        return MaskedBlocks(self.network, context)
+        impl = self.impl if self.impl in ("reference", "cpp") else "auto"
+        sampler = MaskedSampler(self.network.description(), self.inverse_step, impl=impl)
+        # A few passes of a small network cost less than its blocks one by one.
+        return sampler if sampler.impl == "cpp" or y.shape[1] >= 2 * BLOCK else None
 
-    def _solve(self, y: Tensor, context: Tensor | None, blocks: MaskedBlocks | None) -> Tensor:
-        x, passes = torch.zeros_like(y), y.shape[1] if y.numel() > 0 else 0
-        if blocks is not None:
-            # Solved as far as rounding goes: the one pass that is left finds what overflows.
-            x = blocks.solve(y, lambda *given: self.elementwise(*given, True)[0].to(y.dtype))
-            passes = 1
-
-        found = x
-        for _ in range(passes):
+    def _iterate(self, y: Tensor, context: Tensor | None) -> Tensor:
+        """Return x by passes of the whole network."""
+        x = found = torch.zeros_like(y)
+        for _ in range(y.shape[1] if y.numel() > 0 else 0):
             found = self.elementwise(y, self.network(x, context), True)[0].to(y.dtype)
             # Features still to come may overflow; as NaN they would reach those before them.
             previous, x = x, found.nan_to_num(0.0, 0.0, 0.0)
             if is_rounding(x - previous, x):
                 break
+        return _without_lost(found)[0]
 
-        # A feature that overflows for good leaves none of those after it known.
-        lost = ~found.isfinite()
-        return torch.where((lost.cumsum(1) > 0) & ~lost, torch.nan, found)
-
-    def _attach(
-        self, x: Tensor, y: Tensor, context: Tensor | None, blocks: MaskedBlocks | None
-    ) -> Tensor:
+    def _attach(self, x: Tensor, y: Tensor, context: Tensor | None) -> Tensor:
         """Return x, the solution, as a function of y, the context and the parameters."""
         x = x.requires_grad_()
         parameters = self.network(x, context)
@@ -112,6 +114,9 @@ class MaskedAutoregressive(nn.Module, ABC):
         fixed = parameters.detach().requires_grad_()
         alone, _ = self.elementwise(x, fixed, False)
         slopes, by_parameters = torch.autograd.grad(alone.sum(), (x, fixed))
+        blocks = None
+        if not _takes_passes(y) and y.shape[1] >= 2 * BLOCK:
+            blocks = MaskedBlocks(self.network.description(), y.dtype)
 
         def solve(grad: Tensor) -> Tensor:
             if blocks is None:
@@ -123,6 +128,25 @@ class MaskedAutoregressive(nn.Module, ABC):
 
         # y - reached is rounding; what it is for is its gradient at fixed x, (dy, -df/dparameters).
         return x.detach() + _SolveGradient.apply(y - reached, solve)
+
+
+def _takes_passes(y: Tensor) -> bool:
+    # A GPU would wait for the launches of all blocks' passes, and low precision is to round as
+    # `forward` does.
+    return y.device.type != "cpu" or torch.is_autocast_enabled("cpu")
+
+
+def _sweep(sampler: MaskedSampler, y: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
+    state = sampler.start(len(y), context)
+    x, is_lost = _without_lost(sampler.draw(state, y.unsqueeze(-1)))
+    return x.to(y.dtype), state.log_det.masked_fill(is_lost, torch.nan)
+
+
+def _without_lost(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Return x with NaN after a feature that overflowed, and whether one did, (B,)."""
+    lost = ~x.isfinite()
+    # It leaves none of those after it known.
+    return torch.where((lost.cumsum(1) > 0) & ~lost, torch.nan, x), lost.any(1)
 
 
 class _SolveGradient(torch.autograd.Function):
@@ -187,10 +211,14 @@ class AffineAutoregressive(MaskedAutoregressive):
         bound: float = 5.0,
         impl: str = "auto",
     ) -> None:
-        super().__init__(MaskedMLP(features, 2, hidden, context_features, impl))
+        super().__init__(MaskedMLP(features, 2, hidden, context_features, impl), impl)
         self.standardize = standardize
         self.bound = bound
-        self.impl = impl
+
+    @property
+    def inverse_step(self) -> AffineInverse:
+        """How a sampler makes x of y and parameters."""
+        return AffineInverse(self.bound, self.standardize, impl=self.impl)
 
     def elementwise(self, x: Tensor, parameters: Tensor, inverse: bool) -> tuple[Tensor, Tensor]:
         """Scale and shift, or undo it."""
@@ -228,10 +256,16 @@ class SplineAutoregressive(MaskedAutoregressive):
         *,
         impl: str = "auto",
     ) -> None:
-        super().__init__(MaskedMLP(features, spline.parameters, hidden, context_features, impl))
+        super().__init__(
+            MaskedMLP(features, spline.parameters, hidden, context_features, impl), impl
+        )
         self.spline = spline
-        self.impl = impl
         spline.make_identity(self.network.layers[-1].bias, features)
+
+    @property
+    def inverse_step(self) -> SplineInverse:
+        """How a sampler makes x of y and parameters."""
+        return SplineInverse(self.spline.bins, self.spline.bound, impl=self.impl)
 
     def elementwise(self, x: Tensor, parameters: Tensor, inverse: bool) -> tuple[Tensor, Tensor]:
         """Bend, or undo it."""

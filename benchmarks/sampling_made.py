@@ -1,0 +1,155 @@
+"""What all features of a batch cost, drawn by MADE or solved for by MAF: entries of `sampling`.
+
+A step of these cases is a whole batch. `eager` runs the network once a feature; `best_eager`
+iterates blocks of 64 features, in plain PyTorch, and each call of it and of ours includes laying
+out the weights, as `sample` does. `anchor:density` is one evaluation of the density of the batch,
+by what is fastest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from benchmarks.columns import ANCHOR, OURS
+from benchmarks.measure import is_wanted
+from dgm_fast.families import MADE, MADEConfig
+from dgm_fast.families.autoregressive.masked_mlp import MaskedMLP
+from dgm_fast.families.flows.masked_autoregressive import AffineAutoregressive
+from dgm_fast.sampling import Draw, MaskedNetwork, MaskedSampler, naive_sample
+from dgm_fast.sampling.masked_mlp import Step
+
+__all__ = ["MODELS", "batch_case"]
+
+SEED = 0
+BATCHES = (1, 16, 100, 256)
+DENSITY = f"{ANCHOR}density"
+
+
+class Model:
+    """What a case is of: how to make features, and how to evaluate their density.
+
+    Attributes:
+        step: makes a feature of its parameters.
+    """
+
+    step: Step
+
+    def __init__(self, features: int, hidden: tuple[int, ...], device: torch.device) -> None:
+        self.features, self.hidden, self.device = features, hidden, device
+
+    def network(self) -> MaskedNetwork:
+        """Return the parameters as they are."""
+        raise NotImplementedError
+
+    def noise(self, batch: int) -> Tensor:
+        """Draw the noise, or y, (B, D, N)."""
+        raise NotImplementedError
+
+    def parameters(self, x: Tensor) -> Tensor:
+        """Return those of every feature, (B, D, P)."""
+        raise NotImplementedError
+
+    def density(self, x: Tensor) -> Tensor:
+        """Evaluate it."""
+        raise NotImplementedError
+
+
+class BernoulliMADE(Model):
+    """A MADE of binary features."""
+
+    def __init__(self, features: int, hidden: tuple[int, ...], device: torch.device) -> None:
+        super().__init__(features, hidden, device)
+        self.made = MADE(MADEConfig(features, hidden), device=device).eval()
+        self.step = Draw(self.made.conditional)
+
+    def network(self) -> MaskedNetwork:
+        return self.made.description()
+
+    def noise(self, batch: int) -> Tensor:
+        return self.made.draw_noise(batch)
+
+    def parameters(self, x: Tensor) -> Tensor:
+        return self.made(x)
+
+    def density(self, x: Tensor) -> Tensor:
+        return self.made.log_prob(x)
+
+
+class MAFStep(Model):
+    """One affine autoregressive step on a normal base."""
+
+    def __init__(self, features: int, hidden: tuple[int, ...], device: torch.device) -> None:
+        super().__init__(features, hidden, device)
+        with torch.device(device):
+            self.flow = AffineAutoregressive(features, hidden)
+        with torch.no_grad():
+            # Away from the identity.
+            self.flow.network.layers[-1].weight.normal_(0.0, 0.01)
+        self.step = self.flow.inverse_step
+
+    def network(self) -> MaskedNetwork:
+        mlp: MaskedMLP = self.flow.network
+        return mlp.description()
+
+    def noise(self, batch: int) -> Tensor:
+        return torch.randn(batch, self.features, 1, device=self.device)
+
+    def parameters(self, x: Tensor) -> Tensor:
+        return self.flow.network(x)
+
+    def density(self, x: Tensor) -> Tensor:
+        z, log_det = self.flow(x)
+        return log_det - 0.5 * z.square().sum(1)
+
+
+MODELS: dict[str, tuple[type[Model], int, tuple[int, ...]]] = {
+    "made-784x1024x1024": (BernoulliMADE, 784, (1024, 1024)),
+    "maf-784x1024x1024": (MAFStep, 784, (1024, 1024)),
+    "made-64x512x512": (BernoulliMADE, 64, (512, 512)),
+}
+
+
+def columns_of(model: Model, wanted: tuple[str, ...]) -> dict[str, Callable[[Tensor], Tensor]]:
+    """Return `column -> draws`: from noise (B, D, N) to x (B, D)."""
+
+    def sweep(impl: str, noise: Tensor) -> Tensor:
+        sampler = MaskedSampler(model.network(), model.step, impl=impl)
+        return sampler.draw(sampler.start(len(noise)), noise)
+
+    @torch.no_grad()
+    def naive(noise: Tensor) -> Tensor:
+        return naive_sample(
+            model.parameters,
+            lambda parameters, noise: model.step.make(parameters[:, None], noise[:, None])[0][:, 0],
+            noise,
+            range(model.features),
+            noise.new_zeros(noise.shape[:2]),
+        )
+
+    made = {
+        "eager": naive,
+        "best_eager": partial(sweep, "reference"),
+        f"{OURS}auto": partial(sweep, "auto"),
+    }
+    return {name: draw for name, draw in made.items() if is_wanted(name, wanted)}
+
+
+def batch_case(
+    kind: type[Model],
+    features: int,
+    hidden: tuple[int, ...],
+    batch: int,
+    device: torch.device,
+    wanted: tuple[str, ...],
+) -> tuple[dict[str, Callable[[Tensor], Tensor]], Callable[[], Tensor], Callable[[], object]]:
+    """Return the columns of a model, how to draw their noise, and what evaluates its density."""
+    torch.manual_seed(SEED)
+    model = kind(features, hidden, device)
+    draws = columns_of(model, wanted)
+    noise = partial(model.noise, batch)
+    x = columns_of(model, (OURS,))[f"{OURS}auto"](noise())
+    return draws, noise, partial(torch.no_grad()(model.density), x)

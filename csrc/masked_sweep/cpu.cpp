@@ -1,0 +1,117 @@
+// The sweep through a masked network on the CPU: the operators' boundary. The sweep is in passes.h.
+
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <optional>
+#include <utility>
+#include <vector>
+
+#include "common/buffer.h"
+#include "common/images.h"
+#include "common/isa.h"
+#include "common/parallel.h"
+#include "common/scalar.h"
+#include "common/stock.h"
+#include "masked_sweep/pack.h"
+#include "masked_sweep/problem.h"
+
+#define DGM_ISA_SOURCE "masked_sweep/passes.h"
+#include "common/for_each_isa.h"
+
+namespace dgm::masked_sweep {
+namespace {
+
+using torch::stable::Tensor;
+
+// `sizes`: features, context, parameters, hidden levels, block, and whether inputs go to outputs.
+Plan plan_of(const Tensor& starts, const std::vector<int64_t>& sizes) {
+  Plan plan{sizes[0], sizes[1], sizes[2], sizes[3], sizes[4], pointer<const int64_t>(starts), {}};
+  for (int64_t l = 0; l <= plan.hidden; ++l) plan.edges.push_back({l, l + 1});
+  if (sizes[5] != 0) plan.edges.push_back({0, plan.last()});
+  return plan;
+}
+
+std::vector<int64_t> begins_of(const Plan& plan) {
+  std::vector<int64_t> begins{0};
+  for (int64_t b = 0; b < plan.blocks(); ++b) begins.push_back(begins.back() + plan.packed(b));
+  return begins;
+}
+
+Tensor pack(
+    std::vector<Tensor> weights, std::vector<Tensor> rows, std::vector<Tensor> columns,
+    Tensor starts, std::vector<int64_t> sizes) {
+  Pack work{plan_of(starts, sizes), {}, {}, nullptr};
+  work.begins = begins_of(work.plan);
+  for (std::size_t i = 0; i < weights.size(); ++i) {
+    work.sources.push_back(
+        {pointer<const float>(weights[i]), weights[i].size(1), pointer<const int64_t>(rows[i]),
+         pointer<const int64_t>(columns[i])});
+  }
+  Tensor packed = empty_matrix(1, work.begins.back(), ScalarType::Float);
+  work.packed = pointer<float>(packed);
+  pack_all(work);
+  return packed;
+}
+
+// `kind`: kind, noise, levels or bins, whether an affine step standardizes; `constants` in the
+// order below.
+Step step_of(const std::vector<int64_t>& kind, const Tensor& constants) {
+  const float* c = pointer<const float>(constants);
+  const spline::Options bins{kind[2], c[2], c[5], c[6], false, false, true};
+  return {static_cast<Kind>(kind[0]),
+          kind[1],
+          kind[2],
+          kind[3] != 0,
+          c[0],
+          c[1],
+          c[2],
+          c[3],
+          c[4],
+          bins};
+}
+
+void go_on(
+    Tensor x, Tensor levels, Tensor log_det, std::optional<Tensor> context, Tensor packed,
+    Tensor biases, Tensor starts, Tensor order, Tensor noise, std::optional<Tensor> given,
+    std::vector<int64_t> sizes, std::vector<int64_t> skips, int64_t activation,
+    std::vector<int64_t> kind, Tensor constants, int64_t begin, int64_t end, bool keep) {
+  if (x.size(0) == 0 || begin >= end) return;
+  Plan plan = plan_of(starts, sizes);
+  std::vector<int64_t> begins = begins_of(plan);
+  const Sweep work{
+      std::move(plan),
+      step_of(kind, constants),
+      static_cast<Activation>(activation),
+      std::move(skips),
+      std::move(begins),
+      pointer<const float>(packed),
+      pointer<const float>(biases),
+      pointer<const int64_t>(order),
+      x.size(0),
+      begin,
+      end,
+      pointer<float>(x),
+      pointer<float>(levels),
+      levels.size(1),
+      keep,
+      pointer<float>(log_det),
+      pointer<const float>(context),
+      pointer<const float>(noise),
+      pointer<const bool>(given)};
+  const int64_t threads = torch::stable::get_num_threads();
+  DGM_CALL_LIVE_ISA(sweep::run, work, threads);
+}
+
+}  // namespace
+
+STABLE_TORCH_LIBRARY_IMPL(dgm_fast, CPU, m) {
+  m.impl("masked_sweep_pack_cpp", TORCH_BOX(&pack));
+  m.impl("masked_sweep_go_on_cpp", TORCH_BOX(&go_on));
+}
+
+}  // namespace dgm::masked_sweep

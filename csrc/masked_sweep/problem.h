@@ -1,0 +1,114 @@
+// What the sweep through a masked network is given, and how its weights are packed.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "rational_quadratic_spline/problem.h"
+
+namespace dgm::masked_sweep {
+
+// Units of a level that share each load of what they multiply: the rows of a packed tile.
+constexpr int64_t kRows = 6;
+// Inputs of a packed tile: of many samples they stay near the first cache while rows go by.
+constexpr int64_t kDepth = 128;
+
+struct Edge {
+  int64_t from, to;
+};
+
+// The units of a network by level, each level sorted by degree. Level 0 has the context and then
+// the features in their order, levels 1 to `hidden` are hidden, the last one has `parameters` rows
+// for each feature. Step p finishes the hidden units of degree p and then feature p, counted from
+// 0.
+struct Plan {
+  int64_t features, context, parameters, hidden, block;
+  const int64_t* starts;    // (hidden + 2, features + 1): a level's first unit of each step
+  std::vector<Edge> edges;  // by `to`
+
+  int64_t last() const { return hidden + 1; }
+  int64_t blocks() const { return (features + block - 1) / block; }
+  int64_t end_of(int64_t b) const { return b + 1 < blocks() ? (b + 1) * block : features; }
+  int64_t start(int64_t level, int64_t step) const { return starts[level * (features + 1) + step]; }
+  int64_t units(int64_t level) const { return start(level, features); }
+  // How many units of a level are finished before step p, and before its own last ones.
+  int64_t before(int64_t level, int64_t step) const { return start(level, step); }
+  int64_t ready(int64_t level, int64_t step) const {
+    return level == 0 ? start(0, step) : start(level, step + 1);
+  }
+  // Weights of an edge that a block, and one step of a block that begins at `first`, have packed.
+  int64_t dense(Edge e, int64_t first, int64_t end) const {
+    return (start(e.to, end) - start(e.to, first)) * before(e.from, first);
+  }
+  int64_t within(Edge e, int64_t first, int64_t step) const {
+    return (start(e.to, step + 1) - start(e.to, step)) *
+           (ready(e.from, step) - before(e.from, first));
+  }
+  int64_t packed(int64_t b) const {
+    const int64_t first = b * block, end = end_of(b);
+    int64_t floats = 0;
+    for (Edge e : edges) {
+      floats += dense(e, first, end);
+      for (int64_t step = first; step < end; ++step) floats += within(e, first, step);
+    }
+    return floats;
+  }
+};
+
+// A weight (out, in) where it lies, and the places in it of sorted units; null columns are sorted.
+struct Source {
+  const float* weight;
+  int64_t pitch;
+  const int64_t *rows, *columns;
+};
+
+struct Pack {
+  Plan plan;
+  std::vector<Source> sources;  // of the plan's edges
+  std::vector<int64_t> begins;  // of each block's weights
+  float* packed;
+};
+
+enum class Activation : int64_t { relu, elu, gelu, silu, softplus, sigmoid, tanh };
+
+enum class Kind : int64_t {
+  bernoulli,
+  categorical,
+  logistic,
+  gaussian,
+  gaussian_mixture,
+  affine,
+  spline
+};
+
+// What makes a feature of its parameters and of `noise` numbers; y of a flow counts as noise.
+struct Step {
+  Kind kind;
+  int64_t noise, levels;
+  bool standardize;  // affine: x = y e^a + m, or else (y - m) e^-a
+  float temperature, lowest_log_scale, bound, scale, shift;  // the network sees x scale + shift
+  spline::Options spline;
+
+  bool is_flow() const { return kind == Kind::affine || kind == Kind::spline; }
+};
+
+struct Sweep {
+  Plan plan;
+  Step step;
+  Activation activation;
+  std::vector<int64_t> skips;   // of each hidden level, the one whose sums it adds to its own, or 0
+  std::vector<int64_t> begins;  // of each block's weights
+  const float *packed, *biases;  // of hidden units and parameters, level by level
+  const int64_t* order;          // the feature of each step
+  int64_t samples, begin, end;   // steps to go
+  float* x;                      // (samples, features)
+  float* levels;                 // (samples, hidden units), what earlier blocks' units hold
+  int64_t hidden_units;
+  bool keep;             // write `levels`
+  float* log_det;        // (samples,), added to; of a flow
+  const float* context;  // (samples, context)
+  const float* noise;    // (samples, features, noise)
+  const bool* given;     // (samples, features): features that keep their x; or null
+};
+
+}  // namespace dgm::masked_sweep

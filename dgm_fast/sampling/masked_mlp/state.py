@@ -1,0 +1,42 @@
+"""How far a sweep has come."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+__all__ = ["MaskedState"]
+
+
+@dataclass
+class MaskedState:
+    """All that the features to come depend on: what `MaskedSampler` moves on, in place.
+
+    Attributes:
+        x: (B, D), of features already drawn and of given ones their values.
+        given: (B, D) bool, True for features that keep their value in x, or None.
+        context: (B, C), or None.
+        levels: (B, units), what hidden units hold, level by level in the order of the layout; of
+            units that are not finished, anything.
+        log_det: (B,), of a flow the sum of log |dx/dy| of the features so far.
+        step: how many features are done; the next is that of place step + 1.
+    """
+
+    x: Tensor
+    given: Tensor | None
+    context: Tensor | None
+    levels: Tensor
+    log_det: Tensor
+    step: int = 0
+
+    @property
+    def batch(self) -> int:
+        """B."""
+        return self.x.shape[0]
+
+    def clone(self) -> MaskedState:
+        """Return a copy, from which a sweep can go on in another way."""
+        log_det = self.log_det.clone()
+        levels = self.levels.clone()
+        return MaskedState(self.x.clone(), self.given, self.context, levels, log_det, self.step)

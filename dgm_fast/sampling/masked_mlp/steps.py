@@ -1,0 +1,225 @@
+"""What makes a feature of its parameters: a draw of its conditional, or the inverse of a flow."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from dgm_fast.distributions import (
+    BernoulliConditional,
+    CategoricalConditional,
+    Conditional,
+    DiscretizedLogisticConditional,
+    GaussianConditional,
+    GaussianMixtureConditional,
+)
+from dgm_fast.distributions.discretized_logistic import lowest_log_scale
+from dgm_fast.ops import affine_coupling, rational_quadratic_spline
+
+__all__ = ["AffineInverse", "Draw", "KernelStep", "SplineInverse", "Step"]
+
+# In the order of `Kind` in the kernel's problem.h.
+_CONDITIONALS = (
+    BernoulliConditional,
+    CategoricalConditional,
+    DiscretizedLogisticConditional,
+    GaussianConditional,
+    GaussianMixtureConditional,
+)
+_AFFINE, _SPLINE = range(len(_CONDITIONALS), len(_CONDITIONALS) + 2)
+
+
+@dataclass(frozen=True)
+class KernelStep:
+    """A step as the C++ kernel takes it; the network sees x * scale + shift."""
+
+    kind: int
+    noise: int
+    levels: int = 0
+    standardize: bool = False
+    temperature: float = 1.0
+    lowest_log_scale: float = 0.0
+    bound: float = 1.0
+    scale: float = 1.0
+    shift: float = 0.0
+    min_bin: float = 0.0
+    min_derivative: float = 1.0
+
+    @property
+    def integers(self) -> list[int]:
+        """What is whole."""
+        return [self.kind, self.noise, self.levels, int(self.standardize)]
+
+    @property
+    def constants(self) -> Tensor:
+        """What is real, in the order of the operator."""
+        return torch.tensor(
+            [
+                self.temperature,
+                self.lowest_log_scale,
+                self.bound,
+                self.scale,
+                self.shift,
+                self.min_bin,
+                self.min_derivative,
+            ],
+            dtype=torch.float32,
+            device="cpu",
+        )
+
+
+class Step(ABC):
+    """Makes n features of each sample from their noise, or y, and their parameters.
+
+    Attributes:
+        noise: N, numbers that one feature is made from.
+        is_flow: whether it is invertible and so has a slope.
+    """
+
+    is_flow: ClassVar[bool] = False
+
+    @property
+    @abstractmethod
+    def parameters(self) -> int | None:
+        """P, or None where it takes any number."""
+
+    @property
+    @abstractmethod
+    def noise(self) -> int:
+        """N."""
+
+    @property
+    @abstractmethod
+    def kernel(self) -> KernelStep | None:
+        """Itself as the C++ kernel takes it; None where that does not know it."""
+
+    @abstractmethod
+    def make(self, parameters: Tensor, noise: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Return features (B, n) and of a flow log |dx/dy|, (B,), of (B, n, P) and (B, n, N)."""
+
+    def encode(self, x: Tensor) -> Tensor:
+        """Return features as the network sees them."""
+        return x
+
+
+@dataclass(frozen=True)
+class Draw(Step):
+    """Draws each feature from its conditional.
+
+    Attributes:
+        conditional: the distribution.
+        temperature: divides logits and multiplies scales; 0 leaves no chance.
+    """
+
+    conditional: Conditional
+    temperature: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not self.temperature >= 0:
+            raise ValueError(f"temperature must be at least 0; got {self.temperature}")
+
+    @property
+    def parameters(self) -> int:
+        return self.conditional.parameters_per_feature
+
+    @property
+    def noise(self) -> int:
+        return len(self.conditional.noise_kinds)
+
+    @property
+    def kernel(self) -> KernelStep | None:
+        conditional = self.conditional
+        if type(conditional) not in _CONDITIONALS:
+            return None
+
+        levels = getattr(conditional, "levels", getattr(conditional, "categories", 0))
+        encoding = {"scale": 2 / (levels - 1), "shift": -1.0} if levels else {}
+        return KernelStep(
+            _CONDITIONALS.index(type(conditional)),
+            self.noise,
+            levels,
+            temperature=self.temperature,
+            lowest_log_scale=lowest_log_scale(levels) if levels else 0.0,
+            **encoding,
+        )
+
+    def make(self, parameters: Tensor, noise: Tensor) -> tuple[Tensor, None]:
+        return self.conditional.pick(parameters, noise, self.temperature), None
+
+    def encode(self, x: Tensor) -> Tensor:
+        return self.conditional.encode(x)
+
+
+@dataclass(frozen=True)
+class AffineInverse(Step):
+    r"""Solves :math:`y = (x - \mu) e^{-\alpha}` or :math:`y = e^\alpha x + \mu`.
+
+    Parameters are u and mu, alpha = bound * tanh(u / bound).
+
+    Attributes:
+        bound: of alpha.
+        standardize: the first of the two.
+        impl: of `ops.affine_coupling`.
+    """
+
+    bound: float
+    standardize: bool = True
+    impl: str = field(default="auto", compare=False)
+
+    is_flow: ClassVar[bool] = True
+    parameters: ClassVar[int] = 2
+    noise: ClassVar[int] = 1
+
+    @property
+    def kernel(self) -> KernelStep:
+        return KernelStep(_AFFINE, 1, standardize=self.standardize, bound=self.bound)
+
+    def make(self, parameters: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+        log_scale, shift = parameters.unbind(-1)
+        return affine_coupling(
+            noise[..., 0],
+            log_scale,
+            shift,
+            scale_map="tanh",
+            bound=self.bound,
+            inverse=not self.standardize,
+            impl=self.impl,
+        )
+
+
+@dataclass(frozen=True)
+class SplineInverse(Step):
+    """Solves y = spline(x) of `ops.rational_quadratic_spline` with linear tails.
+
+    Attributes:
+        bins: K; parameters are 3K - 1.
+        bound: of the spline.
+        impl: of the op.
+    """
+
+    bins: int
+    bound: float
+    impl: str = field(default="auto", compare=False)
+
+    is_flow: ClassVar[bool] = True
+    noise: ClassVar[int] = 1
+
+    @property
+    def parameters(self) -> int:
+        return 3 * self.bins - 1
+
+    @property
+    def kernel(self) -> KernelStep:
+        # The least share and slope are the op's defaults.
+        return KernelStep(
+            _SPLINE, 1, self.bins, bound=self.bound, min_bin=1e-3, min_derivative=1e-3
+        )
+
+    def make(self, parameters: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+        return rational_quadratic_spline(
+            noise[..., 0], parameters, bound=self.bound, inverse=True, impl=self.impl
+        )

@@ -1,0 +1,479 @@
+"""Sweeps through masked networks draw what a pass of the network a feature draws."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from dataclasses import dataclass, replace
+from itertools import pairwise
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from dgm_fast._core import extension
+from dgm_fast._core.implementation import ImplementationUnavailable
+from dgm_fast.distributions import (
+    BernoulliConditional,
+    CategoricalConditional,
+    DiscretizedLogisticConditional,
+    GaussianConditional,
+    GaussianMixtureConditional,
+)
+from dgm_fast.sampling import (
+    AffineInverse,
+    Draw,
+    MaskedLayout,
+    MaskedNetwork,
+    MaskedSampler,
+    SplineInverse,
+    naive_sample,
+)
+from tests.processes import ROOT
+
+needs_kernel = pytest.mark.skipif(
+    extension.cpp_missing is not None, reason=str(extension.cpp_missing)
+)
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Of a network; hidden degrees are drawn, and unsorted."""
+
+    features: int = 37
+    hidden: tuple[int, ...] = (50, 31)
+    context: int = 0
+    shuffled: bool = False
+    direct: bool = False
+    activation: str = "relu"
+    skips: tuple[int, ...] = ()
+
+
+SHAPES = {
+    "two layers": Shape(),
+    "no hidden": Shape(hidden=()),
+    "one feature": Shape(features=1, hidden=(5,), context=2),
+    "one feature alone": Shape(features=1, hidden=()),
+    "narrow": Shape(hidden=(3, 2, 1)),
+    # Several vectors of units a step, and a product of more than one chunk of inputs.
+    "wide": Shape(features=9, hidden=(300, 170)),
+    "deep": Shape(hidden=(40, 40, 40), shuffled=True, activation="tanh"),
+    "context": Shape(context=3, shuffled=True),
+    "context of no hidden": Shape(hidden=(), context=3),
+    "direct": Shape(hidden=(30,), context=2, direct=True, shuffled=True),
+    "residual": Shape(hidden=(40,) * 5, context=2, skips=(0, 0, 1, 0, 3), activation="elu"),
+    # Of more features than a block, and units as many.
+    "long": Shape(features=101, hidden=(101,), shuffled=True),
+}
+FEW = ("context", "direct", "residual", "wide")
+each_of_few = pytest.mark.parametrize("shape", [SHAPES[name] for name in FEW], ids=FEW)
+CONDITIONALS = {
+    "bernoulli": BernoulliConditional(),
+    "categorical": CategoricalConditional(11),
+    "logistic": DiscretizedLogisticConditional(16),
+    "gaussian": GaussianConditional(),
+    "gaussian_mixture": GaussianMixtureConditional(3),
+}
+FLOWS = {
+    "standardizing": AffineInverse(2.0),
+    "affine": AffineInverse(2.0, standardize=False),
+    "spline": SplineInverse(5, 3.0),
+    "spline of 8": SplineInverse(8, 3.0),
+}
+STEPS = {name: Draw(each) for name, each in CONDITIONALS.items()} | FLOWS
+# All shapes with two steps, and all steps with two shapes.
+CASES = {
+    f"{shape}-{step}": (SHAPES[shape], STEPS[step])
+    for shape in SHAPES
+    for step in STEPS
+    if step in ("categorical", "standardizing") or shape in ("context", "direct")
+}
+each_case = pytest.mark.parametrize(("shape", "step"), CASES.values(), ids=CASES)
+
+
+def make_network(shape, parameters, seed=0):
+    """A network, and a function that evaluates it by masks of its degrees, in float64."""
+    generator = torch.Generator().manual_seed(seed)
+    D, C = shape.features, shape.context
+    places = torch.arange(1, D + 1)
+    if shape.shuffled:
+        places = places[torch.randperm(D, generator=generator)]
+    low, high = (0 if C or D == 1 else 1), max(D - 1, 0 if C or D == 1 else 1)
+    degrees = [torch.randint(low, high + 1, (H,), generator=generator) for H in shape.hidden]
+    for level, skip in enumerate(shape.skips):
+        degrees[level] = degrees[0] if skip or level == 0 else degrees[level]
+    layout = MaskedLayout(places, degrees, parameters, C)
+
+    units = [torch.cat([places, torch.zeros(C)]), *degrees, places.repeat_interleave(parameters)]
+    edges = [(a, b, False) for a, b in pairwise(units[:-1])]
+    edges += [(units[-2], units[-1], True)] + [(units[0], units[-1], True)] * shape.direct
+    masks = [(b[:, None] > a if s else b[:, None] >= a) for a, b, s in edges]
+    weights = [
+        torch.randn(mask.shape, generator=generator) / mask.sum(1, keepdim=True).clamp(min=1).sqrt()
+        for mask in masks
+    ]
+    # Features that depend on each other, but do not run away.
+    weights[-1 - shape.direct :] = [0.3 * weight for weight in weights[-1 - shape.direct :]]
+    biases = [0.3 * torch.randn(len(u), generator=generator) for u in units[1:]]
+    direct = weights.pop() if shape.direct else None
+    network = MaskedNetwork(
+        layout,
+        tuple(weights),
+        (None, *biases[1:]) if shape.hidden else tuple(biases),
+        shape.activation,
+        direct,
+        shape.skips,
+    )
+
+    def evaluate(x, context):
+        h = inputs = x if context is None else torch.cat([x, context.double()], dim=1)
+        sums = [None]
+        for level, (weight, mask) in enumerate(zip(weights, masks, strict=False)):
+            bias = network.biases[level]
+            z = F.linear(h, (weight * mask).double(), None if bias is None else bias.double())
+            if level == len(weights) - 1:
+                break
+            if shape.skips and shape.skips[level]:
+                z = z + sums[shape.skips[level]]
+            sums.append(z)
+            h = getattr(F, shape.activation)(z)
+        if direct is not None:
+            z = z + F.linear(inputs, (direct * masks[-1]).double())
+        return z.unflatten(1, (D, parameters))
+
+    return network, evaluate
+
+
+def make_noise(step, batch, features, seed=0):
+    torch.manual_seed(seed)
+    if step.is_flow:
+        return torch.randn(batch, features, 1)
+    return step.conditional.draw_noise(batch, features, torch.tensor(seed), torch.float32)
+
+
+def make_context(shape, batch, seed=5):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(batch, shape.context, generator=generator) if shape.context else None
+
+
+@torch.no_grad()
+def naive(network, evaluate, step, noise, context, **given):
+    """By a pass of the network a feature, in float64."""
+    return naive_sample(
+        lambda x: evaluate(step.encode(x), context),
+        lambda parameters, noise: step.make(parameters[:, None], noise[:, None])[0][:, 0],
+        noise.double(),
+        network.layout.order.tolist(),
+        given.pop("x", torch.zeros(noise.shape[:2])).double(),
+        **given,
+    )
+
+
+def assert_same(found, expected, step):
+    if not step.is_flow and isinstance(
+        step.conditional,
+        BernoulliConditional | CategoricalConditional | DiscretizedLogisticConditional,
+    ):
+        assert torch.equal(found.double(), expected)
+    else:
+        torch.testing.assert_close(found.double(), expected, rtol=1e-4, atol=1e-4)
+
+
+@each_case
+def test_every_implementation_draws_what_passes_draw(shape, step, impl):
+    network, evaluate = make_network(shape, step.parameters)
+    noise, context = make_noise(step, 21, shape.features), make_context(shape, 21)
+    sampler = MaskedSampler(network, step, impl=impl)
+    state = sampler.start(21, context)
+    x = sampler.draw(state, noise)
+
+    expected = naive(network, evaluate, step, noise, context)
+    assert_same(x, expected, step)
+    assert state.step == shape.features
+    if step.is_flow:
+        parameters = evaluate(expected, context)
+        _, log_det = step.make(parameters, noise.double())
+        torch.testing.assert_close(state.log_det.double(), log_det, rtol=1e-4, atol=1e-3)
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.6, 1.7])
+@pytest.mark.parametrize("conditional", CONDITIONALS.values(), ids=CONDITIONALS)
+def test_temperature(conditional, temperature, impl):
+    step = Draw(conditional, temperature)
+    network, evaluate = make_network(Shape(shuffled=True), step.parameters)
+    noise = make_noise(step, 10, 37)
+    sampler = MaskedSampler(network, step, impl=impl)
+    x = sampler.draw(sampler.start(10), noise)
+    assert_same(x, naive(network, evaluate, step, noise, None), step)
+    if temperature == 0:
+        torch.testing.assert_close(x, x[:1].expand(10, -1))
+
+
+@pytest.mark.parametrize(
+    "activation", ["relu", "elu", "gelu", "silu", "softplus", "sigmoid", "tanh"]
+)
+def test_activations(activation, impl):
+    step = AffineInverse(2.0)
+    network, _ = make_network(Shape(activation=activation), 2)
+    # Sums that reach both ends of every activation.
+    weights = (network.weights[0] * 12, *network.weights[1:])
+    network = replace(network, weights=weights)
+    noise = make_noise(step, 9, 37)
+    sampler = MaskedSampler(network, step, impl=impl)
+    exact = MaskedSampler(
+        replace(
+            network,
+            weights=tuple(w.double() for w in weights),
+            biases=tuple(None if b is None else b.double() for b in network.biases),
+        ),
+        step,
+    )
+    assert exact.impl == "reference"
+    expected = exact.draw(exact.start(9), noise)
+    found = sampler.draw(sampler.start(9), noise)
+    torch.testing.assert_close(found.double(), expected, rtol=1e-4, atol=1e-4)
+
+
+@needs_kernel
+@pytest.mark.parametrize("batch", [0, 1, 8, 9, 70])
+@each_of_few
+def test_bits_depend_neither_on_the_batch_nor_on_threads(shape, batch):
+    step = FLOWS["standardizing"]
+    network, _ = make_network(shape, step.parameters)
+    noise, context = make_noise(step, 150, shape.features), make_context(shape, 150)
+    sampler, before = MaskedSampler(network, step, impl="cpp"), torch.get_num_threads()
+    whole = sampler.draw(sampler.start(150, context), noise)
+    some = None if context is None else context[:batch]
+    try:
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            x = sampler.draw(sampler.start(batch, some), noise[:batch])
+            assert torch.equal(x, whole[:batch])
+    finally:
+        torch.set_num_threads(before)
+
+
+@needs_kernel
+@pytest.mark.parametrize("block", [1, 5, 1000])
+@pytest.mark.parametrize("name", ["context", "residual", "long"])
+def test_no_block_size_changes_a_bit(name, block):
+    # Direct connections add a second source block by block, in an order that follows the blocks.
+    shape = SHAPES[name]
+    step = STEPS["gaussian"]
+    network, _ = make_network(shape, step.parameters)
+    noise, context = make_noise(step, 11, shape.features), make_context(shape, 11)
+    found = []
+    for size in (None, block):
+        sampler = MaskedSampler(network, step, impl="cpp", block=size)
+        found.append(sampler.draw(sampler.start(11, context), noise))
+    assert torch.equal(*found)
+
+
+@pytest.mark.parametrize("block", [1, 7, 37])
+def test_the_reference_iterates_blocks_of_any_size(block):
+    step = STEPS["spline"]
+    network, evaluate = make_network(Shape(), step.parameters)
+    noise = make_noise(step, 5, 37)
+    sampler = MaskedSampler(network, step, impl="reference", block=block)
+    x = sampler.draw(sampler.start(5), noise)
+    assert_same(x, naive(network, evaluate, step, noise, None), step)
+
+
+@each_of_few
+@pytest.mark.parametrize("name", ["categorical", "standardizing"])
+def test_pieces_are_the_whole(shape, name, impl):
+    step, D = STEPS[name], shape.features
+    network, _ = make_network(shape, step.parameters)
+    noise, context = make_noise(step, 10, D), make_context(shape, 10)
+    sampler = MaskedSampler(network, step, impl=impl)
+    whole = sampler.start(10, context)
+    sampler.draw(whole, noise)
+
+    state = sampler.start(10, context)
+    for steps in (1, 0, 4, 3, D):
+        steps = min(steps, D - state.step)
+        sampler.draw(state, noise, steps=steps)
+        # Another way of the same state leaves this one alone.
+        sampler.draw(state.clone(), 1 - noise)
+    assert state.step == D
+    if impl == "cpp":
+        assert torch.equal(state.x, whole.x)
+    assert_same(state.x, whole.x.double(), step)
+    torch.testing.assert_close(state.log_det, whole.log_det, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("which", ["prefix", "some", "all", "none"])
+@pytest.mark.parametrize("name", ["bernoulli", "gaussian"])
+def test_given_features_stay_and_count(which, name, impl):
+    step, shape = STEPS[name], Shape(shuffled=True)
+    network, evaluate = make_network(shape, step.parameters)
+    noise = make_noise(step, 12, 37)
+    values = naive(network, evaluate, step, 1 - noise if name != "gaussian" else -noise, None)
+    mask = {
+        "prefix": torch.isin(torch.arange(37), network.layout.order[:20]).expand(12, 37),
+        "some": torch.rand(12, 37) < 0.5,
+        "all": torch.ones(12, 37, dtype=torch.bool),
+        "none": torch.zeros(12, 37, dtype=torch.bool),
+    }[which]
+    sampler = MaskedSampler(network, step, impl=impl)
+    # What lies where nothing is given is not looked at.
+    given = values.float().masked_fill(~mask, torch.nan)
+    x = sampler.draw(sampler.start(12, given=given, given_mask=mask), noise)
+    expected = naive(
+        network, evaluate, step, noise, None, x=torch.where(mask, values, 0.0), given=mask
+    )
+    assert torch.equal(x[mask], values.float()[mask])
+    assert_same(x, expected, step)
+
+
+def test_progress_and_an_interruption_that_loses_nothing(impl):
+    step = STEPS["bernoulli"]
+    network, _ = make_network(Shape(features=200, hidden=(300,)), 1)
+    noise = make_noise(step, 6, 200)
+    sampler = MaskedSampler(network, step, impl=impl)
+    told = []
+    whole = sampler.draw(sampler.start(6), noise, progress=lambda done, of: told.append((done, of)))
+    assert len(told) > 2
+    assert told == sorted(told)
+    assert told[-1] == (200, 200)
+
+    def stop(done, of):
+        if done > 100:
+            raise KeyboardInterrupt
+
+    state = sampler.start(6)
+    with pytest.raises(KeyboardInterrupt):
+        sampler.draw(state, noise, progress=stop)
+    assert 100 < state.step < 200
+    assert torch.equal(sampler.draw(state, noise), whole)
+
+
+def test_float64_runs_on_the_reference_and_narrow_weights_in_float32(impl):
+    step = STEPS["gaussian"]
+    network, evaluate = make_network(Shape(), 2)
+    noise = make_noise(step, 5, 37)
+
+    def cast(dtype):
+        return replace(
+            network,
+            weights=tuple(w.to(dtype) for w in network.weights),
+            biases=tuple(None if b is None else b.to(dtype) for b in network.biases),
+        )
+
+    double = MaskedSampler(cast(torch.float64), step)
+    assert double.impl == "reference"
+    x = double.draw(double.start(5), noise)
+    assert x.dtype == torch.float64
+    torch.testing.assert_close(
+        x, naive(network, evaluate, step, noise, None), rtol=1e-10, atol=1e-10
+    )
+    if impl == "cpp":
+        with pytest.raises(ImplementationUnavailable):
+            MaskedSampler(cast(torch.float64), step, impl="cpp")
+
+    narrow = cast(torch.bfloat16)
+    wide = replace(
+        narrow,
+        weights=tuple(w.float() for w in narrow.weights),
+        biases=tuple(None if b is None else b.float() for b in narrow.biases),
+    )
+    found = [MaskedSampler(each, step, impl=impl) for each in (narrow, wide)]
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        first, second = (each.draw(each.start(5), noise) for each in found)
+    assert first.dtype == torch.float32
+    assert torch.equal(first, second)
+    assert torch.equal(first, found[0].draw(found[0].start(5), noise))
+
+
+def test_a_sampler_keeps_the_weights_it_was_made_of(impl):
+    step = STEPS["gaussian"]
+    network, _ = make_network(Shape(), 2)
+    noise, sampler = make_noise(step, 5, 37), MaskedSampler(network, step, impl=impl)
+    before = sampler.draw(sampler.start(5), noise)
+    for weight in network.weights:
+        weight.mul_(-1)
+    assert torch.equal(before, sampler.draw(sampler.start(5), noise))
+
+
+def test_what_overflows_harms_nothing_that_does_not_depend_on_it(impl):
+    step = AffineInverse(200.0)
+    layout = MaskedLayout(torch.arange(1, 5), [], 2)
+    weight = torch.zeros(8, 4)
+    weight[2, 0] = 1e4
+    network = MaskedNetwork(layout, (weight,), (None,))
+    sampler = MaskedSampler(network, step, impl=impl)
+    y = torch.tensor([[5.0, 2.0, 3.0, 4.0], [0.0, 2.0, 3.0, 4.0]])
+    x = sampler.draw(sampler.start(2), y[..., None])
+    assert x[0].tolist() == [5.0, float("inf"), 3.0, 4.0]
+    assert torch.equal(x[1], y[1])
+
+
+ON_AN_ISA = """
+import torch
+from dgm_fast._core import extension
+from tests.sampling import test_masked_mlp as t
+
+print(extension.build_info()["isa_live"])
+for name, step in t.STEPS.items():
+    shape = t.SHAPES["wide" if name in ("bernoulli", "affine") else "direct"]
+    network, evaluate = t.make_network(shape, step.parameters)
+    noise, context = t.make_noise(step, 70, shape.features), t.make_context(shape, 70)
+    expected = t.naive(network, evaluate, step, noise, context)
+    sampler = t.MaskedSampler(network, step, impl="cpp")
+    for rows in (slice(0, 1), slice(0, 37), slice(0, 70)):
+        some = None if context is None else context[rows]
+        x = sampler.draw(sampler.start(rows.stop, some), noise[rows])
+        t.assert_same(x, expected[rows], step)
+"""
+
+
+@needs_kernel
+@pytest.mark.parametrize("isa", ["generic", "avx2", "avx512"])
+def test_every_instruction_set_draws_what_passes_draw(isa):
+    environment = os.environ | {"DGM_FAST_ISA": isa, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", ON_AN_ISA],
+        env=environment,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    order = ["generic", "avx2", "avx512"]
+    assert order.index(done.stdout.strip()) <= order.index(isa)
+
+
+def test_what_does_not_fit_is_named(impl):
+    step = STEPS["bernoulli"]
+    network, _ = make_network(Shape(context=2), 1)
+    sampler = MaskedSampler(network, step, impl=impl)
+    context, noise = torch.zeros(3, 2), torch.zeros(3, 37, 1)
+    state = sampler.start(3, context)
+    x = torch.zeros(3, 37)
+    for call, message in [
+        (lambda: sampler.start(-1), "batch must not be negative; got -1"),
+        (lambda: sampler.start(3), r"context must have shape \(B, C\) = \(3, 2\); got None"),
+        (lambda: sampler.start(2, context), r"context must have .* got shape \(3, 2\)"),
+        (lambda: sampler.start(3, context, given=x), "given_mask is None"),
+        (lambda: sampler.start(3, context, given=x, given_mask=x[:2] > 0), "given_mask must have"),
+        (lambda: sampler.draw(state, noise[:2]), r"noise must have shape \(B, D, N\) = \(3, 37, 1"),
+        (lambda: sampler.draw(state, noise, steps=38), r"steps must be in 0 .. 37; got 38"),
+        (lambda: MaskedSampler(network, STEPS["gaussian"]), "step must take the network's 1"),
+        (lambda: MaskedSampler(network, step, block=0), "block must be at least 1; got 0"),
+        (lambda: Draw(BernoulliConditional(), -1.0), "temperature must be at least 0"),
+        (lambda: replace(network, activation="mish"), "activation must be one of"),
+        (lambda: replace(network, skips=(0, 1)), "skips must be of earlier layers"),
+        (lambda: replace(network, weights=network.weights[:2]), "weights must have shapes"),
+        (lambda: MaskedLayout(torch.tensor([1, 1]), [], 1), "places must be a permutation"),
+        (lambda: MaskedLayout(torch.tensor([1]), [torch.tensor([-1])], 1), "not be negative"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            call()
+    with pytest.raises(TypeError, match="given_mask must be bool"):
+        sampler.start(3, context, given=x, given_mask=x)
+    with pytest.raises(TypeError, match="noise must be a floating-point tensor"):
+        sampler.draw(state, noise.long())
+    other = MaskedSampler(make_network(Shape(hidden=(5,)), 1)[0], step, impl=impl)
+    with pytest.raises(ValueError, match="state must be of this sampler's"):
+        sampler.draw(replace(state, levels=other.start(3, None).levels), noise)
