@@ -2,6 +2,14 @@
 
 from dgm_fast.sampling.diffusion import ddim_encode, diffusion_sample
 from dgm_fast.sampling.naive import naive_sample
+from dgm_fast.sampling.pixelcnn import (
+    PixelNetwork,
+    PixelSampler,
+    PixelState,
+    Term,
+    Value,
+    looks,
+)
 from dgm_fast.sampling.wavenet import (
     WaveNetLayer,
     WaveNetNetwork,
@@ -10,11 +18,17 @@ from dgm_fast.sampling.wavenet import (
 )
 
 __all__ = [
+    "PixelNetwork",
+    "PixelSampler",
+    "PixelState",
+    "Term",
+    "Value",
     "WaveNetLayer",
     "WaveNetNetwork",
     "WaveNetSampler",
     "WaveNetState",
     "ddim_encode",
     "diffusion_sample",
+    "looks",
     "naive_sample",
 ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -16,9 +16,13 @@ from dgm_fast.distributions import PIXEL_OUTPUTS, PixelOutput, make_pixel_output
 from dgm_fast.families import checks
 from dgm_fast.families.pretrained import Pretrained
 from dgm_fast.layers import MaskedConv2d
-from dgm_fast.sampling import naive_sample
+from dgm_fast.sampling import PixelNetwork, PixelSampler, PixelState
 
 __all__ = ["PixelConfig", "PixelModel", "pointwise"]
+
+# Multiply-adds between two looks at the keyboard, some hundredths of a second, and bytes of what
+# the images that are drawn together keep of their rows.
+_PIECE, _TOGETHER = 2**30, 2**28
 
 
 @dataclass(frozen=True)
@@ -96,7 +100,8 @@ class PixelModel(Pretrained, nn.Module, ABC):
 
     .. math:: \log p(x \mid c) = \sum_{i=1}^{H W} \log p(x_i \mid x_1, \dots, x_{i-1}, c)
 
-    A subclass builds its layers in `_build` and runs them in `_network`.
+    A subclass builds its layers in `_build`, runs them in `_network` and describes them, step by
+    step, in `_describe`.
 
     Arguments:
         config: hyperparameters.
@@ -141,6 +146,10 @@ class PixelModel(Pretrained, nn.Module, ABC):
     def _network(self, image: Tensor, label: Tensor | None) -> Tensor:
         """Return the parameters (B, P, H, W) from images (B, C, H, W) in [-1, 1]."""
 
+    @abstractmethod
+    def _describe(self) -> PixelNetwork:
+        """Return what `_network` does, outside of training, as steps of single pixels."""
+
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """Return the parameters (B, P, H, W) of every pixel's distribution."""
         return self._run(self._images("x", x), checks.some_labels(context, self.classes, len(x)))
@@ -164,6 +173,7 @@ class PixelModel(Pretrained, nn.Module, ABC):
         *,
         given: Tensor | None = None,
         given_mask: Tensor | None = None,
+        temperature: float = 1.0,
         noise: Tensor | None = None,
         progress: Callable[[int, int], object] | None = None,
     ) -> Tensor:
@@ -175,8 +185,8 @@ class PixelModel(Pretrained, nn.Module, ABC):
         or, of a model with `flip`, the top.
 
         The noise of a sample depends on the seed and its index alone: a sample is the same in a
-        batch of any size. Costs a pass of the network for every pixel that is not given to all,
-        and, where a pixel's channels are drawn one by one, for each of them.
+        batch of any size. A pixel costs one product with every weight; `sampler` is what draws it.
+        There is no dropout in it.
 
         Arguments:
             shape: leading dims of the result; an int counts as one dim.
@@ -184,34 +194,61 @@ class PixelModel(Pretrained, nn.Module, ABC):
             generator: on the model's device; default torch's own.
             given: images whose pixels are kept where `given_mask` says so, broadcast to the result.
             given_mask: True for the pixels that are given, broadcast to (*shape, H, W).
+            temperature: divides logits and multiplies scales; below 1, samples are likelier than
+                the model has them.
             noise: (n, D, N) for all n samples, as `draw_noise` makes it; default drawn.
-            progress: told the number of features done and that of all, after each.
+            progress: told the number of rows done and that of all images, some times a second.
 
         Shapes:
             Returns (*shape, *event_shape), integers 0 .. levels - 1 in the dtype of the parameters.
         """
         shape = checks.as_shape(shape)
-        n, (H, W) = math.prod(shape), self.config.image_shape[1:]
+        n = math.prod(shape)
         context = checks.context_rows(context, shape, labels=True)
         label = checks.some_labels(context, self.classes, n)
-        start, known = self._given(given, given_mask, shape)
+        images, known = self._given(given, given_mask, shape)
         if noise is None:
             noise = self.draw_noise(n, generator)
         elif noise.ndim != 3 or noise.shape[:2] != (n, self._features):
             expected = f"(n, D, N) with n = {n} and D = {self._features}"
             raise ValueError(f"noise must have shape {expected}; got {tuple(noise.shape)}")
+        if not temperature >= 0:
+            raise ValueError(f"temperature must be at least 0; got {temperature}")
 
-        output = self.output
-        features = naive_sample(
-            lambda x: output.to_features(self._run(output.to_images(x, H, W), label)),
-            output.pick,
-            noise,
-            self._order(),
-            output.to_features(start),
-            given=known,
-            progress=progress,
-        )
-        return output.to_images(features, H, W).reshape(*shape, *self.event_shape)
+        sampler, H = self.sampler(), self.config.image_shape[1]
+        together = max(1, _TOGETHER // (4 * max(1, sampler.floats)))
+        for first in range(0, n, together):
+            some = slice(first, min(n, first + together))
+            state = sampler.start(
+                some.stop - first,
+                None if label is None else label[some],
+                images=self._in_order(images[some], 2),
+                given=self._in_order(known[some], 1),
+                noise=self._in_order(noise[some].unflatten(1, (H, -1)), 1).flatten(1, 2),
+            )
+            for done in self._rows(sampler, state, temperature):
+                if progress is not None:
+                    progress(first * H + done * state.batch, n * H)
+            images[some] = self._in_order(state.images, 2)
+        return images.reshape(*shape, *self.event_shape)
+
+    def _rows(self, sampler: PixelSampler, state: PixelState, temperature: float) -> Iterator[int]:
+        """Draw images; yields how many rows are done, after some each."""
+        H, W = sampler.size
+        rows = max(1, _PIECE // (W * state.batch * sampler.multiply_adds))
+        while int(state.done) < H:
+            sampler.draw(state, rows, temperature=temperature)
+            yield int(state.done)
+
+    @torch.no_grad()
+    def sampler(self) -> PixelSampler:
+        """Return a sampler of the weights as they are now.
+
+        It draws images (B, C, H, W) in raster order: those of a model with `flip` upside down.
+        """
+        # The others name kernels of ops.
+        impl = self.impl if self.impl in ("reference", "cpp") else "auto"
+        return PixelSampler(self._describe(), impl=impl)
 
     def draw_noise(self, n: int, generator: torch.Generator | None = None) -> Tensor:
         """Draw the noise (n, D, N) that n samples are made from."""
@@ -224,11 +261,9 @@ class PixelModel(Pretrained, nn.Module, ABC):
         """D: how many steps an image is drawn in."""
         return math.prod(self.config.image_shape[1:]) * self.output.ordered_channels
 
-    def _order(self) -> list[int]:
-        """The features in the order they are drawn: with `flip` the last row's come first."""
-        H = self.config.image_shape[1]
-        rows = torch.arange(self._features, device="cpu").view(H, -1)
-        return (rows.flip(0) if self.config.flip else rows).flatten().tolist()
+    def _in_order(self, x: Tensor, dim: int) -> Tensor:
+        """Return x with its rows, a dim, in the order in which they are drawn, or back again."""
+        return x.flip(dim) if self.config.flip else x
 
     def _run(self, images: Tensor, label: Tensor | None) -> Tensor:
         """Return the parameters (B, P, H, W) from images (B, C, H, W) of levels."""
@@ -247,25 +282,25 @@ class PixelModel(Pretrained, nn.Module, ABC):
 
     def _given(
         self, given: Tensor | None, mask: Tensor | None, shape: tuple[int, ...]
-    ) -> tuple[Tensor, Tensor | None]:
-        """Return the images (n, C, H, W) to begin with, and which features (n, D) they give."""
+    ) -> tuple[Tensor, Tensor]:
+        """Return the images (n, C, H, W) to begin with, and which pixels (n, H, W) they give."""
         n, (C, H, W) = math.prod(shape), self.config.image_shape
         weight = next(self.parameters())
         if (given is None) != (mask is None):
             missing = "given" if given is None else "given_mask"
             raise ValueError(f"{missing} must not be None: pixels are given by values and a mask")
         if given is None:
-            return weight.new_zeros(n, C, H, W), None
+            none = torch.zeros(n, H, W, dtype=torch.bool, device=weight.device)
+            return weight.new_zeros(n, C, H, W), none
         if mask.dtype is not torch.bool:
             raise TypeError(f"given_mask must be bool; got {mask.dtype}")
 
         given = _broadcast("given", given, (*shape, *self.event_shape))
-        mask = _broadcast("given_mask", mask, (*shape, H, W)).reshape(n, 1, H, W)
+        mask = _broadcast("given_mask", mask, (*shape, H, W)).reshape(n, H, W)
         # What is not given may hold anything.
-        images = given.reshape(n, C, H, W).to(weight.dtype).where(mask, 0)
+        images = given.reshape(n, C, H, W).to(weight.dtype).where(mask[:, None], 0)
         checks.check_integers("given", images, self.levels - 1)
-        steps = self.output.ordered_channels
-        return images, mask.expand(-1, steps, -1, -1).permute(0, 2, 3, 1).reshape(n, -1)
+        return images, mask
 
     def extra_repr(self) -> str:
         return str(self.config)
