@@ -22,8 +22,9 @@ _op = Op(
         "draw": Direction(
             "(Tensor(a!) images, Tensor(b!) rows, Tensor(c!) done, Tensor(d!)? parameters, "
             "Tensor given, Tensor noise, Tensor condition, Tensor weights, Tensor places, "
-            "Tensor works, Tensor taps, int last, str output, int at_once, int levels, "
-            "bool ones, float temperature, float lowest_log_scale) -> ()",
+            "Tensor works, Tensor taps, int last, str output, int outputs, int at_once, "
+            "int levels, bool ones, float temperature, float lowest_log_scale, "
+            "int multiply_adds) -> ()",
             _fake_draw,
         )
     },

@@ -7,7 +7,7 @@ from dataclasses import astuple, dataclass
 import torch
 from torch import Tensor
 
-from dgm_fast.sampling.pixelcnn.plan import KINDS, Plan, Tap
+from dgm_fast.sampling.pixelcnn.plan import KINDS, Plan
 
 __all__ = ["PackedPlan", "pack"]
 
@@ -20,7 +20,7 @@ class PackedPlan:
         weights: (floats,), input-major matrices in the order in which they are used: those of whole
             rows, then those of pixels.
         places: (values, 7), int64, rows of `Place` in the kernel's `problem.h`.
-        works: (steps, 11), rows of `Work`.
+        works: (steps, 12), rows of `Work`.
         taps: (taps, 4), rows of `Tap`.
     """
 
@@ -40,16 +40,13 @@ def pack(plan: Plan) -> PackedPlan:
         begin += tap.matrix.numel()
     weights = [tap.matrix.flatten() for tap in rowwise + pixelwise]
 
-    taps: list[Tap] = []
-    works = []
+    works, taps = [], []
     for work in plan.works:
-        first = len(taps)
+        first, own = len(taps), len(taps) + len(work.above)
         taps += work.above + work.own
-        own, end = first + len(work.above), len(taps)
-        then = KINDS.index(work.then or work.kind)
-        kinds = KINDS.index(work.kind), then
-        flags = int(work.ahead), int(work.for_draw)
-        works.append((*kinds, work.out, work.source, work.add, work.bias, first, own, end, *flags))
+        kind, then = KINDS.index(work.kind), KINDS.index(work.then or "affine")
+        row = kind, then, work.group, work.out, work.source, work.add, work.bias
+        works.append((*row, first, own, len(taps), int(work.ahead), int(work.for_draw)))
     return PackedPlan(
         torch.cat(weights),
         torch.tensor([astuple(place) for place in plan.places]),

@@ -33,7 +33,7 @@ class Place:
         rows: as many as will be looked back on, and the one being drawn.
         columns: that the value has.
         where: `IN_STATE`, `IN_ROW` or `IN_PIXEL`.
-        offset: among the floats of a sample there; of a pixel, among those of a row.
+        offset: among the floats of a sample, or of a pixel, that are kept there.
     """
 
     floats: int
@@ -229,7 +229,7 @@ def _places(network: PixelNetwork, steps: list[Step], ahead: set[int]) -> list[P
         columns = -(-network.size[1] // value.stride) if value.index in made else 0
         floats, depth = value.parts * channels, (value.parts - 1) * channels + value.channels
         place = Place(floats, depth, value.stride, rows, columns, where, used[where])
-        used[where] += _size(place)
+        used[where] += floats if where == IN_PIXEL else _size(place)
         places.append(place)
     return places
 

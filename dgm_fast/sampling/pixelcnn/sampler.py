@@ -182,11 +182,13 @@ class PixelSampler:
             packed.taps,
             last,
             kinds.get(type(output), "logistic_mixture"),
+            output.parameters // output.ordered_channels,
             output.values_at_once,
             output.levels,
             self._ones,
             temperature,
             lowest_log_scale(output.levels),
+            self.multiply_adds,
         )
         if parameters is not None and parameters is not parameters_out:
             parameters_out.copy_(parameters)
