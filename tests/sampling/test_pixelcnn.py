@@ -31,7 +31,7 @@ MIXTURE = {"output": "logistic_mixture", "levels": 17}
 CONFIGS = {
     "pixelcnn": small("pixelcnn", (5, 7)),
     "pixelcnn of levels upside down": small("pixelcnn", (6, 5), flip=True, **LEVELS),
-    "pixelcnn of colours": small("pixelcnn", (3, 4, 5), **LEVELS),
+    "pixelcnn of colours": small("pixelcnn", (3, 3, 4), **LEVELS),
     "pixelcnn of binary colours upside down": small("pixelcnn", (3, 4, 3), flip=True),
     "pixelcnn of a mixture": small("pixelcnn", (4, 5), **MIXTURE),
     "pixelcnn of large kernels": small("pixelcnn", (7, 6), first_kernel=7, kernel=5),
@@ -41,18 +41,23 @@ CONFIGS = {
     "one column": small("gated", (9, 1)),
     "one pixel": small("pp", (1, 1), output="bernoulli"),
     "gated": small("gated", (5, 6), classes=3),
-    "gated of colours": small("gated", (3, 4, 4), classes=2, **LEVELS),
+    "gated of colours": small("gated", (3, 3, 4), classes=2, **LEVELS),
     "gated of a mixture of colours": small("gated", (3, 4, 4), **MIXTURE),
     "gated of large kernels": small("gated", (7, 5), first_kernel=7, kernel=5, flip=True),
     "gated of one layer": small("gated", (4, 5), layers=0),
-    "pp": small("pp", (3, 5, 7), classes=2, **MIXTURE),
-    "pp of three scales": small("pp", (7, 9), scales=3, **LEVELS),
-    "pp of more scales than rows": small("pp", (3, 6), scales=4, output="bernoulli"),
+    "pp": small("pp", (3, 4, 5), classes=2, **MIXTURE),
+    "pp of three scales": small("pp", (5, 7), scales=3, **LEVELS),
+    "pp of more scales than rows": small("pp", (3, 5), scales=4, output="bernoulli"),
     "pp of one scale": small("pp", (4, 5), scales=1, blocks=2, flip=True, **MIXTURE),
-    "pp of whole vectors": small("pp", (4, 6), channels=32, **MIXTURE),
+    "pp of whole vectors": small("pp", (4, 4), channels=32, **MIXTURE),
 }
 each_config = pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
 FEW = ["pixelcnn of colours", "gated", "pp"]
+IMPLEMENTATIONS = [("reference", torch.float64), ("reference", torch.float32)]
+if extension.cpp_missing is None:
+    IMPLEMENTATIONS.append(("cpp", torch.float32))
+# Narrow and whole vectors, every function and every output.
+VARIED = [*FEW, "pixelcnn of whole vectors", "gated of a mixture of colours", "pp of whole vectors"]
 few_configs = pytest.mark.parametrize("config", [CONFIGS[name] for name in FEW], ids=FEW)
 
 
@@ -89,35 +94,35 @@ def same(a, b):
     )
 
 
-@pytest.mark.parametrize("temperature", [0.0, 0.7, 1.0])
-@pytest.mark.parametrize("around", [False, True], ids=["nothing", "pixels given"])
 @each_config
-def test_every_implementation_draws_what_passes_draw(config, impl, around, temperature):
-    model, n = model_of(config, impl), 3
-    noise = model.draw_noise(n, torch.Generator().manual_seed(0))
-    given, mask = holes(config, n) if around else (None, None)
+def test_every_implementation_draws_what_passes_draw(config):
+    """Around pixels that are given, and in float64 too."""
+    model, n = model_of(config, dtype=torch.float64), 3
+    noise, label = model.draw_noise(n, torch.Generator().manual_seed(0)), label_of(model, n)
+    given, mask = holes(config, n)
     shape = n, *config.event_shape
-    options = {"given": given.view(shape), "given_mask": mask} if around else {}
-    label = label_of(model, n)
+    around = {"given": given.view(shape), "given_mask": mask}
+    expected = naive(model, noise, label, given, mask).reshape(shape)
 
-    x = model.sample(n, label, noise=noise, temperature=temperature, **options)
-
-    expected = naive(model_of(config, dtype=torch.float64), noise, label, given, mask, temperature)
-    assert torch.equal(x.double(), expected.reshape(shape))
-    if temperature > 0 and x.numel() > n:
-        assert len(x.unique()) > 1
-
-
-@each_config
-def test_the_cached_loop_in_float64_draws_what_passes_draw(config):
-    model = model_of(config, dtype=torch.float64)
-    assert model.sampler().impl == "reference"
-    noise, label = model.draw_noise(2, torch.Generator().manual_seed(1)), label_of(model, 2)
-    x = model.sample(2, label, noise=noise)
-    assert torch.equal(x, naive(model, noise, label).reshape(x.shape))
+    for impl, dtype in IMPLEMENTATIONS:
+        x = model_of(config, impl, dtype).sample(n, label, noise=noise, **around)
+        assert torch.equal(x.double(), expected)
+    drawn = ~mask[:, None].expand_as(given).reshape(shape)
+    assert expected.numel() == n or len(expected[drawn].unique()) > 1
 
 
-@pytest.mark.parametrize("batch", [0, 1, 2, 5, 8, 9, 19])
+@pytest.mark.parametrize("temperature", [0.0, 0.6])
+@few_configs
+def test_what_is_colder_draws_what_passes_draw(config, impl, temperature):
+    model = model_of(config, impl)
+    noise, label = model.draw_noise(3, torch.Generator().manual_seed(0)), label_of(model, 3)
+    x = model.sample(3, label, noise=noise, temperature=temperature)
+    expected = naive(model_of(config, dtype=torch.float64), noise, label, temperature=temperature)
+    assert torch.equal(x.double(), expected.reshape(x.shape))
+    assert not torch.equal(x, model.sample(3, label, noise=noise))
+
+
+@pytest.mark.parametrize("batch", [0, 1, 9])
 @each_config
 @torch.no_grad()
 def test_parameters_are_the_networks_in_a_batch_of_any_size(config, impl, batch):
@@ -129,10 +134,13 @@ def test_parameters_are_the_networks_in_a_batch_of_any_size(config, impl, batch)
 
     sampler.draw(state, parameters_out=parameters)
 
+    if batch == 0:
+        assert state.images.shape == (0, *config.image_shape)
+        return
     images = model._in_order(state.images, 2).double()
     expected = model.double()._run(images, label_of(model, batch))
     expected = model.output.to_features(model._in_order(expected, 2))
-    error, size = ((x.abs().amax() if batch else 0.0) for x in (parameters - expected, expected))
+    error, size = (x.abs().amax() for x in (parameters - expected, expected))
     assert float(error) <= 1e-4 * float(size)
 
     noise = state.noise.flatten(0, 1)
@@ -142,7 +150,7 @@ def test_parameters_are_the_networks_in_a_batch_of_any_size(config, impl, batch)
 
 
 @pytest.mark.parametrize("batch", [1, 9])
-@each_config
+@few_configs
 def test_pieces_are_the_whole_bit_for_bit(config, impl, batch):
     sampler = PixelSampler(model_of(config)._describe(), impl=impl)
     whole = sampler.draw(start_of(sampler, config, batch, around=batch > 1))
@@ -158,8 +166,8 @@ def test_pieces_are_the_whole_bit_for_bit(config, impl, batch):
 
 
 @needs_kernel
-@pytest.mark.parametrize("batch", [1, 3, 19])
-@each_config
+@pytest.mark.parametrize("batch", [3, 19])
+@few_configs
 def test_no_number_of_threads_changes_a_bit(config, batch):
     sampler, before = PixelSampler(model_of(config)._describe(), impl="cpp"), torch.get_num_threads()
     found = []
@@ -201,21 +209,21 @@ from dgm_fast.sampling import PixelSampler
 from tests.sampling import test_pixelcnn as t
 
 print(extension.build_info()["isa_live"])
-for name, config in t.CONFIGS.items():
+for name in t.VARIED:
+    config = t.CONFIGS[name]
     network = t.model_of(config)._describe()
-    for batch in (1, 9):
-        found = []
-        for impl in ("cpp", "reference"):
-            sampler = PixelSampler(network, impl=impl)
-            found.append(sampler.draw(t.start_of(sampler, config, batch, 3, around=True)).images)
-        assert (found[0] == found[1]).all(), name
+    found = []
+    for impl in ("cpp", "reference"):
+        sampler = PixelSampler(network, impl=impl)
+        found.append(sampler.draw(t.start_of(sampler, config, 9, 3, around=True)).images)
+    assert (found[0] == found[1]).all(), name
 """
 
 
 @needs_kernel
-@pytest.mark.parametrize("isa", ["generic", "avx2", "avx512"])
-def test_every_instruction_set_draws_the_same_images(isa):
-    environment = os.environ | {"DGM_FAST_ISA": isa, "OMP_NUM_THREADS": "2"}
+@pytest.mark.parametrize("isa", ["generic", "avx2"])
+def test_narrower_instruction_sets_draw_the_same_images(isa):
+    environment = os.environ | {"DGM_FAST_ISA": isa, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         [sys.executable, "-c", ON_AN_ISA],
         env=environment,
@@ -224,8 +232,7 @@ def test_every_instruction_set_draws_the_same_images(isa):
         text=True,
     )
     assert done.returncode == 0, done.stderr
-    order = ["generic", "avx2", "avx512"]
-    assert order.index(done.stdout.strip()) <= order.index(isa)
+    assert done.stdout.strip() in ("generic", isa)
 
 
 @pytest.mark.parametrize("dilation", [(1, 2), (2, 1), (3, 2)])
@@ -282,7 +289,7 @@ def test_noise_at_both_ends_and_certain_levels(impl, output):
     with torch.no_grad():
         model.head[-1].weight.zero_()
         model.head[-1].bias.fill_(-2.0)
-        model.head[-1].bias[0 if output != "categorical" else 77] = 20.0
+        model.head[-1].bias[0 if output != "categorical" else 77] = 60.0
     sampler = PixelSampler(model._describe(), impl=impl)
     below_one = torch.nextafter(torch.tensor(1.0), torch.tensor(0.0))
     noise = torch.tensor([0.0, 1e-30, 0.5, below_one, 1.0])[:, None]
@@ -294,9 +301,9 @@ def test_noise_at_both_ends_and_certain_levels(impl, output):
 
 @few_configs
 def test_what_is_cold_leaves_no_chance(config, impl):
-    sampler = PixelSampler(model_of(replace(config, classes=0)
-                           if hasattr(config, "classes") else config)._describe(), impl=impl)
-    x = sampler.draw(sampler.start(4), temperature=0.0).images
+    sampler = PixelSampler(model_of(config)._describe(), impl=impl)
+    label = torch.zeros(4).long() if sampler.classes else None
+    x = sampler.draw(sampler.start(4, label), temperature=0.0).images
     assert torch.equal(x, x[:1].expand_as(x))
 
 
@@ -356,8 +363,8 @@ def test_an_interrupted_row_is_done_again_to_the_same_bits(config, impl):
     sampler = PixelSampler(model_of(config)._describe(), impl=impl)
     whole = sampler.draw(start_of(sampler, config, 3, around=True))
     state, interrupted = start_of(sampler, config, 3, around=True), 0
-    # Whatever the operator that a row is interrupted at, some time a row gets done.
-    for after in range(0, 4000, 97):
+    # Whatever the operator that a row is interrupted at; by and by rows get done.
+    for after in range(0, 1200, 103):
         try:
             with Interrupting(after):
                 sampler.draw(state, 1)
@@ -439,7 +446,8 @@ def test_the_operator_is_what_its_schema_says(config):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(op, "draw", call)
-        for out in (None, torch.zeros(3, sampler.features, sampler._outputs)):
+        each = sampler.output.parameters // sampler.output.ordered_channels
+        for out in (None, torch.zeros(3, sampler.features, each)):
             sampler.draw(start_of(sampler, config, 3), 2, parameters_out=out)
     for each in arguments:
         torch.library.opcheck(op.draw, each, test_utils=("test_schema", "test_faketensor"))
