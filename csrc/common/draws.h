@@ -1,5 +1,5 @@
-// Values drawn by inverting a cumulative distribution, by the rules of `distributions`; compiled once
-// per instruction set, so without a guard.
+// Values drawn by inverting a cumulative distribution, by the rules of `distributions`; compiled
+// once per instruction set, so without a guard.
 
 #include "common/row_products.h"
 

@@ -1,5 +1,5 @@
-// Products of a few rows with a matrix, of samplers that draw one value after another; compiled once
-// per instruction set, so without a guard.
+// Products of a few rows with a matrix, of samplers that draw one value after another; compiled
+// once per instruction set, so without a guard.
 //
 // Lanes are outputs, rows are broadcast. A sum is one chain of multiply-adds along the matrix, so
 // its bits depend neither on how rows and columns are cut into tiles nor on where it was put down

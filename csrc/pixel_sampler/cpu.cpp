@@ -73,8 +73,6 @@ void draw(
 
 }  // namespace
 
-STABLE_TORCH_LIBRARY_IMPL(dgm_fast, CPU, m) {
-  m.impl("pixel_sampler_draw_cpp", TORCH_BOX(&draw));
-}
+STABLE_TORCH_LIBRARY_IMPL(dgm_fast, CPU, m) { m.impl("pixel_sampler_draw_cpp", TORCH_BOX(&draw)); }
 
 }  // namespace dgm::pixel_sampler

@@ -88,9 +88,9 @@ class Group {
       const Place& p = net.places[v];
       if (p.where != pixel_sampler::kInPixel) continue;
       const int64_t shift = __builtin_ctzll(static_cast<uint64_t>(p.stride));
-      now_[v] = run ? View{in_run_.data() + p.offset * count * d.width, p.floats, count * p.floats,
-                           shift}
-                    : View{in_pixel_.data() + p.offset * count, p.floats, 0, shift};
+      now_[v] =
+          run ? View{in_run_.data() + p.offset * count * d.width, p.floats, count * p.floats, shift}
+              : View{in_pixel_.data() + p.offset * count, p.floats, 0, shift};
     }
     is_run_ = run;
   }

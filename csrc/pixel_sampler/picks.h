@@ -59,8 +59,8 @@ static void pick(
       levels[0] = binary(parameters[0], o.temperature, uniforms[0]);
       break;
     case Distribution::categorical:
-      levels[0] = static_cast<float>(
-          place_of(parameters, o.outputs, o.temperature, uniforms[0], scratch));
+      levels[0] =
+          static_cast<float>(place_of(parameters, o.outputs, o.temperature, uniforms[0], scratch));
       break;
     case Distribution::mixture:
       mixture(o, parameters, uniforms, scratch, levels);

@@ -169,7 +169,10 @@ def test_pieces_are_the_whole_bit_for_bit(config, impl, batch):
 @pytest.mark.parametrize("batch", [3, 19])
 @few_configs
 def test_no_number_of_threads_changes_a_bit(config, batch):
-    sampler, before = PixelSampler(model_of(config)._describe(), impl="cpp"), torch.get_num_threads()
+    sampler, before = (
+        PixelSampler(model_of(config)._describe(), impl="cpp"),
+        torch.get_num_threads(),
+    )
     found = []
     try:
         for threads in (1, 2, 3, 4):
@@ -459,8 +462,16 @@ def test_the_operator_is_what_its_schema_says(config):
         ({"batch": -1}, ValueError, "batch must not be negative; got -1"),
         ({"context": None}, ValueError, "context must hold labels of 3 classes; got None"),
         ({"context": torch.zeros(3)}, TypeError, "context must be int64 labels"),
-        ({"context": torch.zeros(2).long()}, ValueError, r"context must have shape \(B,\) = \(3,\)"),
-        ({"noise": torch.rand(3, 5, 1)}, ValueError, r"noise must have shape \(B, D, N\) = \(3, 30"),
+        (
+            {"context": torch.zeros(2).long()},
+            ValueError,
+            r"context must have shape \(B,\) = \(3,\)",
+        ),
+        (
+            {"noise": torch.rand(3, 5, 1)},
+            ValueError,
+            r"noise must have shape \(B, D, N\) = \(3, 30",
+        ),
         ({"noise": torch.ones(3, 30, 1).long()}, TypeError, "noise must be a floating-point"),
         ({"images": torch.zeros(3, 1, 5, 6)}, ValueError, "given must not be None"),
         ({"given": torch.ones(3, 5, 6).bool()}, ValueError, "images must not be None"),

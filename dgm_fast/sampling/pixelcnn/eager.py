@@ -71,7 +71,9 @@ class _Row:
             if place.where == IN_STATE:
                 values = state.rows[:, place.offset : place.offset + size].unflatten(1, shape)
             else:
-                values = None if place.where == IN_PIXEL else state.rows.new_empty(state.batch, *shape)
+                values = (
+                    None if place.where == IN_PIXEL else state.rows.new_empty(state.batch, *shape)
+                )
             self.kept.append(values)
         self.now: dict[int, Tensor] = {}
 
@@ -129,7 +131,12 @@ class _Row:
         return self._products(y, work.above, self.loop.above[index], columns, {})
 
     def _products(
-        self, y: Tensor, taps: Sequence[Tap], matrix: Tensor | None, columns: range, now: dict[int, Tensor]
+        self,
+        y: Tensor,
+        taps: Sequence[Tap],
+        matrix: Tensor | None,
+        columns: range,
+        now: dict[int, Tensor],
     ) -> Tensor:
         if not taps:
             return y

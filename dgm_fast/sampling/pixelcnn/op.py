@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
 
 from dgm_fast._core.implementation import cpp, requested
 from dgm_fast._core.op import Direction, Op

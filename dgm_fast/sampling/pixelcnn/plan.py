@@ -134,8 +134,12 @@ def make_plan(network: PixelNetwork, dtype: torch.dtype) -> Plan:
         if isinstance(step, Affine):
             begin += places[step.out.index].floats
     # An odd number of lines keeps samples that are drawn together out of each other's cache sets.
-    floats = sum(_size(place) for place in places if place.where == IN_STATE) // PAD // 2 * 2 * PAD + PAD
-    products = sum(term.weight.numel() / step.out.stride**2 for step in affine for term in step.terms)
+    floats = (
+        sum(_size(place) for place in places if place.where == IN_STATE) // PAD // 2 * 2 * PAD + PAD
+    )
+    products = sum(
+        term.weight.numel() / step.out.stride**2 for step in affine for term in step.terms
+    )
     return Plan(places, works, floats, torch.cat(biases, 1), torch.cat(labels, 1), int(products))
 
 
@@ -273,4 +277,6 @@ def _matrix(weight: Tensor, source: Value, out: Value, dtype: torch.dtype) -> Te
 def _padded_rows(x: Tensor, value: Value, dtype: torch.dtype) -> Tensor:
     """Return a copy of x (*, channels of all parts) as places hold them."""
     parts = x.detach().unflatten(-1, (value.parts, value.channels))
-    return F.pad(parts, (0, padded(value.channels) - value.channels)).flatten(-2).to(dtype, copy=True)
+    return (
+        F.pad(parts, (0, padded(value.channels) - value.channels)).flatten(-2).to(dtype, copy=True)
+    )

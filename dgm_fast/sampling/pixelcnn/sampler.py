@@ -24,10 +24,10 @@ class PixelSampler:
 
     .. math:: x_i \sim p(x_i \mid x_1, \dots, x_{i-1}, c), \qquad i = 1, \dots, H W
 
-    A pass of the network learns about all pixels what one of them is drawn from. Here each step
-    keeps the rows that later pixels look back on, and a pixel is one product with every weight; what
-    depends on rows above alone is made for a whole row at once. Two halves of an image drawn from
-    state to state are the whole, bit for bit.
+    A pass of the network runs every layer at all pixels to learn about one. Here each step keeps
+    the rows that later pixels look back on, and a pixel is one product with every weight; what
+    depends on rows above alone is made for a whole row at once. The state goes in and comes out;
+    pieces of an image are the whole, bit for bit.
 
     Arguments:
         network: described step by step; its weights are copied, so that training goes on without
