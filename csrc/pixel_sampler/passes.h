@@ -260,8 +260,9 @@ class Group {
 };
 
 static void draw(const Draw& draw, int64_t threads) {
-  // As many groups as threads, or more, as equal as they can be.
-  constexpr int64_t kMost = 16;
+  // As many groups as threads, or more, as equal as they can be. Twice the rows of a product,
+  // because a large network's weights come from memory each time.
+  constexpr int64_t kMost = 2 * Rows::kMost;
   const int64_t fewest = (draw.samples + kMost - 1) / kMost;
   const int64_t groups = std::min(draw.samples, (fewest + threads - 1) / threads * threads);
   const int64_t pixels = draw.samples * (draw.last - draw.done) * draw.width;
