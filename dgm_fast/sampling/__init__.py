@@ -2,14 +2,7 @@
 
 from dgm_fast.sampling.diffusion import ddim_encode, diffusion_sample
 from dgm_fast.sampling.naive import naive_sample
-from dgm_fast.sampling.pixelcnn import (
-    PixelNetwork,
-    PixelSampler,
-    PixelState,
-    Term,
-    Value,
-    looks,
-)
+from dgm_fast.sampling.pixelcnn import PixelNetwork, PixelSampler, PixelState
 from dgm_fast.sampling.wavenet import (
     WaveNetLayer,
     WaveNetNetwork,
@@ -21,14 +14,11 @@ __all__ = [
     "PixelNetwork",
     "PixelSampler",
     "PixelState",
-    "Term",
-    "Value",
     "WaveNetLayer",
     "WaveNetNetwork",
     "WaveNetSampler",
     "WaveNetState",
     "ddim_encode",
     "diffusion_sample",
-    "looks",
     "naive_sample",
 ]

@@ -16,8 +16,8 @@ from dgm_fast._core import extension
 from dgm_fast._core.implementation import ImplementationUnavailable
 from dgm_fast.distributions import make_pixel_output
 from dgm_fast.layers import MaskedConv2d
-from dgm_fast.sampling import PixelNetwork, PixelSampler, looks
-from dgm_fast.sampling.pixelcnn import op
+from dgm_fast.sampling import PixelNetwork, PixelSampler
+from dgm_fast.sampling.pixelcnn import conv_terms, op
 from dgm_fast.sampling.pixelcnn.eager import runs
 from tests.families.pixel_models import make_model, naive, small
 from tests.processes import ROOT
@@ -263,12 +263,12 @@ def test_networks_must_see_what_comes_before():
     weight = torch.ones(1, 1, 1, 1)
     for origin in ((0, 0), (0, -1), (-1, 1)):
         net = PixelNetwork((3, 3), output)
-        net.draw([net.affine(looks(net.image, weight, origin))])
+        net.draw([net.affine(conv_terms(net.image, weight, origin))])
         with pytest.raises(ValueError, match="must see what comes before their pixel; got one"):
             PixelSampler(net)
     net = PixelNetwork((3, 3), output)
     with pytest.raises(ValueError, match="gate must be of 2 parts; got 1"):
-        net.map("gate", net.affine(looks(net.image, weight, (0, 1))))
+        net.map("gate", net.affine(conv_terms(net.image, weight, (0, 1))))
 
 
 @few_configs

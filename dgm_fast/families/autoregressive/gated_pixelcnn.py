@@ -32,7 +32,7 @@ from dgm_fast.families.autoregressive.pixel_model import PixelConfig, PixelModel
 from dgm_fast.families.layout import keep_channels_last
 from dgm_fast.layers import MaskedConv2d
 from dgm_fast.ops import gated_activation
-from dgm_fast.sampling import PixelNetwork, Value, looks
+from dgm_fast.sampling.pixelcnn import PixelNetwork, Value, conv_terms
 
 __all__ = ["GatedPixelCNN", "GatedPixelCNNConfig"]
 
@@ -131,7 +131,7 @@ class GatedLayer(nn.Module):
             # The link is of `a` without the label, and here it sees `a` with it.
             of_h = of_h - of_v @ self.link.weight[:, :, 0, 0].T
         origin = self.rows[0], self.vertical.kernel_size[1] // 2
-        seen = looks(v, self.vertical.weight, origin)
+        seen = conv_terms(v, self.vertical.weight, origin)
         a = net.affine(seen, self.vertical.bias, label=of_v, parts=2)
 
         x = net.masked(h, self.horizontal, beside=(a, self.link), label=of_h)

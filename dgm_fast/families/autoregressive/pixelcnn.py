@@ -33,7 +33,7 @@ from torch import Tensor, nn
 from dgm_fast.families.autoregressive.pixel_model import PixelConfig, PixelModel, pointwise
 from dgm_fast.families.layout import keep_channels_last
 from dgm_fast.layers import MaskedConv2d
-from dgm_fast.sampling import PixelNetwork, Value
+from dgm_fast.sampling.pixelcnn import PixelNetwork, Value
 
 __all__ = ["PixelCNN", "PixelCNNConfig"]
 

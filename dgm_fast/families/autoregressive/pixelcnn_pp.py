@@ -36,7 +36,7 @@ from torch import Tensor, nn
 
 from dgm_fast.families.autoregressive.pixel_model import PixelConfig, PixelModel
 from dgm_fast.families.layout import keep_channels_last
-from dgm_fast.sampling import PixelNetwork, Term, Value, looks
+from dgm_fast.sampling.pixelcnn import PixelNetwork, Term, Value, conv_terms
 
 __all__ = ["PixelCNNpp", "PixelCNNppConfig"]
 
@@ -113,7 +113,7 @@ class ShiftedConv(nn.Conv2d):
 
     def seen(self, x: Value) -> list[Term]:
         """Return what a step of a network sees of a value by it."""
-        return looks([x], self.weight, self._own, (x.stride, x.stride))
+        return conv_terms([x], self.weight, self._own, (x.stride, x.stride))
 
     def seen_moved(self, image: list[Value], down: int, right: int) -> list[Term]:
         """Return what a step sees whose result is moved by so many rows and columns.
@@ -122,7 +122,7 @@ class ShiftedConv(nn.Conv2d):
         """
         (row, column), weight = self._own, self.weight.clone()
         weight[:, -1, row, column] += self.bias
-        return looks(image, weight, (row + down, column + right))
+        return conv_terms(image, weight, (row + down, column + right))
 
 
 class Enlarge(nn.ConvTranspose2d):
@@ -143,7 +143,7 @@ class Enlarge(nn.ConvTranspose2d):
         """Add it to a network: a pixel sees those whose value the kernel would spread to it."""
         weight, stride = self.weight.transpose(0, 1).flip(2, 3), x.stride // 2
         origin = tuple(n - 1 - pad for n, pad in zip(self.kernel_size, self.padding, strict=True))
-        seen = looks([x], weight, origin, (stride, stride))
+        seen = conv_terms([x], weight, origin, (stride, stride))
         return net.affine(seen, self.bias, stride=stride)
 
 
@@ -180,7 +180,7 @@ class GatedResnet(nn.Module):
             # Their values and, after all of them, their negatives.
             signs = self.beside.weight.unflatten(1, (2, len(beside), -1)).transpose(1, 2)
             weight = signs.flatten(1, 3)
-            seen += looks([net.map("concat_elu", each) for each in beside], weight, (0, 0))
+            seen += conv_terms([net.map("concat_elu", each) for each in beside], weight, (0, 0))
             biases.append(self.beside.bias)
         h = net.affine(seen, *biases, stride=x.stride)
         seen = self.conv2.seen(net.map("concat_elu", h))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 
 import torch
@@ -9,17 +10,22 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dgm_fast.distributions import PixelOutput
-from dgm_fast.ops import gated_activation
-from dgm_fast.sampling.pixelcnn.plan import IN_PIXEL, IN_STATE, Plan, Tap, Work
+from dgm_fast.sampling.pixelcnn.plan import IN_ROW, IN_STATE, Plan, Tap, Work
 from dgm_fast.sampling.pixelcnn.state import PixelState
 
 __all__ = ["EagerLoop", "runs"]
+
+
+def _gate(x: Tensor) -> Tensor:
+    a, b = x.chunk(2, dim=-1)
+    return a.tanh() * b.sigmoid()
+
 
 MAPS: dict[str, Callable[[Tensor], Tensor]] = {
     "relu": torch.relu,
     "elu": F.elu,
     "concat_elu": lambda x: F.elu(torch.cat([x, -x], dim=-1)),
-    "gate": lambda x: _gate(x),
+    "gate": _gate,
     "glu": lambda x: F.glu(x, dim=-1),
 }
 
@@ -66,14 +72,12 @@ class _Row:
         self.temperature, self.parameters_out = temperature, parameters_out
         self.kept: list[Tensor | None] = []
         for place in self.plan.places:
-            shape = place.rows, place.columns, place.floats
-            size = place.rows * place.columns * place.floats
+            values, shape = None, (place.rows, place.columns, place.floats)
             if place.where == IN_STATE:
-                values = state.rows[:, place.offset : place.offset + size].unflatten(1, shape)
-            else:
-                values = (
-                    None if place.where == IN_PIXEL else state.rows.new_empty(state.batch, *shape)
-                )
+                floats = slice(place.offset, place.offset + math.prod(shape))
+                values = state.rows[:, floats].unflatten(1, shape)
+            elif place.where == IN_ROW:
+                values = state.rows.new_empty(state.batch, *shape)
             self.kept.append(values)
         self.now: dict[int, Tensor] = {}
 
@@ -224,7 +228,3 @@ def runs(given: Sequence[bool]) -> Iterator[tuple[int, int, bool]]:
 
 def _stacked(taps: Sequence[Tap]) -> Tensor | None:
     return torch.cat([tap.matrix for tap in taps]) if taps else None
-
-
-def _gate(x: Tensor) -> Tensor:
-    return gated_activation(x.flatten(0, 1), impl="reference").unflatten(0, x.shape[:2])

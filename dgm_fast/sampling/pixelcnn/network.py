@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from dgm_fast.distributions import PixelOutput
 from dgm_fast.layers import MaskedConv2d
 
-__all__ = ["MAPS", "Affine", "Draw", "Map", "PixelNetwork", "Step", "Term", "Value", "looks"]
+__all__ = ["MAPS", "Affine", "Draw", "Map", "PixelNetwork", "Step", "Term", "Value", "conv_terms"]
 
 # A function of a value, and how many parts it makes of how many: two are halves under a gate, or
 # both signs. `gate` is tanh(a) sigmoid(b), `glu` a sigmoid(b).
@@ -93,12 +93,32 @@ class PixelNetwork:
     """A network of images in raster order, described step by step.
 
     An image enters as one value for each draw of a pixel: all of its channels, or one each. A
-    family describes itself by adding steps; values are added before they are looked at.
+    family describes itself by adding steps; a value is added before it is looked at. Weights are
+    those of the family's own modules, until a sampler copies them.
 
     Arguments:
         size: (H, W) of the image.
         output: the distribution of a pixel.
         ones: give the image a last channel, 1 at all its pixels and 0 beyond.
+
+    Attributes:
+        image: the values of the image.
+
+    Raises:
+        ValueError: a function is given a value of another number of parts.
+
+    Example:
+        >>> import torch
+        >>> from dgm_fast.distributions import make_pixel_output
+        >>> from dgm_fast.layers import MaskedConv2d
+        >>> from dgm_fast.sampling import PixelNetwork, PixelSampler
+        >>> output = make_pixel_output("categorical", channels=1, levels=4, components=1)
+        >>> first, last = MaskedConv2d(1, 8, 3, "A"), MaskedConv2d(8, 4, 3, "B")
+        >>> net = PixelNetwork((5, 6), output)
+        >>> hidden = net.maps("relu", net.masked(net.image, first))
+        >>> sampler = PixelSampler(net.draw(net.masked(hidden, last)))
+        >>> sampler.draw(sampler.start(2)).images.shape
+        torch.Size([2, 1, 5, 6])
     """
 
     def __init__(self, size: tuple[int, int], output: PixelOutput, *, ones: bool = False) -> None:
@@ -180,31 +200,25 @@ class PixelNetwork:
             label: what each label adds, (classes, out).
             add: a value that is added to each group's.
         """
-        groups, masked = len(sources), isinstance(conv, MaskedConv2d)
-        parts = 2 if masked and conv.gated else 1
-        mask = conv.mask if masked else torch.ones_like(conv.weight)
+        groups, parts, mask = len(sources), 1, torch.ones_like(conv.weight)
+        if isinstance(conv, MaskedConv2d):
+            parts, mask = 1 + conv.gated, conv.mask
         origin = tuple(side // 2 for side in conv.kernel_size)
 
-        def of(x: Tensor, g: int) -> Tensor:
-            return x.unflatten(0, (parts, groups, -1))[:, g].flatten(0, 1)
+        def of(x: Tensor | None, g: int) -> Tensor | None:
+            return None if x is None else x.unflatten(0, (parts, groups, -1))[:, g].flatten(0, 1)
 
         values = []
         for g in range(groups):
             weight, live = of(conv.weight * mask, g), of(mask, g) != 0
-            terms, biases = looks(sources, weight, origin, conv.dilation, live), [conv.bias]
+            terms, biases = conv_terms(sources, weight, origin, conv.dilation, live), [conv.bias]
             if beside is not None:
-                value, link = beside
-                terms += looks([value], of(link.weight, g), (0, 0))
-                biases.append(link.bias)
-            value = self.affine(
-                terms,
-                *(of(bias, g) for bias in biases if bias is not None),
-                label=None if label is None else of(label.T, g).T,
-                add=None if add is None else add[g],
-                parts=parts,
-                group=g,
-            )
-            values.append(value)
+                terms += conv_terms(beside[:1], of(beside[1].weight, g), (0, 0))
+                biases.append(beside[1].bias)
+            added = None if add is None else add[g]
+            of_label = None if label is None else of(label.T, g).T
+            options = {"label": of_label, "add": added, "parts": parts, "group": g}
+            values.append(self.affine(terms, *(of(bias, g) for bias in biases), **options))
         return values
 
     def _value(self, channels: int, parts: int = 1, stride: int = 1, group: int = 0) -> Value:
@@ -213,14 +227,14 @@ class PixelNetwork:
         return value
 
 
-def looks(
+def conv_terms(
     sources: Sequence[Value],
     weight: Tensor,
     origin: tuple[int, int],
     step: tuple[int, int] = (1, 1),
     live: Tensor | None = None,
 ) -> list[Term]:
-    """Return the terms of a convolution of values, one channel after another.
+    """Return the terms of a convolution of values, whose channels follow one another.
 
     Arguments:
         sources: what it sees.

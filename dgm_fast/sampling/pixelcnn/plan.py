@@ -12,7 +12,7 @@ from torch import Tensor
 
 from dgm_fast.sampling.pixelcnn.network import Affine, Draw, Map, PixelNetwork, Step, Value
 
-__all__ = ["IN_STATE", "KINDS", "PAD", "Place", "Plan", "Tap", "Work", "make_plan"]
+__all__ = ["IN_ROW", "IN_STATE", "KINDS", "PAD", "Place", "Plan", "Tap", "Work", "make_plan"]
 
 # Channels are padded to whole vectors of any instruction set.
 PAD = 16
@@ -119,24 +119,18 @@ def make_plan(network: PixelNetwork, dtype: torch.dtype) -> Plan:
     places = _places(network, steps, ahead)
     affine = [step for step in steps if isinstance(step, Affine)]
     biases = [_padded_rows(step.bias[None], step.out, dtype) for step in affine]
-    none = affine[0].bias.new_zeros
-    labels = [
-        none(network.classes, len(step.bias)) if step.label is None else step.label
-        for step in affine
-    ]
-    labels = [
-        _padded_rows(label, step.out, dtype) for label, step in zip(labels, affine, strict=True)
-    ]
+    labels = []
+    for step in affine:
+        label = step.bias.new_zeros(network.classes, len(step.bias))
+        label = label if step.label is None else step.label
+        labels.append(_padded_rows(label, step.out, dtype))
 
     works, begin = [], 0
     for step in steps:
         works.append(_work(step, ahead, remembered, begin, dtype))
         if isinstance(step, Affine):
             begin += places[step.out.index].floats
-    # An odd number of lines keeps samples that are drawn together out of each other's cache sets.
-    floats = (
-        sum(_size(place) for place in places if place.where == IN_STATE) // PAD // 2 * 2 * PAD + PAD
-    )
+    floats = sum(_size(place) for place in places if place.where == IN_STATE)
     products = sum(
         term.weight.numel() / step.out.stride**2 for step in affine for term in step.terms
     )
