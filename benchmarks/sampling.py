@@ -1,10 +1,11 @@
 """What one sample costs, drawn the naive way, by a cached loop, and by ours.
 
 `python -m benchmarks.sampling [--case wavenet] [--columns ours]`. A row is the time of one step,
-which draws the next sample of every signal of a batch. Nothing is timed unless all columns draw
-the same from the same noise. `eager` runs the network over the window of its receptive field;
-`best_eager` keeps what each layer will look back on, and `compile_*` compiles its step.
-`anchor:density` is what an evaluation of the density takes a sample, all of which it has at once.
+which draws the next sample of every signal of a batch, or the next pixel of every image. Nothing is
+timed unless all columns draw the same from the same noise. `eager` runs the network over the window
+of its receptive field, or the whole image; `best_eager` keeps what each layer will look back on,
+and `compile_*` compiles its step. `anchor:density` is what an evaluation of the density takes a
+sample or a pixel, all of which it has at once.
 Of MADE and MAF, `benchmarks.sampling_made`, a row is the time of all features of a batch.
 """
 
@@ -28,8 +29,18 @@ from benchmarks.sampling_made import BATCHES as BATCHES_AT_ONCE
 from benchmarks.sampling_made import MODELS, batch_case
 from benchmarks.timing import Spread, Timed, interleave
 from benchmarks.verify import RedContract
-from dgm_fast.families import WaveNet, WaveNetConfig
-from dgm_fast.sampling import WaveNetSampler
+from dgm_fast.families import (
+    GatedPixelCNN,
+    GatedPixelCNNConfig,
+    PixelCNN,
+    PixelCNNConfig,
+    PixelCNNpp,
+    PixelCNNppConfig,
+    WaveNet,
+    WaveNetConfig,
+)
+from dgm_fast.families.autoregressive.pixel_model import PixelModel
+from dgm_fast.sampling import PixelSampler, WaveNetSampler
 
 NAME = "sampling"
 SEED = 0
@@ -44,6 +55,13 @@ WAVENETS = {
 BATCHES = (1, 4, 16, 64)
 # A window of many signals takes seconds a step, and tells no more than one of few.
 MOST_IN_WINDOWS = 16
+# A pixel is one draw of each.
+PIXELCNNS: dict[str, tuple[type[PixelModel], object]] = {
+    "pixelcnn-28x28": (PixelCNN, PixelCNNConfig((28, 28))),
+    "gated-pixelcnn-28x28": (GatedPixelCNN, GatedPixelCNNConfig((28, 28))),
+    "pixelcnnpp-3x32x32": (PixelCNNpp, PixelCNNppConfig((3, 32, 32), channels=64, blocks=2)),
+}
+PIXEL_BATCHES = (1, 16, 64, 256)
 
 
 @dataclass(frozen=True)
@@ -51,8 +69,8 @@ class Draws:
     """One way to draw.
 
     Attributes:
-        draw: given the noise (B, n, N) of the next n steps, returns what they draw (B, n); called
-            again, it goes on.
+        draw: given the noise (B, n, N) of the next n steps, returns what they draw, (B, n) or
+            (B, n, V); called again, it goes on.
         start: goes back to the beginning.
         steps: of a call that is timed.
     """
@@ -179,10 +197,109 @@ def at_once_case(
     return Case(name, columns, lambda steps: noise(), density, 1, at_once=True)
 
 
+class Passes:
+    """The naive way: a pass of the network over the whole image for each pixel."""
+
+    def __init__(self, model: PixelModel, images: Tensor) -> None:
+        self.model, self.given = model, images
+        self.start()
+
+    def start(self) -> None:
+        # From the middle on, as the others.
+        self.images, self.done = self.given.clone(), self.given[0, 0].numel() // 2
+
+    @torch.no_grad()
+    def draw(self, noise: Tensor) -> Tensor:
+        output, drawn = self.model.output, []
+        for t in range(noise.shape[1]):
+            parameters = output.to_features(self.model._run(self.images, None))
+            drawn.append(output.pick(parameters[:, self.done], noise[:, t]))
+            self.images.flatten(2)[:, :, self.done] = drawn[-1]
+            # After the last pixel it is work, and no sample.
+            self.done = min(self.done + 1, self.images[0, 0].numel() - 1)
+        return torch.stack(drawn, dim=1)
+
+
+class Rows:
+    """A sampler of images, and where it is."""
+
+    def __init__(self, sampler: PixelSampler, images: Tensor) -> None:
+        self.sampler, (H, _) = sampler, sampler.size
+        self.middle = H // 2
+        given = torch.ones_like(images[:, 0], dtype=torch.bool)
+        given[:, self.middle :] = False
+        state = sampler.start(len(images), images=images, given=given)
+        self.begin = sampler.draw(state, self.middle)
+        self.start()
+
+    def start(self) -> None:
+        self.state = replace(self.begin.clone(), noise=self.begin.noise.clone())
+
+    def draw(self, noise: Tensor) -> Tensor:
+        H, W = self.sampler.size
+        rows = -(-noise.shape[1] // W)
+        if int(self.state.done) + rows > H:
+            # After the last row it is work, and no sample.
+            self.state.done.fill_(self.middle)
+        first = int(self.state.done) * W
+        pixels = slice(first, first + noise.shape[1])
+        self.state.noise[:, pixels] = noise
+        self.sampler.draw(self.state, rows)
+        return self.state.images.flatten(2)[:, :, pixels].transpose(1, 2)
+
+
+def pixelcnn_case(
+    model_class: type[PixelModel],
+    config: object,
+    batch: int,
+    device: torch.device,
+    wanted: tuple[str, ...],
+    name: str,
+) -> Case:
+    """Return what is timed of a PixelCNN at a batch size, from the middle of the images on."""
+    torch.manual_seed(SEED)
+    plain = model_class(config, impl="reference", device=device).eval()
+    with torch.no_grad():
+        for parameter in plain.parameters():
+            # Away from its near-uniform start.
+            parameter.mul_(1.5)
+    model = model_class(config, device=device).eval()
+    model.load_state_dict(plain.state_dict())
+    network, W = model._describe(), config.event_shape[-1]
+    generator = torch.Generator(device).manual_seed(SEED)
+    shape = batch, *config.image_shape
+    images = torch.randint(model.levels, shape, generator=generator, device=device).float()
+
+    def sampled(impl: str, rows: int) -> Draws:
+        each = Rows(PixelSampler(network, impl=impl), images)
+        return Draws(each.draw, each.start, rows * W)
+
+    def naive() -> Draws:
+        passes = Passes(plain, images)
+        return Draws(passes.draw, passes.start, 1)
+
+    made: dict[str, Callable[[], Draws]] = {} if batch > MOST_IN_WINDOWS else {"eager": naive}
+    made |= {
+        "best_eager": partial(sampled, "reference", 1),
+        f"{OURS}auto": partial(sampled, "auto", 4),
+    }
+    columns = {column: make() for column, make in made.items() if is_wanted(column, wanted)}
+
+    def noise(steps: int) -> Tensor:
+        return model.draw_noise(batch, generator)[:, :steps].contiguous()
+
+    density = partial(torch.no_grad()(model.log_prob), images.reshape(batch, *config.event_shape))
+    return Case(name, columns, noise, density, images[0, 0].numel())
+
+
 CASES: dict[str, Callable[..., Case]] = {
     f"{name}-batch{batch}": partial(wavenet_case, config, batch)
     for name, config in WAVENETS.items()
     for batch in BATCHES
+} | {
+    f"{name}-batch{batch}": partial(pixelcnn_case, *model, batch)
+    for name, model in PIXELCNNS.items()
+    for batch in PIXEL_BATCHES
 }
 CASES |= {
     f"{name}-batch{batch}": partial(at_once_case, model, batch)

@@ -10,18 +10,6 @@ using dgm::wavenet_sampler::Draw;
 using dgm::wavenet_sampler::Network;
 using dgm::wavenet_sampler::Sizes;
 
-DGM_INLINE void copy(const float* from, int64_t count, float* to) {
-  for (int64_t i = 0; i < count; i += kLanes) store(to + i, load(from + i));
-}
-
-DGM_INLINE void add(const float* from, int64_t count, float* to) {
-  for (int64_t i = 0; i < count; i += kLanes) store(to + i, load(to + i) + load(from + i));
-}
-
-DGM_INLINE void relu(float* x, int64_t count) {
-  for (int64_t i = 0; i < count; i += kLanes) store(x + i, at_least(load(x + i), Vec{}));
-}
-
 // Some samples, which go through time together and share each load of a weight.
 //
 // What a layer saw long ago is known for several times ahead: of a few samples, products with taps

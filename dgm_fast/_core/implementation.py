@@ -60,9 +60,12 @@ class Implementation:
         return None
 
 
-@torch.compiler.assume_constant_result
 def _has(capability: tuple[int, int], index: int | None) -> bool:
     return torch.cuda.get_device_capability(index) == capability
+
+
+# As `torch.compiler.assume_constant_result` sets it, without the second that its import takes.
+_has._dynamo_marked_constant = True
 
 
 def interpreting() -> bool:

@@ -60,6 +60,11 @@ class PixelOutput(ABC):
         """V: 1 or C."""
 
     @property
+    def uniforms(self) -> int:
+        """N: how many numbers a draw takes."""
+        return 1
+
+    @property
     def ordered_channels(self) -> int:
         """How many steps a pixel is drawn in: the groups of channels that masks must order."""
         return self.channels // self.values_at_once
@@ -73,8 +78,12 @@ class PixelOutput(ABC):
         """Draw the (samples, D, N) noise that `seed`, an int64 scalar tensor, stands for."""
 
     @abstractmethod
-    def pick(self, parameters: Tensor, noise: Tensor) -> Tensor:
-        """Return the values (B, V) of one feature from its parameters (B, P') and noise (B, N)."""
+    def pick(self, parameters: Tensor, noise: Tensor, temperature: float = 1.0) -> Tensor:
+        """Return the values (B, V) of one feature from its parameters (B, P') and noise (B, N).
+
+        The temperature divides the logits and multiplies the scales; 0 leaves the likeliest value,
+        or the mean of the heaviest component.
+        """
 
     def encode(self, x: Tensor) -> Tensor:
         """Return values as the network sees them, -1 ... 1."""
@@ -117,8 +126,16 @@ class _ChannelByChannel(PixelOutput):
     def draw_noise(self, samples: int, features: int, seed: Tensor, dtype: torch.dtype) -> Tensor:
         return self.conditional.draw_noise(samples, features, seed, dtype)
 
-    def pick(self, parameters: Tensor, noise: Tensor) -> Tensor:
+    def pick(self, parameters: Tensor, noise: Tensor, temperature: float = 1.0) -> Tensor:
+        if temperature == 0:
+            return self._likeliest(parameters).unsqueeze(-1)
+        if temperature != 1:
+            parameters = parameters / temperature
         return self.conditional.pick(parameters, noise).unsqueeze(-1)
+
+    @abstractmethod
+    def _likeliest(self, parameters: Tensor) -> Tensor:
+        """Return the likeliest value (B,)."""
 
 
 @dataclass(frozen=True)
@@ -129,6 +146,9 @@ class BernoulliPixels(_ChannelByChannel):
     def conditional(self) -> Conditional:
         return BernoulliConditional()
 
+    def _likeliest(self, parameters: Tensor) -> Tensor:
+        return (parameters.squeeze(-1) > 0).to(parameters.dtype)
+
 
 @dataclass(frozen=True)
 class CategoricalPixels(_ChannelByChannel):
@@ -137,6 +157,9 @@ class CategoricalPixels(_ChannelByChannel):
     @property
     def conditional(self) -> Conditional:
         return CategoricalConditional(self.levels)
+
+    def _likeliest(self, parameters: Tensor) -> Tensor:
+        return parameters.argmax(-1).to(parameters.dtype)
 
 
 @dataclass(frozen=True)
@@ -161,6 +184,10 @@ class LogisticMixturePixels(PixelOutput):
     def values_at_once(self) -> int:
         return self.channels
 
+    @property
+    def uniforms(self) -> int:
+        return 1 + self.channels
+
     def log_prob(self, parameters: Tensor, x: Tensor) -> Tensor:
         x = self.encode(x.to(torch.promote_types(x.dtype, torch.float32)))
         return logistic_mixture_log_prob(x, parameters, self.levels, impl=self.impl)
@@ -169,12 +196,12 @@ class LogisticMixturePixels(PixelOutput):
         dtype = torch.promote_types(dtype, torch.float32)
         draws = [
             philox_uniform((samples, features), seed=seed, stream=stream, dtype=dtype)
-            for stream in range(1 + self.channels)
+            for stream in range(self.uniforms)
         ]
         return torch.stack(draws, dim=-1)
 
-    def pick(self, parameters: Tensor, noise: Tensor) -> Tensor:
-        x = LogisticMixture(parameters, self.channels, self.levels).pick(noise)
+    def pick(self, parameters: Tensor, noise: Tensor, temperature: float = 1.0) -> Tensor:
+        x = LogisticMixture(parameters, self.channels, self.levels).pick(noise, temperature)
         return ((x + 1) * ((self.levels - 1) / 2)).round()
 
 

@@ -12,6 +12,7 @@ from dgm_fast.sampling.masked_mlp import (
     SplineInverse,
 )
 from dgm_fast.sampling.naive import naive_sample
+from dgm_fast.sampling.pixelcnn import PixelNetwork, PixelSampler, PixelState
 from dgm_fast.sampling.recurrent import RecurrentNetwork, RecurrentSampler
 from dgm_fast.sampling.sequence import SequenceSampler, SequenceState
 from dgm_fast.sampling.transformer import (
@@ -28,20 +29,23 @@ from dgm_fast.sampling.wavenet import (
 from dgm_fast.sampling.window import WindowSampler
 
 __all__ = [
-    "RecurrentNetwork",
-    "RecurrentSampler",
-    "SequenceSampler",
-    "SequenceState",
-    "TransformerLayer",
-    "TransformerNetwork",
-    "TransformerSampler",
     "AffineInverse",
     "Draw",
     "MaskedLayout",
     "MaskedNetwork",
     "MaskedSampler",
     "MaskedState",
+    "PixelNetwork",
+    "PixelSampler",
+    "PixelState",
+    "RecurrentNetwork",
+    "RecurrentSampler",
+    "SequenceSampler",
+    "SequenceState",
     "SplineInverse",
+    "TransformerLayer",
+    "TransformerNetwork",
+    "TransformerSampler",
     "WaveNetLayer",
     "WaveNetNetwork",
     "WaveNetSampler",

@@ -11,17 +11,23 @@ from benchmarks import sampling, sampling_made
 from benchmarks.run import Options
 from benchmarks.timing import Spread
 from benchmarks.verify import RedContract
-from dgm_fast.families import WaveNetConfig
+from dgm_fast.families import PixelCNN, PixelCNNConfig, WaveNetConfig
 
 SMALL = WaveNetConfig(
     stacks=2, layers=4, channels=8, gate_channels=8, skip_channels=16, head_channels=16, levels=32
 )
 
 
-@pytest.fixture
-def case(monkeypatch):
+IMAGES = PixelCNNConfig((12, 4), output="categorical", levels=32, channels=8, blocks=1)
+
+
+@pytest.fixture(params=["signals", "images"])
+def case(request, monkeypatch):
     monkeypatch.setattr(sampling, "COMPILE_MODES", {})
-    return sampling.wavenet_case(SMALL, 3, torch.device("cpu"), (), "small-batch3")
+    options = 3, torch.device("cpu"), (), "small-batch3"
+    if request.param == "signals":
+        return sampling.wavenet_case(SMALL, *options)
+    return sampling.pixelcnn_case(PixelCNN, IMAGES, *options)
 
 
 def test_all_columns_draw_the_same(case):

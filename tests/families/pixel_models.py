@@ -14,6 +14,7 @@ from dgm_fast.families import (
     PixelCNNpp,
     PixelCNNppConfig,
 )
+from dgm_fast.sampling import naive_sample
 
 MODELS = {
     PixelCNNConfig: PixelCNN,
@@ -46,6 +47,35 @@ def make_model(config, seed=0, gain=1.0, **options):
             else:
                 parameter.mul_(gain)
     return model
+
+
+def order_of(model):
+    """The features in the order they are drawn: with `flip` the last row's come first."""
+    _, H, W = model.config.image_shape
+    rows = torch.arange(H * W * model.output.ordered_channels).view(H, -1)
+    return (rows.flip(0) if model.config.flip else rows).flatten().tolist()
+
+
+@torch.no_grad()
+def naive(model, noise, label=None, given=None, mask=None, temperature=1.0):
+    """Images (n, C, H, W) by a pass of the network for every feature, as it is in its dtype."""
+    output, (C, H, W) = model.output, model.config.image_shape
+    n, dtype = len(noise), next(model.parameters()).dtype
+    images, known = torch.zeros(n, C, H, W, dtype=dtype), None
+    if given is not None:
+        images = given.to(dtype).where(mask[:, None], 0)
+        steps = mask[:, None].expand(-1, output.ordered_channels, -1, -1)
+        known = steps.permute(0, 2, 3, 1).reshape(n, -1)
+
+    features = naive_sample(
+        lambda x: output.to_features(model._run(output.to_images(x, H, W), label)),
+        lambda parameters, noise: output.pick(parameters, noise, temperature),
+        noise.to(dtype),
+        order_of(model),
+        output.to_features(images),
+        given=known,
+    )
+    return output.to_images(features, H, W)
 
 
 def all_images(event_shape, levels):

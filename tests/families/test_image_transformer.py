@@ -6,9 +6,8 @@ import pytest
 import torch
 
 from dgm_fast.families import FAMILIES, ImageTransformer, ImageTransformerConfig
-from dgm_fast.families.autoregressive import PixelModel
 from dgm_fast.training.data import load_digits
-from tests.families.pixel_models import all_images, before
+from tests.families.pixel_models import all_images, before, naive, order_of
 
 SIZES = {"layers": 2, "heads": 2, "width": 8}
 VARIANTS = {
@@ -56,7 +55,7 @@ def test_pixels_depend_on_all_pixels_before_and_on_no_other(config):
     C, H, W = config.image_shape
     x = images(config, 4).view(4, C, H, W).double()
     expected = before(H, W, C, C)
-    order = torch.tensor(model._order())
+    order = torch.tensor(order_of(model))
     place = torch.empty_like(order)
     place[order] = torch.arange(len(order))
 
@@ -78,10 +77,7 @@ def test_the_cache_draws_what_passes_of_the_network_draw(config):
     noise = model.draw_noise(6, torch.Generator().manual_seed(0))
     told = []
     x = model.sample(6, context, noise=noise, progress=lambda *done: told.append(done))
-    start = model.output.to_features(torch.zeros(6, *config.image_shape))
-    features = PixelModel._fill(model, start, None, context, noise, None)
-    H, W = config.image_shape[1:]
-    assert torch.equal(x, model.output.to_images(features, H, W).reshape(x.shape))
+    assert torch.equal(x, naive(model, noise, context).reshape(x.shape))
     assert told == [(t, model._features) for t in range(1, model._features + 1)]
     assert len(x.unique()) == model.levels
     # A sample is its own in a batch of any size.
@@ -102,12 +98,21 @@ def test_given_pixels_stay_and_the_others_follow_them(config):
     anything = given.float().where(mask.view(6, *[1] * (given.ndim - 3), H, W), torch.nan)
     x = model.sample(6, context, given=anything, given_mask=mask, noise=noise)
 
-    start, known = model._given(anything, mask, (6,))
-    features = PixelModel._fill(model, model.output.to_features(start), known, context, noise, None)
-    assert torch.equal(x, model.output.to_images(features, H, W).reshape(x.shape))
+    images_given = anything.reshape(6, *config.image_shape)
+    expected = naive(model, noise, context, images_given, mask)
+    assert torch.equal(x, expected.reshape(x.shape))
     kept = mask.view(6, *[1] * (given.ndim - 3), H, W).expand_as(given)
     assert torch.equal(x[kept].long(), given[kept])
     assert not torch.equal(x, model.sample(6, context, noise=noise))
+
+
+@torch.no_grad()
+def test_a_temperature_sharpens_every_pixel():
+    model = make_model(VARIANTS["levels"])
+    noise = model.draw_noise(6, torch.Generator().manual_seed(0))
+    for temperature in (0.0, 0.5):
+        x = model.sample(6, noise=noise, temperature=temperature)
+        assert torch.equal(x, naive(model, noise, temperature=temperature).reshape(x.shape))
 
 
 @variants

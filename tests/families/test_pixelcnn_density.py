@@ -10,7 +10,15 @@ import torch.nn.functional as F
 
 from dgm_fast.distributions import LogisticMixture
 from dgm_fast.families import PixelCNN, PixelCNNConfig
-from tests.families.pixel_models import FAMILIES, MODELS, all_images, make_model, small
+from dgm_fast.families.autoregressive import pixel_model
+from tests.families.pixel_models import (
+    FAMILIES,
+    MODELS,
+    all_images,
+    make_model,
+    order_of,
+    small,
+)
 
 every = pytest.mark.parametrize("family", FAMILIES)
 # Events small enough to sum over all images: shape, output, levels.
@@ -97,7 +105,7 @@ def test_log_prob_is_the_sum_of_the_conditionals(family, event):
     features = model.output.to_features(x.view(1, *model.config.image_shape))[0]
 
     total, seen = 0.0, torch.zeros_like(features)
-    for feature in model._order():
+    for feature in order_of(model):
         junk = torch.randint(model.levels, features.shape, generator=generator).double()
         mixed = torch.where(seen.bool(), features, junk)
         images = model.output.to_images(mixed[None], *model.config.image_shape[1:])
@@ -202,16 +210,17 @@ def test_noise_decides_the_sample(family):
 
 
 @every
-def test_torch_seeds_govern_and_progress_is_told(family):
-    model, told = make(family, "colours" if family != "pp" else "mixture"), []
+def test_torch_seeds_govern_and_progress_is_told(family, monkeypatch):
+    model, told = make(family, "upside down"), []
     torch.manual_seed(3)
     first = model.sample(4, progress=lambda done, of: told.append((done, of)))
+    assert told == [(12, 12)]
+    # Little work at once, and the images one after another.
+    monkeypatch.setattr(pixel_model, "_PIECE", 1)
+    monkeypatch.setattr(pixel_model, "_TOGETHER", 1)
     torch.manual_seed(3)
-    assert torch.equal(first, model.sample(4))
-
-    # Six features: two pixels of three channels; the mixture's four pixels.
-    steps = 6 if family != "pp" else 4
-    assert told == [(done, steps) for done in range(1, steps + 1)]
+    assert torch.equal(first, model.sample(4, progress=lambda done, of: told.append((done, of))))
+    assert told[1:] == [(row, 12) for row in range(1, 13)]
 
 
 @pytest.mark.parametrize("family", ["gated", "pp"])

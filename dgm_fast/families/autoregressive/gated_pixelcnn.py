@@ -28,10 +28,15 @@ from typing import ClassVar
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dgm_fast.families.autoregressive.pixel_model import PixelConfig, PixelModel, pointwise
+from dgm_fast.families.autoregressive.convolutional_pixel_model import (
+    ConvolutionalPixelModel,
+    pointwise,
+)
+from dgm_fast.families.autoregressive.pixel_model import PixelConfig
 from dgm_fast.families.layout import keep_channels_last
 from dgm_fast.layers import MaskedConv2d
 from dgm_fast.ops import gated_activation
+from dgm_fast.sampling.pixelcnn import PixelNetwork, Value, conv_terms
 
 __all__ = ["GatedPixelCNN", "GatedPixelCNNConfig"]
 
@@ -120,8 +125,25 @@ class GatedLayer(nn.Module):
         gated = self.out(self.dropout(self.horizontal(h, link)))
         return gated_activation(a, impl=self.impl), gated if self.is_first else h + gated
 
+    def describe(
+        self, net: PixelNetwork, v: list[Value], h: list[Value]
+    ) -> tuple[list[Value], list[Value]]:
+        """Add the layer's steps to a network, outside of training."""
+        of_v = of_h = None
+        if self.label is not None:
+            of_v, of_h = self.label.weight.chunk(2, dim=1)
+            # The link is of `a` without the label, and here it sees `a` with it.
+            of_h = of_h - of_v @ self.link.weight[:, :, 0, 0].T
+        origin = self.rows[0], self.vertical.kernel_size[1] // 2
+        seen = conv_terms(v, self.vertical.weight, origin)
+        a = net.affine(seen, self.vertical.bias, label=of_v, parts=2)
 
-class GatedPixelCNN(PixelModel):
+        x = net.masked(h, self.horizontal, beside=(a, self.link), label=of_h)
+        x = net.masked(net.maps("gate", x), self.out, add=None if self.is_first else h)
+        return [net.map("gate", a)], x
+
+
+class GatedPixelCNN(ConvolutionalPixelModel):
     r"""A density of images, or of images given their class, by two stacks of gated convolutions.
 
     .. math:: y = \tanh(W_f * x + V_f^T c) \odot \sigma(W_g * x + V_g^T c)
@@ -165,3 +187,12 @@ class GatedPixelCNN(PixelModel):
         for layer in self.head:
             h = layer(F.relu(h))
         return h
+
+    def _describe(self) -> PixelNetwork:
+        net = PixelNetwork(self.config.image_shape[1:], self.output)
+        v = h = net.image
+        for layer in self.layers:
+            v, h = layer.describe(net, v, h)
+        for layer in self.head:
+            h = net.masked(net.maps("relu", h), layer)
+        return net.draw(h)

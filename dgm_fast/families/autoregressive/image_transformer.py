@@ -130,12 +130,14 @@ class ImageTransformer(PixelModel):
         return first if label is None else first + label
 
     def sampler(
-        self, mode: Literal["auto", "eager", "compiled", "graph"] = "auto"
+        self,
+        mode: Literal["auto", "eager", "compiled", "graph"] = "auto",
+        temperature: float = 1.0,
     ) -> TransformerSampler:
         """Return a sampler of the weights as they are now, in the order of the pixels."""
 
         def pick(parameters: Tensor, noise: Tensor) -> Tensor:
-            return self.output.pick(parameters, noise).squeeze(-1).long()
+            return self.output.pick(parameters, noise, temperature).squeeze(-1).long()
 
         return TransformerSampler(self.described(), mode=mode, pick=pick)
 
@@ -152,22 +154,24 @@ class ImageTransformer(PixelModel):
             self.classes,
         )
 
-    def _fill(
+    def _draw(
         self,
-        start: Tensor,
-        known: Tensor | None,
+        images: Tensor,
+        known: Tensor,
         label: Tensor | None,
         noise: Tensor,
+        temperature: float,
         progress: Callable[[int, int], object] | None,
     ) -> Tensor:
-        order = torch.tensor(self._order(), device=start.device)
-        given = None
-        if known is not None:
-            given = start.squeeze(-1).long().where(known, -1)[:, order]
-        sampler = self.sampler()
+        n, (C, H, W) = len(images), self.config.image_shape
+        features = self.output.to_features(images).view(n, self._features)
+        # All channels of a pixel are given, or none.
+        given = known.flatten(1).repeat_interleave(C, dim=1)
+        sampler = self.sampler(temperature=temperature)
         tokens, _ = sampler.draw(
-            sampler.start(len(start), label), noise=noise[:, order], given=given, progress=progress
+            sampler.start(n, label),
+            noise=noise,
+            given=features.long().where(given, -1),
+            progress=progress,
         )
-        features = torch.empty_like(start)
-        features[:, order] = tokens[..., None].to(start.dtype)
-        return features
+        return self.output.to_images(tokens[..., None].to(images.dtype), H, W)

@@ -1,4 +1,4 @@
-"""What the PixelCNNs share: hyperparameters, likelihood and sampling of images pixel by pixel."""
+"""What densities of images share: hyperparameters, likelihood and sampling pixel by pixel."""
 
 from __future__ import annotations
 
@@ -15,15 +15,13 @@ from dgm_fast._core.random import draw_seed
 from dgm_fast.distributions import PIXEL_OUTPUTS, PixelOutput, make_pixel_output
 from dgm_fast.families import checks
 from dgm_fast.families.pretrained import Pretrained
-from dgm_fast.layers import MaskedConv2d
-from dgm_fast.sampling import naive_sample
 
-__all__ = ["PixelConfig", "PixelModel", "pointwise"]
+__all__ = ["PixelConfig", "PixelModel"]
 
 
 @dataclass(frozen=True)
 class PixelConfig:
-    """Hyperparameters that all PixelCNNs have.
+    """Hyperparameters that all densities of images have.
 
     Attributes:
         event_shape: (H, W) or (C, H, W) of an image.
@@ -84,19 +82,12 @@ class PixelConfig:
         return make_pixel_output(self.output, channels, self.levels, self.components, impl)
 
 
-def pointwise(channels: int, width: int, channel_groups: int, impl: str) -> nn.Conv2d:
-    """Make a convolution over single pixels; of one group of channels, it has nothing to mask."""
-    if channel_groups == 1:
-        return nn.Conv2d(channels, width, 1)
-    return MaskedConv2d(channels, width, 1, "B", channel_groups, impl=impl)
-
-
 class PixelModel(Pretrained, nn.Module, ABC):
     r"""A density of images that factors in raster order, by the rows and, inside, the columns.
 
     .. math:: \log p(x \mid c) = \sum_{i=1}^{H W} \log p(x_i \mid x_1, \dots, x_{i-1}, c)
 
-    A subclass builds its layers in `_build` and runs them in `_network`.
+    A subclass builds its layers in `_build`, runs them in `_network` and draws images in `_draw`.
 
     Arguments:
         config: hyperparameters.
@@ -141,6 +132,21 @@ class PixelModel(Pretrained, nn.Module, ABC):
     def _network(self, image: Tensor, label: Tensor | None) -> Tensor:
         """Return the parameters (B, P, H, W) from images (B, C, H, W) in [-1, 1]."""
 
+    @abstractmethod
+    def _draw(
+        self,
+        images: Tensor,
+        known: Tensor,
+        label: Tensor | None,
+        noise: Tensor,
+        temperature: float,
+        progress: Callable[[int, int], object] | None,
+    ) -> Tensor:
+        """Return images (n, C, H, W), drawn around pixels `known` (n, H, W) of those given.
+
+        Rows and noise (n, D, N) lie in the order in which they are drawn.
+        """
+
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """Return the parameters (B, P, H, W) of every pixel's distribution."""
         return self._run(self._images("x", x), checks.some_labels(context, self.classes, len(x)))
@@ -164,6 +170,7 @@ class PixelModel(Pretrained, nn.Module, ABC):
         *,
         given: Tensor | None = None,
         given_mask: Tensor | None = None,
+        temperature: float = 1.0,
         noise: Tensor | None = None,
         progress: Callable[[int, int], object] | None = None,
     ) -> Tensor:
@@ -175,8 +182,8 @@ class PixelModel(Pretrained, nn.Module, ABC):
         or, of a model with `flip`, the top.
 
         The noise of a sample depends on the seed and its index alone: a sample is the same in a
-        batch of any size. Costs a pass of the network for every pixel that is not given to all,
-        and, where a pixel's channels are drawn one by one, for each of them.
+        batch of any size. A pixel costs one product with every weight; `sampler` is what draws it.
+        There is no dropout in it.
 
         Arguments:
             shape: leading dims of the result; an int counts as one dim.
@@ -184,45 +191,37 @@ class PixelModel(Pretrained, nn.Module, ABC):
             generator: on the model's device; default torch's own.
             given: images whose pixels are kept where `given_mask` says so, broadcast to the result.
             given_mask: True for the pixels that are given, broadcast to (*shape, H, W).
+            temperature: divides logits and multiplies scales; below 1, samples are likelier than
+                the model has them.
             noise: (n, D, N) for all n samples, as `draw_noise` makes it; default drawn.
-            progress: told the number of features done and that of all, after each.
+            progress: told how much is done and how much there is, some times a second.
 
         Shapes:
             Returns (*shape, *event_shape), integers 0 .. levels - 1 in the dtype of the parameters.
         """
         shape = checks.as_shape(shape)
-        n, (H, W) = math.prod(shape), self.config.image_shape[1:]
+        n = math.prod(shape)
         context = checks.context_rows(context, shape, labels=True)
         label = checks.some_labels(context, self.classes, n)
-        start, known = self._given(given, given_mask, shape)
+        images, known = self._given(given, given_mask, shape)
         if noise is None:
             noise = self.draw_noise(n, generator)
         elif noise.ndim != 3 or noise.shape[:2] != (n, self._features):
             expected = f"(n, D, N) with n = {n} and D = {self._features}"
             raise ValueError(f"noise must have shape {expected}; got {tuple(noise.shape)}")
+        if not temperature >= 0:
+            raise ValueError(f"temperature must be at least 0; got {temperature}")
 
-        features = self._fill(self.output.to_features(start), known, label, noise, progress)
-        return self.output.to_images(features, H, W).reshape(*shape, *self.event_shape)
-
-    def _fill(
-        self,
-        start: Tensor,
-        known: Tensor | None,
-        label: Tensor | None,
-        noise: Tensor,
-        progress: Callable[[int, int], object] | None,
-    ) -> Tensor:
-        """Draw the features (n, D, V) that are not known, around those of `start` that are."""
-        output, (H, W) = self.output, self.config.image_shape[1:]
-        return naive_sample(
-            lambda x: output.to_features(self._run(output.to_images(x, H, W), label)),
-            output.pick,
-            noise,
-            self._order(),
-            start,
-            given=known,
-            progress=progress,
+        rows = noise.unflatten(1, (self.config.image_shape[1], -1))
+        drawn = self._draw(
+            self._in_order(images, 2),
+            self._in_order(known, 1),
+            label,
+            self._in_order(rows, 1).flatten(1, 2),
+            temperature,
+            progress,
         )
+        return self._in_order(drawn, 2).reshape(*shape, *self.event_shape)
 
     def draw_noise(self, n: int, generator: torch.Generator | None = None) -> Tensor:
         """Draw the noise (n, D, N) that n samples are made from."""
@@ -235,11 +234,9 @@ class PixelModel(Pretrained, nn.Module, ABC):
         """D: how many steps an image is drawn in."""
         return math.prod(self.config.image_shape[1:]) * self.output.ordered_channels
 
-    def _order(self) -> list[int]:
-        """The features in the order they are drawn: with `flip` the last row's come first."""
-        H = self.config.image_shape[1]
-        rows = torch.arange(self._features, device="cpu").view(H, -1)
-        return (rows.flip(0) if self.config.flip else rows).flatten().tolist()
+    def _in_order(self, x: Tensor, dim: int) -> Tensor:
+        """Return x with its rows, a dim, in the order in which they are drawn, or back again."""
+        return x.flip(dim) if self.config.flip else x
 
     def _run(self, images: Tensor, label: Tensor | None) -> Tensor:
         """Return the parameters (B, P, H, W) from images (B, C, H, W) of levels."""
@@ -258,25 +255,25 @@ class PixelModel(Pretrained, nn.Module, ABC):
 
     def _given(
         self, given: Tensor | None, mask: Tensor | None, shape: tuple[int, ...]
-    ) -> tuple[Tensor, Tensor | None]:
-        """Return the images (n, C, H, W) to begin with, and which features (n, D) they give."""
+    ) -> tuple[Tensor, Tensor]:
+        """Return the images (n, C, H, W) to begin with, and which pixels (n, H, W) they give."""
         n, (C, H, W) = math.prod(shape), self.config.image_shape
         weight = next(self.parameters())
         if (given is None) != (mask is None):
             missing = "given" if given is None else "given_mask"
             raise ValueError(f"{missing} must not be None: pixels are given by values and a mask")
         if given is None:
-            return weight.new_zeros(n, C, H, W), None
+            none = torch.zeros(n, H, W, dtype=torch.bool, device=weight.device)
+            return weight.new_zeros(n, C, H, W), none
         if mask.dtype is not torch.bool:
             raise TypeError(f"given_mask must be bool; got {mask.dtype}")
 
         given = _broadcast("given", given, (*shape, *self.event_shape))
-        mask = _broadcast("given_mask", mask, (*shape, H, W)).reshape(n, 1, H, W)
+        mask = _broadcast("given_mask", mask, (*shape, H, W)).reshape(n, H, W)
         # What is not given may hold anything.
-        images = given.reshape(n, C, H, W).to(weight.dtype).where(mask, 0)
+        images = given.reshape(n, C, H, W).to(weight.dtype).where(mask[:, None], 0)
         checks.check_integers("given", images, self.levels - 1)
-        steps = self.output.ordered_channels
-        return images, mask.expand(-1, steps, -1, -1).permute(0, 2, 3, 1).reshape(n, -1)
+        return images, mask
 
     def extra_repr(self) -> str:
         return str(self.config)

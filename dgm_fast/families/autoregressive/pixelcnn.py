@@ -30,9 +30,14 @@ from typing import ClassVar
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dgm_fast.families.autoregressive.pixel_model import PixelConfig, PixelModel, pointwise
+from dgm_fast.families.autoregressive.convolutional_pixel_model import (
+    ConvolutionalPixelModel,
+    pointwise,
+)
+from dgm_fast.families.autoregressive.pixel_model import PixelConfig
 from dgm_fast.families.layout import keep_channels_last
 from dgm_fast.layers import MaskedConv2d
+from dgm_fast.sampling.pixelcnn import PixelNetwork, Value
 
 __all__ = ["PixelCNN", "PixelCNNConfig"]
 
@@ -92,8 +97,14 @@ class ResidualBlock(nn.Module):
         h = self.convolve(F.relu(h))
         return x + self.widen(self.dropout(F.relu(h)))
 
+    def describe(self, net: PixelNetwork, x: list[Value]) -> list[Value]:
+        """Add the block's steps to a network, outside of training."""
+        h = net.masked(net.maps("relu", x), self.narrow)
+        h = net.masked(net.maps("relu", h), self.convolve)
+        return net.masked(net.maps("relu", h), self.widen, add=x)
 
-class PixelCNN(PixelModel):
+
+class PixelCNN(ConvolutionalPixelModel):
     r"""A density of images by masked convolutions, with the paper's residual blocks.
 
     .. math:: \log p(x) = \sum_{i=1}^{H W} \sum_{c=1}^{C}
@@ -139,3 +150,12 @@ class PixelCNN(PixelModel):
         for layer in self.head:
             h = layer(F.relu(h))
         return h
+
+    def _describe(self) -> PixelNetwork:
+        net = PixelNetwork(self.config.image_shape[1:], self.output)
+        h = net.masked(net.image, self.first)
+        for block in self.blocks:
+            h = block.describe(net, h)
+        for layer in self.head:
+            h = net.masked(net.maps("relu", h), layer)
+        return net.draw(h)

@@ -34,8 +34,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dgm_fast.families.autoregressive.pixel_model import PixelConfig, PixelModel
+from dgm_fast.families.autoregressive.convolutional_pixel_model import ConvolutionalPixelModel
+from dgm_fast.families.autoregressive.pixel_model import PixelConfig
 from dgm_fast.families.layout import keep_channels_last
+from dgm_fast.sampling.pixelcnn import PixelNetwork, Term, Value, conv_terms
 
 __all__ = ["PixelCNNpp", "PixelCNNppConfig"]
 
@@ -100,6 +102,29 @@ class ShiftedConv(nn.Conv2d):
         """Return (B, width, H, W), sides divided by the stride and rounded up."""
         return super().forward(F.pad(x, self.before))
 
+    @property
+    def _own(self) -> tuple[int, int]:
+        """The place of the kernel that lies at the pixel itself."""
+        rows, columns = self.kernel_size
+        return rows - 1, columns - 1 if self.before[0] else columns // 2
+
+    def describe(self, net: PixelNetwork, x: Value) -> Value:
+        """Add it to a network, as a step of its own."""
+        return net.affine(self.seen(x), self.bias, stride=x.stride * self.stride[0])
+
+    def seen(self, x: Value) -> list[Term]:
+        """Return what a step of a network sees of a value by it."""
+        return conv_terms([x], self.weight, self._own, (x.stride, x.stride))
+
+    def seen_moved(self, image: list[Value], down: int, right: int) -> list[Term]:
+        """Return what a step sees whose result is moved by so many rows and columns.
+
+        What comes in from beyond the image has no bias, so the image's channel of ones brings it.
+        """
+        (row, column), weight = self._own, self.weight.clone()
+        weight[:, -1, row, column] += self.bias
+        return conv_terms(image, weight, (row + down, column + right))
+
 
 class Enlarge(nn.ConvTranspose2d):
     """The way back from a stride of two: what place (i, j) knows goes to rows 2i and 2i + 1."""
@@ -114,6 +139,13 @@ class Enlarge(nn.ConvTranspose2d):
     def forward(self, x: Tensor, size: torch.Size) -> Tensor:
         """Return (B, channels, *size)."""
         return super().forward(x)[:, :, : size[0], : size[1]]
+
+    def describe(self, net: PixelNetwork, x: Value) -> Value:
+        """Add it to a network: a pixel sees those whose value the kernel would spread to it."""
+        weight, stride = self.weight.transpose(0, 1).flip(2, 3), x.stride // 2
+        origin = tuple(n - 1 - pad for n, pad in zip(self.kernel_size, self.padding, strict=True))
+        seen = conv_terms([x], weight, origin, (stride, stride))
+        return net.affine(seen, self.bias, stride=stride)
 
 
 class GatedResnet(nn.Module):
@@ -142,6 +174,21 @@ class GatedResnet(nn.Module):
         value, gate = h.chunk(2, dim=1)
         return x + value * gate.sigmoid()
 
+    def describe(self, net: PixelNetwork, x: Value, *beside: Value) -> Value:
+        """Add the block's steps to a network, outside of training."""
+        seen, biases = self.conv1.seen(net.map("concat_elu", x)), [self.conv1.bias]
+        if self.beside is not None:
+            # Their values and, after all of them, their negatives.
+            signs = self.beside.weight.unflatten(1, (2, len(beside), -1)).transpose(1, 2)
+            weight = signs.flatten(1, 3)
+            seen += conv_terms([net.map("concat_elu", each) for each in beside], weight, (0, 0))
+            biases.append(self.beside.bias)
+        h = net.affine(seen, *biases, stride=x.stride)
+        seen = self.conv2.seen(net.map("concat_elu", h))
+        label = None if self.label is None else self.label.weight
+        h = net.affine(seen, self.conv2.bias, label=label, parts=2, stride=x.stride)
+        return net.map("glu", h, add=x)
+
 
 class Block(nn.Module):
     """A residual block of each stream; on the way up, each sees its counterpart's output too."""
@@ -163,6 +210,14 @@ class Block(nn.Module):
         u = self.u(u, passed[0], label)
         return u, self.ul(ul, torch.cat([u, passed[1]], dim=1), label)
 
+    def describe(
+        self, net: PixelNetwork, u: Value, ul: Value, passed: tuple[Value, Value] | None = None
+    ) -> tuple[Value, Value]:
+        """Add the block's steps to a network, outside of training."""
+        below, left = ([], []) if passed is None else ([each] for each in passed)
+        u = self.u.describe(net, u, *below)
+        return u, self.ul.describe(net, ul, u, *left)
+
 
 class First(nn.Module):
     """The first convolutions, moved by a row or a column so that no pixel sees itself."""
@@ -180,6 +235,12 @@ class First(nn.Module):
         down, right = (0, 0, 1, -1), (1, -1, 0, 0)
         return F.pad(self.u(x), down), F.pad(self.above(x), down) + F.pad(self.left(x), right)
 
+    def describe(self, net: PixelNetwork) -> tuple[Value, Value]:
+        """Add the first steps to a network whose image has a channel of ones."""
+        u = net.affine(self.u.seen_moved(net.image, 1, 0))
+        seen = self.above.seen_moved(net.image, 1, 0) + self.left.seen_moved(net.image, 0, 1)
+        return u, net.affine(seen)
+
 
 class Resample(nn.Module):
     """The step of both streams to the next scale, coarser or finer."""
@@ -196,8 +257,12 @@ class Resample(nn.Module):
         """Return both streams' features; to enlarge them takes the size they shall have."""
         return self.u(u, *size), self.ul(ul, *size)
 
+    def describe(self, net: PixelNetwork, u: Value, ul: Value) -> tuple[Value, Value]:
+        """Add both steps to a network."""
+        return self.u.describe(net, u), self.ul.describe(net, ul)
 
-class PixelCNNpp(PixelModel):
+
+class PixelCNNpp(ConvolutionalPixelModel):
     r"""A density of images by two streams of shifted convolutions at several scales.
 
     Of what the model takes and what it raises, `PixelModel` tells.
@@ -252,3 +317,23 @@ class PixelCNNpp(PixelModel):
                 streams = block(*streams, passed.pop(), label)
 
         return self.last(F.elu(streams[1]))
+
+    def _describe(self) -> PixelNetwork:
+        net = PixelNetwork(self.config.image_shape[1:], self.output, ones=True)
+        streams = self.first.describe(net)
+        passed = [streams]
+        for scale, blocks in enumerate(self.down):
+            if scale > 0:
+                streams = self.halve[scale - 1].describe(net, *streams)
+                passed.append(streams)
+            for block in blocks:
+                streams = block.describe(net, *streams)
+                passed.append(streams)
+
+        streams = passed.pop()
+        for scale, blocks in enumerate(self.up):
+            if scale > 0:
+                streams = self.enlarge[scale - 1].describe(net, *streams)
+            for block in blocks:
+                streams = block.describe(net, *streams, passed.pop())
+        return net.draw(net.masked([net.map("elu", streams[1])], self.last))

@@ -1,4 +1,5 @@
-// Products of a few rows with a matrix; compiled once per instruction set, so without a guard.
+// Products of a few rows with a matrix, of samplers that draw one value after another; compiled
+// once per instruction set, so without a guard.
 //
 // Lanes are outputs, rows are broadcast. A sum is one chain of multiply-adds along the matrix, so
 // its bits depend neither on how rows and columns are cut into tiles nor on where it was put down
@@ -10,6 +11,18 @@
 namespace dgm::DGM_ISA {
 
 namespace sampling {
+
+DGM_INLINE void copy(const float* from, int64_t count, float* to) {
+  for (int64_t i = 0; i < count; i += kLanes) store(to + i, load(from + i));
+}
+
+DGM_INLINE void add(const float* from, int64_t count, float* to) {
+  for (int64_t i = 0; i < count; i += kLanes) store(to + i, load(to + i) + load(from + i));
+}
+
+DGM_INLINE void relu(float* x, int64_t count) {
+  for (int64_t i = 0; i < count; i += kLanes) store(x + i, at_least(load(x + i), Vec{}));
+}
 
 // Of a single row, sums are many, because each waits four cycles for itself. 8 x 3 sums, 3 vectors
 // and 1 broadcast fill 28 of 32 registers, 4 x 3 fill 16 of 16.

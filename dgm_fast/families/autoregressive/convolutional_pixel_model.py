@@ -1,0 +1,78 @@
+"""What the PixelCNNs share: images drawn row by row, of layers described as steps of pixels."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor, nn
+
+from dgm_fast.families.autoregressive.pixel_model import PixelModel
+from dgm_fast.layers import MaskedConv2d
+from dgm_fast.sampling import PixelNetwork, PixelSampler, PixelState
+
+__all__ = ["ConvolutionalPixelModel", "pointwise"]
+
+# Multiply-adds between two looks at the keyboard, some hundredths of a second, and bytes of what
+# the images that are drawn together keep of their rows.
+_PIECE, _TOGETHER = 2**30, 2**28
+
+
+def pointwise(channels: int, width: int, channel_groups: int, impl: str) -> nn.Conv2d:
+    """Make a convolution over single pixels; of one group of channels, it has nothing to mask."""
+    if channel_groups == 1:
+        return nn.Conv2d(channels, width, 1)
+    return MaskedConv2d(channels, width, 1, "B", channel_groups, impl=impl)
+
+
+class ConvolutionalPixelModel(PixelModel):
+    """A density of images by convolutions, which a subclass describes in `_describe`."""
+
+    @abstractmethod
+    def _describe(self) -> PixelNetwork:
+        """Return what `_network` does, outside of training, as steps of single pixels."""
+
+    @torch.no_grad()
+    def sampler(self) -> PixelSampler:
+        """Return a sampler of the weights as they are now.
+
+        It draws images (B, C, H, W) in raster order: those of a model with `flip` upside down.
+        """
+        # The others name kernels of ops.
+        impl = self.impl if self.impl in ("reference", "cpp") else "auto"
+        return PixelSampler(self._describe(), impl=impl)
+
+    def _draw(
+        self,
+        images: Tensor,
+        known: Tensor,
+        label: Tensor | None,
+        noise: Tensor,
+        temperature: float,
+        progress: Callable[[int, int], object] | None,
+    ) -> Tensor:
+        sampler, n, H = self.sampler(), len(images), images.shape[2]
+        drawn, together = images.clone(), max(1, _TOGETHER // (4 * max(1, sampler.floats)))
+        for first in range(0, n, together):
+            some = slice(first, min(n, first + together))
+            state = sampler.start(
+                some.stop - first,
+                None if label is None else label[some],
+                images=images[some],
+                given=known[some],
+                noise=noise[some],
+            )
+            for done in self._rows(sampler, state, temperature):
+                if progress is not None:
+                    progress(first * H + done * state.batch, n * H)
+            drawn[some] = state.images
+        return drawn
+
+    def _rows(self, sampler: PixelSampler, state: PixelState, temperature: float) -> Iterator[int]:
+        """Draw images; yields how many rows are done, after some each."""
+        H, W = sampler.size
+        rows = max(1, _PIECE // (W * state.batch * sampler.multiply_adds))
+        while int(state.done) < H:
+            sampler.draw(state, rows, temperature=temperature)
+            yield int(state.done)

@@ -1,0 +1,231 @@
+"""The sampler of PixelCNNs, whose every pixel uses each weight once."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from dgm_fast._core.checks import check_floating, check_integers, check_shape, some_labels
+from dgm_fast._core.random import draw_seed
+from dgm_fast.distributions import BernoulliPixels, CategoricalPixels
+from dgm_fast.distributions.discretized_logistic import lowest_log_scale
+from dgm_fast.sampling.pixelcnn import op
+from dgm_fast.sampling.pixelcnn.eager import EagerLoop
+from dgm_fast.sampling.pixelcnn.network import PixelNetwork
+from dgm_fast.sampling.pixelcnn.packed import pack
+from dgm_fast.sampling.pixelcnn.plan import make_plan
+from dgm_fast.sampling.pixelcnn.state import PixelState
+
+__all__ = ["PixelSampler"]
+
+
+class PixelSampler:
+    r"""Draws images pixel by pixel in raster order, row by row with the state in and out.
+
+    .. math:: x_i \sim p(x_i \mid x_1, \dots, x_{i-1}, c), \qquad i = 1, \dots, H W
+
+    A pass of the network runs every layer at all pixels to learn about one. Here each step keeps
+    the rows that later pixels look back on, and a pixel is one product with every weight; what
+    depends on rows above alone is made for a whole row at once. The state goes in and comes out;
+    pieces of an image are the whole, bit for bit.
+
+    Arguments:
+        network: described step by step; its weights are copied, so that training goes on without
+            the sampler.
+        impl: `"auto"`, `"reference"`, a cached loop in plain PyTorch on any device, or `"cpp"`.
+
+    Shapes:
+        Images (B, C, H, W) of levels in the dtype computed in, given (B, H, W) bool, noise
+        (B, D, N) as `output.draw_noise` makes it.
+
+    Precision:
+        Computes in float32 for bfloat16 and float16 networks too; float64 runs on the reference.
+        Given the same noise, implementations round differently: one that lies within rounding of
+        the border between two levels may fall to either side.
+
+    Gradients:
+        None.
+
+    Raises:
+        TypeError, ValueError: an argument does not fit; names it.
+        ImplementationUnavailable: the `impl` asked for cannot run.
+
+    References:
+        Ramachandran, Le Paine, Khorrami, Babaeizadeh, Chang, Zhang, Hasegawa-Johnson, Campbell,
+        Huang, "Fast Generation for Convolutional Autoregressive Models", 2017.
+
+    Example:
+        >>> import torch
+        >>> from dgm_fast.families import PixelCNN, PixelCNNConfig
+        >>> sampler = PixelCNN(PixelCNNConfig((5, 6), channels=8, blocks=1)).sampler()
+        >>> state = sampler.start(3)
+        >>> other = state.clone()
+        >>> whole = sampler.draw(state).images
+        >>> other = sampler.draw(other, rows=2)
+        >>> int(other.done), torch.equal(sampler.draw(other).images, whole)
+        (2, True)
+    """
+
+    def __init__(self, network: PixelNetwork, *, impl: str = "auto") -> None:
+        weight = network.weight
+        self.dtype = torch.promote_types(weight.dtype, torch.float32)
+        self.device, self.output = weight.device, network.output
+        self.size, self.classes, self._ones = network.size, network.classes, network.ones
+        self.impl = op.choose(impl, self.device, self.dtype)
+        plan = make_plan(network, self.dtype)
+        self._bias, self._labels = plan.bias, plan.labels
+        self.floats, self.multiply_adds = plan.floats, plan.multiply_adds
+        if self.impl == "reference":
+            self._loop = EagerLoop(plan, self.output, self.size)
+        else:
+            self._packed = pack(plan)
+
+    @property
+    def features(self) -> int:
+        """D: how many draws an image takes."""
+        return self.size[0] * self.size[1] * self.output.ordered_channels
+
+    @torch.no_grad()
+    def start(
+        self,
+        batch: int,
+        context: Tensor | None = None,
+        *,
+        images: Tensor | None = None,
+        given: Tensor | None = None,
+        noise: Tensor | None = None,
+        generator: torch.Generator | None = None,
+    ) -> PixelState:
+        """Return the state before the first row.
+
+        Arguments:
+            batch: B.
+            context: labels (B,) of a network that has them.
+            images: the pixels that are given, and anything elsewhere; copied.
+            given: where they are; none by default.
+            noise: that decides the images; default drawn.
+            generator: to draw it from; default torch's own.
+        """
+        if batch < 0:
+            raise ValueError(f"batch must not be negative; got {batch}")
+        context = some_labels(context, self.classes, batch)
+        condition = self._bias if context is None else self._bias + self._labels[context]
+        images, given = self._given(batch, images, given)
+        if noise is None:
+            noise = self.draw_noise(batch, generator)
+        rows = torch.zeros(batch, self.floats, dtype=self.dtype, device=self.device)
+        noise = self._noise(noise, batch)
+        return PixelState(images, given, noise, rows, condition, torch.zeros((), dtype=torch.int64))
+
+    @torch.no_grad()
+    def draw(
+        self,
+        state: PixelState,
+        rows: int | None = None,
+        *,
+        temperature: float = 1.0,
+        parameters_out: Tensor | None = None,
+    ) -> PixelState:
+        """Draw the next rows; moves `state` on in place, and returns it.
+
+        Arguments:
+            state: of `start`; clone it to keep it.
+            rows: how many, or up to the last.
+            temperature: divides logits and multiplies scales; 0 leaves no chance.
+            parameters_out: (B, D, P), filled with what each value of these rows was drawn from.
+        """
+        self._check_state(state)
+        if not temperature >= 0:
+            raise ValueError(f"temperature must be at least 0; got {temperature}")
+        if rows is not None and rows < 0:
+            raise ValueError(f"rows must not be negative; got {rows}")
+        if parameters_out is not None:
+            each = self.output.parameters // self.output.ordered_channels
+            shape = state.batch, self.features, each
+            check_shape("parameters_out", parameters_out, shape, "(B, D, P)")
+
+        height, done = self.size[0], int(state.done)
+        last = height if rows is None else min(height, done + rows)
+        if state.batch == 0:
+            state.done.fill_(last)
+        elif self.impl == "reference":
+            with torch.autocast(self.device.type, enabled=False):
+                self._loop.go_on(state, last, temperature, parameters_out)
+        else:
+            self._go_on(state, last, temperature, parameters_out)
+        return state
+
+    def draw_noise(self, batch: int, generator: torch.Generator | None = None) -> Tensor:
+        """Draw the noise (B, D, N) that decides images."""
+        seed = draw_seed(self.device, generator)
+        return self.output.draw_noise(batch, self.features, seed, self.dtype)
+
+    def _go_on(
+        self, state: PixelState, last: int, temperature: float, parameters_out: Tensor | None
+    ) -> None:
+        output, packed = self.output, self._packed
+        parameters = None
+        if parameters_out is not None:
+            parameters = parameters_out.to(self.dtype).contiguous()
+        kinds = {BernoulliPixels: "bernoulli", CategoricalPixels: "categorical"}
+        op.draw(
+            state.images,
+            state.rows,
+            state.done,
+            parameters,
+            state.given,
+            state.noise,
+            state.condition,
+            packed.weights,
+            packed.places,
+            packed.works,
+            packed.taps,
+            last,
+            kinds.get(type(output), "logistic_mixture"),
+            output.parameters // output.ordered_channels,
+            output.values_at_once,
+            output.levels,
+            self._ones,
+            temperature,
+            lowest_log_scale(output.levels),
+            self.multiply_adds,
+        )
+        if parameters is not None and parameters is not parameters_out:
+            parameters_out.copy_(parameters)
+
+    def _given(
+        self, batch: int, images: Tensor | None, given: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        shape = batch, self.output.channels, *self.size
+        if (images is None) != (given is None):
+            missing = "images" if images is None else "given"
+            raise ValueError(f"{missing} must not be None: pixels are given by values and a mask")
+        if images is None:
+            none = torch.zeros(batch, *self.size, dtype=torch.bool, device=self.device)
+            return torch.zeros(shape, dtype=self.dtype, device=self.device), none
+        check_shape("images", images, shape, "(B, C, H, W)")
+        check_shape("given", given, (batch, *self.size), "(B, H, W)")
+        if given.dtype is not torch.bool:
+            raise TypeError(f"given must be bool; got {given.dtype}")
+
+        # What is not given may hold anything.
+        given = given.to(self.device, copy=True).contiguous()
+        kept = images.to(self.device, self.dtype).where(given[:, None], 0).contiguous()
+        check_integers("images", kept, self.output.levels - 1)
+        return kept, given
+
+    def _noise(self, noise: Tensor, batch: int) -> Tensor:
+        check_floating("noise", noise)
+        N = self.output.uniforms
+        check_shape("noise", noise, (batch, self.features, N), "(B, D, N)")
+        return noise.to(self.device, self.dtype).contiguous()
+
+    def _check_state(self, state: PixelState) -> None:
+        if (
+            state.rows.shape[1:] != (self.floats,)
+            or state.images.shape[1:] != (self.output.channels, *self.size)
+            or state.condition.shape[1:] != self._bias.shape[1:]
+            or state.rows.dtype != self.dtype
+        ):
+            got = tuple(state.rows.shape), state.rows.dtype
+            raise ValueError(f"state must be of this sampler's; got rows {got[0]} of {got[1]}")

@@ -1,0 +1,43 @@
+"""Where a batch of images stands."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from torch import Tensor
+
+__all__ = ["PixelState"]
+
+
+@dataclass(frozen=True)
+class PixelState:
+    """Images that are being drawn: what `PixelSampler` is given and moves on, row by row.
+
+    A row counts as done when all of it is. Whatever interrupts one before leaves the state as it
+    was at its beginning, to be gone on with.
+
+    Attributes:
+        images: (B, C, H, W), levels; rows not done yet hold given pixels and anything else.
+        given: (B, H, W), bool, the pixels that are kept as they are.
+        noise: (B, D, N), of all pixels, as the output's `draw_noise` makes it.
+        rows: (B, floats), the last rows of what the network will look back on.
+        condition: (B or 1, floats), biases and what labels add to them.
+        done: (), int64 on the CPU, how many rows of the images are done.
+    """
+
+    images: Tensor
+    given: Tensor
+    noise: Tensor
+    rows: Tensor
+    condition: Tensor
+    done: Tensor
+
+    @property
+    def batch(self) -> int:
+        """B."""
+        return self.images.shape[0]
+
+    def clone(self) -> PixelState:
+        """Return a copy, from which the images can go on in another way."""
+        moving = {name: getattr(self, name).clone() for name in ("images", "rows", "done")}
+        return replace(self, **moving)
