@@ -7,8 +7,10 @@ from dataclasses import replace
 import pytest
 import torch
 
-from benchmarks import sampling, sampling_made
 from benchmarks.run import Options
+from benchmarks.sampling import __main__ as sampling
+from benchmarks.sampling import masked, pixels, wavenet
+from benchmarks.sampling.case import check_draws
 from benchmarks.timing import Spread
 from benchmarks.verify import RedContract
 from dgm_fast.families import PixelCNN, PixelCNNConfig, WaveNetConfig
@@ -23,16 +25,16 @@ IMAGES = PixelCNNConfig((12, 4), output="categorical", levels=32, channels=8, bl
 
 @pytest.fixture(params=["signals", "images"])
 def case(request, monkeypatch):
-    monkeypatch.setattr(sampling, "COMPILE_MODES", {})
+    monkeypatch.setattr(wavenet, "COMPILE_MODES", {})
     options = 3, torch.device("cpu"), (), "small-batch3"
     if request.param == "signals":
-        return sampling.wavenet_case(SMALL, *options)
-    return sampling.pixelcnn_case(PixelCNN, IMAGES, *options)
+        return wavenet.wavenet_case(SMALL, *options)
+    return pixels.pixelcnn_case(PixelCNN, IMAGES, *options)
 
 
 def test_all_columns_draw_the_same(case):
     assert set(case.columns) == {"eager", "best_eager", "ours:auto"}
-    sampling.check_draws(case)
+    check_draws(case)
     noise = case.noise(5)
     drawn = [draws.draw(noise) for draws in case.columns.values()]
     assert all(torch.equal(levels, drawn[0]) for levels in drawn)
@@ -43,7 +45,7 @@ def test_a_column_that_draws_otherwise_is_not_timed(case):
     ours = case.columns["ours:auto"]
     wrong = replace(ours, draw=lambda noise: ours.draw(1 - noise))
     with pytest.raises(RedContract, match=r"small-batch3: .* draws? otherwise"):
-        sampling.check_draws(replace(case, columns=case.columns | {"ours:auto": wrong}))
+        check_draws(replace(case, columns=case.columns | {"ours:auto": wrong}))
 
 
 def test_a_draw_goes_on_and_starts_again(case):
@@ -69,15 +71,15 @@ def test_every_column_has_a_row(case):
     assert density.median_us < 1e3
 
 
-@pytest.fixture(params=[sampling_made.BernoulliMADE, sampling_made.MAFStep])
+@pytest.fixture(params=[masked.BernoulliMADE, masked.MAFStep])
 def at_once(request):
-    model = request.param, 20, (32,)
-    return sampling.at_once_case(model, 60, torch.device("cpu"), (), "small-batch60")
+    sizes = 20, (32,), 60
+    return masked.batch_case(request.param, *sizes, torch.device("cpu"), (), "small-batch60")
 
 
 def test_all_columns_make_the_same_batch(at_once):
     assert set(at_once.columns) == {"eager", "best_eager", "ours:auto"}
-    sampling.check_draws(at_once)
+    check_draws(at_once)
     x = at_once.columns["ours:auto"].draw(at_once.noise(1))
     assert x.shape == (60, 20)
     assert len(x.unique(dim=0)) > 10
@@ -87,4 +89,4 @@ def test_a_batch_that_is_made_otherwise_is_not_timed(at_once):
     ours = at_once.columns["ours:auto"]
     wrong = replace(ours, draw=lambda noise: ours.draw(1 - noise))
     with pytest.raises(RedContract, match="small-batch60: ours:auto draws otherwise"):
-        sampling.check_draws(replace(at_once, columns=at_once.columns | {"ours:auto": wrong}))
+        check_draws(replace(at_once, columns=at_once.columns | {"ours:auto": wrong}))

@@ -14,8 +14,9 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from benchmarks.columns import ANCHOR, OURS
+from benchmarks.columns import OURS
 from benchmarks.measure import is_wanted
+from benchmarks.sampling.case import SEED, Case, Draws
 from dgm_fast.families import MADE, MADEConfig
 from dgm_fast.families.autoregressive.masked_mlp import MaskedMLP
 from dgm_fast.families.flows.masked_autoregressive import AffineAutoregressive
@@ -24,9 +25,7 @@ from dgm_fast.sampling.masked_mlp import Step
 
 __all__ = ["MODELS", "batch_case"]
 
-SEED = 0
 BATCHES = (1, 16, 100, 256)
-DENSITY = f"{ANCHOR}density"
 
 
 class Model:
@@ -145,11 +144,22 @@ def batch_case(
     batch: int,
     device: torch.device,
     wanted: tuple[str, ...],
-) -> tuple[dict[str, Callable[[Tensor], Tensor]], Callable[[], Tensor], Callable[[], object]]:
-    """Return the columns of a model, how to draw their noise, and what evaluates its density."""
+    name: str,
+) -> Case:
+    """Return what is timed of a model, whose step is a whole batch."""
     torch.manual_seed(SEED)
     model = kind(features, hidden, device)
-    draws = columns_of(model, wanted)
+    columns = {
+        column: Draws(draw, lambda: None, 1) for column, draw in columns_of(model, wanted).items()
+    }
     noise = partial(model.noise, batch)
     x = columns_of(model, (OURS,))[f"{OURS}auto"](noise())
-    return draws, noise, partial(torch.no_grad()(model.density), x)
+    density = partial(torch.no_grad()(model.density), x)
+    return Case(name, columns, lambda steps: noise(), density, 1, at_once=True)
+
+
+CASES: dict[str, Callable[..., Case]] = {
+    f"{name}-batch{batch}": partial(batch_case, *model, batch)
+    for name, model in MODELS.items()
+    for batch in BATCHES
+}

@@ -1,4 +1,4 @@
-"""What one token costs of a transformer and of a recurrent network; part of `benchmarks.sampling`.
+"""What one token costs of a transformer and of a recurrent network.
 
 `eager` passes all that is in sight through the network for each token. `best_eager` is what one
 writes by hand: torch's modules, a cache that grows by concatenation, or a hidden state. `compile_*`
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from benchmarks.columns import COMPILE_MODES, OURS
 from benchmarks.measure import is_wanted
-from benchmarks.sampling import MOST_IN_WINDOWS, SEED, Case, Draws, Stream
+from benchmarks.sampling.case import MOST_IN_WINDOWS, SEED, Case, Draws, Stream
 from dgm_fast.families import RNN, RNNConfig, Transformer, TransformerConfig
 from dgm_fast.families.autoregressive import TokenModel
 from dgm_fast.layers.rotary import rotate

@@ -1,0 +1,1 @@
+"""The benchmark of samplers, a file a kind of model."""

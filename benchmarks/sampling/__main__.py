@@ -1,0 +1,79 @@
+"""What one sample costs, drawn the naive way, by a cached loop, and by ours.
+
+`python -m benchmarks.sampling [--case wavenet] [--columns ours]`. A row is the time of one step,
+which draws the next sample of every signal of a batch, or the next pixel of every image. Nothing is
+timed unless all columns draw the same from the same noise. `eager` runs the network over the window
+of its receptive field, or the whole image; `best_eager` keeps what each layer will look back on,
+and `compile_*` compiles its step. `anchor:density` is what an evaluation of the density takes a
+sample or a pixel, all of which it has at once.
+Of MADE and MAF a row is the time of all features of a batch.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+
+import torch
+import tyro
+from rich.console import Console
+
+from benchmarks import record, report
+from benchmarks.measure import is_wanted
+from benchmarks.run import Options, prepare_process, write
+from benchmarks.sampling import masked, pixels, sequences, wavenet
+from benchmarks.sampling.case import DENSITY, Case, check_draws
+from benchmarks.timing import Spread, Timed, interleave
+
+NAME = "sampling"
+CASES: dict[str, Callable[..., Case]] = {
+    **wavenet.CASES,
+    **pixels.CASES,
+    **masked.CASES,
+    **sequences.CASES,
+}
+
+
+def measure(case: Case, options: Options) -> list[record.Measurement]:
+    """Return the rows of a case: microseconds a step."""
+    check_draws(case)
+    calls = {
+        column: [Timed(partial(draws.draw, case.noise(draws.steps)))]
+        for column, draws in case.columns.items()
+    }
+    steps = {column: draws.steps for column, draws in case.columns.items()}
+    if is_wanted(DENSITY, options.columns):
+        calls[DENSITY], steps[DENSITY] = [Timed(case.density)], case.places
+    spreads = interleave(calls, torch.device(options.device), options.budget, with_launches=True)
+    by_step = {name: _a_step(spread, steps[name]) for name, spread in spreads.items()}
+    place = NAME, case.name, "float32", "sample"
+    eager = by_step.get("eager")
+    return [record.measurement(place, name, spread, eager) for name, spread in by_step.items()]
+
+
+def _a_step(spread: Spread, steps: int) -> Spread:
+    each = (us / steps for us in (spread.median_us, spread.p20_us, spread.p80_us))
+    return replace(spread, **dict(zip(("median_us", "p20_us", "p80_us"), each, strict=True)))
+
+
+def main(options: Options, console: Console) -> int:
+    """Measure, print and record; `case` are beginnings of names."""
+    prepare_process(options.threads)
+    device = torch.device(options.device)
+    run = record.start_run(device)
+
+    measurements = []
+    for name, make in CASES.items():
+        if not options.case or name.startswith(options.case):
+            measurements += measure(make(device, options.columns, name), options)
+            console.print(f"{name}: measured")
+
+    report.print_table(console, NAME, measurements)
+    write(options, run, NAME, measurements, console)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(tyro.cli(Options), Console()))

@@ -1,0 +1,113 @@
+"""What is timed of a model and a batch, and that all ways to draw give the same."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from benchmarks.columns import ANCHOR
+from benchmarks.verify import RedContract
+
+SEED = 0
+COMPARED_STEPS = 24
+DENSITY = f"{ANCHOR}density"
+# A window of many signals takes seconds a step, and tells no more than one of few.
+MOST_IN_WINDOWS = 16
+
+
+@dataclass(frozen=True)
+class Draws:
+    """One way to draw.
+
+    Attributes:
+        draw: given the noise (B, n, N) of the next n steps, returns what they draw, (B, n) or
+            (B, n, V); called again, it goes on.
+        start: goes back to the beginning.
+        steps: of a call that is timed.
+    """
+
+    draw: Callable[[Tensor], Tensor]
+    start: Callable[[], None]
+    steps: int
+
+
+@dataclass(frozen=True)
+class Case:
+    """A model and a batch.
+
+    Attributes:
+        name: of the row.
+        columns: `column -> draws`, `eager` first.
+        noise: draws that of n steps.
+        density: evaluates the density of a stretch of samples.
+        places: how long that stretch is.
+        at_once: whether a call draws all there is.
+    """
+
+    name: str
+    columns: Mapping[str, Draws]
+    noise: Callable[[int], Tensor]
+    density: Callable[[], object]
+    places: int
+    at_once: bool = False
+
+
+class Stream:
+    """A sampler of sequences and where it is."""
+
+    def __init__(self, sampler: Any, levels: Tensor) -> None:
+        self.sampler = sampler
+        self.begin = sampler.feed(sampler.start(len(levels)), levels)
+        self.start()
+
+    def start(self) -> None:
+        self.state = self.begin.clone()
+
+    def draw(self, noise: Tensor) -> Tensor:
+        levels, self.state = self.sampler.draw(self.state, noise=noise)
+        return levels
+
+
+def check_draws(case: Case) -> None:
+    """Refuse to time columns that do not draw the same.
+
+    Raises:
+        RedContract: two columns differ.
+    """
+    if case.at_once:
+        check_batches(case)
+        return
+    noise, found = case.noise(COMPARED_STEPS), {}
+    for column, draws in case.columns.items():
+        draws.start()
+        # The naive way takes long, so it only begins.
+        steps = min(COMPARED_STEPS, 4 * draws.steps)
+        found[column] = draws.draw(noise[:, :steps])
+        draws.start()
+
+    first = min(found.values(), key=lambda levels: levels.shape[1])
+    for column, levels in found.items():
+        if not torch.equal(levels[:, : first.shape[1]], first):
+            raise RedContract(f"{case.name}: {column} draws otherwise")
+    longest = [levels for levels in found.values() if levels.shape[1] == COMPARED_STEPS]
+    if any(not torch.equal(levels, longest[0]) for levels in longest):
+        raise RedContract(f"{case.name}: cached loops draw otherwise")
+
+
+def check_batches(case: Case) -> None:
+    """Refuse the same where a call draws all there is.
+
+    Of many binary features some lie within rounding of the border, and then those after them go
+    other ways: one sample in fifty may.
+    """
+    noise = case.noise(1)
+    found = {column: draws.draw(noise) for column, draws in case.columns.items()}
+    first = next(iter(found.values()))
+    for column, x in found.items():
+        is_off = ((x - first).abs() > 1e-3 * (1 + first.abs())).any(1)
+        if float(is_off.double().mean()) > 0.02:
+            raise RedContract(f"{case.name}: {column} draws otherwise")

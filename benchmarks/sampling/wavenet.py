@@ -1,0 +1,100 @@
+"""What one sample of a WaveNet costs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from benchmarks.columns import COMPILE_MODES, OURS
+from benchmarks.measure import is_wanted
+from benchmarks.sampling.case import MOST_IN_WINDOWS, SEED, Case, Draws, Stream
+from dgm_fast.families import WaveNet, WaveNetConfig
+from dgm_fast.sampling import WaveNetSampler
+
+# With the paper's dilations up to 512, twice.
+MODELS = {
+    "wavenet-20x64-skip256": WaveNetConfig(stacks=2, layers=10),
+    "wavenet-20x64-skip128": WaveNetConfig(stacks=2, layers=10, skip_channels=128),
+}
+BATCHES = (1, 4, 16, 64)
+
+
+class Windows:
+    """The naive way: all of the receptive field for each sample."""
+
+    def __init__(self, model: WaveNet, levels: Tensor) -> None:
+        self.model, self.given = model, levels
+        self.start()
+
+    def start(self) -> None:
+        self.levels = self.given
+
+    @torch.no_grad()
+    def draw(self, noise: Tensor) -> Tensor:
+        model = self.model
+        for t in range(noise.shape[1]):
+            # The place to draw is the last; the network does not look at what it holds.
+            window = self.levels[:, -model.receptive_field :]
+            h, gates = model.first(torch.cat([window, window[:, :1]], dim=1)), []
+            for layer in model.layers:
+                h, z = layer(h, None, None)
+                gates.append(z[..., -1:])
+            skips = model.skip(torch.cat(gates, dim=1)).relu()
+            parameters = model.last(model.head(skips).relu()).squeeze(2)
+            level = model.output.pick(parameters, noise[:, t])
+            self.levels = torch.cat([self.levels[:, 1:], level[:, None]], dim=1)
+        return self.levels[:, -noise.shape[1] :]
+
+
+def wavenet_case(
+    config: WaveNetConfig, batch: int, device: torch.device, wanted: tuple[str, ...], name: str
+) -> Case:
+    """Return what is timed of a WaveNet at a batch size."""
+    torch.manual_seed(SEED)
+    torch._dynamo.reset()
+    model = WaveNet(config, impl="reference", device=device)
+    with torch.no_grad():
+        # Away from its uniform start.
+        model.last.weight.mul_(40)
+    network, output = model.sampler().network, model.output
+    generator = torch.Generator(device).manual_seed(SEED)
+    shape = batch, config.receptive_field
+    levels = torch.randint(config.levels, shape, generator=generator, device=device)
+
+    def cached(mode: str | None = None, *, compiled: bool = False) -> Draws:
+        sampler = WaveNetSampler(network, output, impl="reference")
+        stream = Stream(sampler, levels)
+        if compiled:
+            loop = sampler._loop
+            loop.step = torch.compile(loop.step, dynamic=False, mode=mode)
+        return Draws(stream.draw, stream.start, 64)
+
+    def ours() -> Draws:
+        stream = Stream(WaveNetSampler(network, output), levels)
+        return Draws(stream.draw, stream.start, 512)
+
+    def naive() -> Draws:
+        windows = Windows(model, levels)
+        return Draws(windows.draw, windows.start, 1)
+
+    made: dict[str, Callable[[], Draws]] = {} if batch > MOST_IN_WINDOWS else {"eager": naive}
+    made |= {"best_eager": cached}
+    made |= {each: partial(cached, mode, compiled=True) for each, mode in COMPILE_MODES.items()}
+    made |= {f"{OURS}auto": ours}
+    columns = {column: make() for column, make in made.items() if is_wanted(column, wanted)}
+
+    places = max(256, 16000 // batch)
+    x = torch.rand(batch, places, device=device) * 2 - 1
+    density = partial(torch.no_grad()(WaveNet(config, device=device).log_prob), x)
+    noise = partial(model.draw_noise, batch, generator=generator)
+    return Case(name, columns, noise, density, places)
+
+
+CASES: dict[str, Callable[..., Case]] = {
+    f"{name}-batch{batch}": partial(wavenet_case, config, batch)
+    for name, config in MODELS.items()
+    for batch in BATCHES
+}
