@@ -1,7 +1,12 @@
-"""Draw how many times faster ours is than every other column: `python -m benchmarks.plot`."""
+"""Draw how many times faster ours is than every other column: `python -m benchmarks.plot`.
+
+Of samplers also how much each column draws in a second, over the size of the batch.
+"""
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +23,7 @@ from benchmarks.columns import ANCHOR, OURS
 from benchmarks.report import TITLES, ours_of
 
 MARKERS = "osD^vP*X<>"
+SAMPLER = re.compile(r"(?P<model>.+)-batch(?P<batch>\d+)")
 
 
 @dataclass(frozen=True)
@@ -119,11 +125,60 @@ def _legend(columns: Sequence[str]) -> list[Line2D]:
     return [Line2D([], [], **_style(name, columns)) for name in columns]
 
 
+Rates = dict[str, dict[int, float]]
+
+
+def rates(folder: Path) -> dict[str, Rates]:
+    """Return, for each model that is sampled, what each column draws a second at each batch."""
+    path, found = folder / "sampling.csv", {}
+    newest = record.newest(record.read(path)) if path.exists() else {}
+    for (case, _, _), rows in newest.items():
+        match = SAMPLER.fullmatch(case)
+        batch = int(match["batch"])
+        columns = found.setdefault(match["model"], {})
+        for row in rows:
+            columns.setdefault(row["column"], {})[batch] = 1e6 * batch / row["median_us"]
+    return found
+
+
+def draw_rates(folder: Path) -> Path | None:
+    """Write `sampling.png` into a device's folder; None when it has no samplers."""
+    found = rates(folder)
+    if not found:
+        return None
+
+    names = list(dict.fromkeys(name for columns in found.values() for name in columns))
+    across = min(3, len(found))
+    down = math.ceil(len(found) / across)
+    figure = Figure(figsize=(4 * across, 1 + 3 * down), layout="constrained")
+    panels = figure.subplots(down, across, squeeze=False).flatten()
+    for axes in panels[len(found) :]:
+        axes.set_axis_off()
+    for axes, (model, columns) in zip(panels, found.items(), strict=False):
+        for name, by_batch in columns.items():
+            batches = sorted(by_batch)
+            style = _style(name, names) | {"linestyle": ":" if name.startswith(ANCHOR) else "-"}
+            axes.plot(batches, [by_batch[batch] for batch in batches], **style)
+        axes.set_xscale("log", base=2)
+        axes.set_yscale("log")
+        axes.xaxis.set_major_formatter("{x:g}")
+        axes.set_title(model, loc="left", fontsize="medium")
+        axes.grid(alpha=0.3)
+    figure.supxlabel("batch")
+    figure.supylabel("a second: samples, pixels, tokens or, of MADE and MAF, vectors")
+    figure.suptitle(folder.name)
+    figure.legend(handles=_legend(names), loc="outside lower center", ncols=4, frameon=False)
+
+    path = folder / "sampling.png"
+    figure.savefig(path, dpi=150)
+    return path
+
+
 def main(options: Options) -> None:
-    """Draw one plot a device."""
+    """Draw a plot of speed-ups a device, and one of samplers."""
     for folder in sorted(path for path in options.results.glob("*") if path.is_dir()):
-        path = draw(folder)
-        print(path or f"{folder}: nothing to draw")
+        for path in (draw(folder), draw_rates(folder)):
+            print(path or f"{folder}: nothing to draw")
 
 
 if __name__ == "__main__":

@@ -45,8 +45,6 @@ HEADLINE_CPU = (
     *_both("mixture of logistics, 32 x 3 x 32 x 32", "logistic_mixture_nll", "32x3x32x32-of-10"),
     *_both("masked convolution 5 x 5, 32 x 64 x 28 x 28", "masked_conv2d", "32x64x28x28-k5"),
     *_both("WaveNet layer, 4 x 64 x 16000", "wavenet_layer", "4x64x16000-d512"),
-    ("a sample of WaveNet, 20 layers of 64", "sampling", "wavenet-20x64-skip256-batch1", "sample"),
-    ("the same of 16 signals at once", "sampling", "wavenet-20x64-skip256-batch16", "sample"),
 )
 HEADLINE_GPU = (
     *_both("masked linear 4096 -> 4096, batch 8192", "masked_linear", "8192x4096x4096"),
@@ -67,6 +65,34 @@ HEADLINE_RIVALS = {
 }
 HEADLINE_RIVALS_OF = {
     "philox": {"plain PyTorch": ("anchor:torch", "anchor:torch_in_place")},
+}
+
+
+def _sampled(title: str, model: str, *batches: int) -> tuple[tuple[str, str, str, str], ...]:
+    titles = (title, *(f"the same, batch {batch}" for batch in batches[1:]))
+    cases = (f"{model}-batch{batch}" for batch in batches)
+    return tuple(
+        (title, "sampling", case, "sample") for title, case in zip(titles, cases, strict=True)
+    )
+
+
+# The rows of the table called `headline_sampling`, and its columns.
+SAMPLING = (
+    *_sampled("MADE, 784 features, 2 x 1024: 100 samples", "made-784x1024x1024", 100),
+    *_sampled("MAF's step, the same: 100 inverses", "maf-784x1024x1024", 100),
+    *_sampled("MADE, 64 features, 2 x 512: 100 samples", "made-64x512x512", 100),
+    *_sampled("PixelCNN 28 x 28, 7 blocks of 64: a pixel of an image", "pixelcnn-28x28", 1, 16),
+    *_sampled("Gated PixelCNN 28 x 28: a pixel", "gated-pixelcnn-28x28", 1, 16),
+    *_sampled("PixelCNN++ 3 x 32 x 32: a pixel", "pixelcnnpp-3x32x32", 1, 16),
+    *_sampled("WaveNet, 20 layers of 64: a sample", "wavenet-20x64-skip256", 1, 16),
+    *_sampled("transformer, 4 layers of 128: a token", "transformer-4x128", 1, 16),
+    *_sampled("LSTM of 384: a token", "lstm-1x384", 1, 16),
+)
+SAMPLING_RIVALS = {
+    "the naive way": ("eager",),
+    "a cached loop": ("best_eager",),
+    "the same under torch.compile": ("compile_default", "compile_max_autotune"),
+    "*a density evaluated*": ("anchor:density",),
 }
 LEADING = ("eager", "best_eager", "compile_default", "compile_max_autotune")
 Row = Mapping[str, Any]
@@ -97,8 +123,8 @@ def rewritten(text: str, results: Path) -> str:
 
 def tables(results: Path, name: str) -> str:
     """Return one table for each device that has rows of that name."""
-    if name == "headline":
-        return headline(results)
+    if name in ("headline", "headline_sampling"):
+        return headline(results, sampling=name == "headline_sampling")
     if name == "recipes":
         return recipes.table(results)
 
@@ -108,26 +134,37 @@ def tables(results: Path, name: str) -> str:
     return "\n".join(parts) or "No rows are recorded yet: `make bench` records some.\n"
 
 
-def headline(results: Path) -> str:
-    """Return the few rows that the README opens with, for each device."""
-    folders = sorted(path for path in results.glob("*") if path.is_dir())
-    return "\n".join(filter(None, map(_headline_of, folders))) or "No rows are recorded yet.\n"
+def headline(results: Path, *, sampling: bool = False) -> str:
+    """Return the few rows that the README opens with, of ops or of samplers, for each device."""
+    parts = []
+    for folder in sorted(path for path in results.glob("*") if path.is_dir()):
+        on_cpu = folder.name.startswith("cpu-")
+        if sampling:
+            parts.append(_headline_of(folder, SAMPLING, "float32", SAMPLING_RIVALS, {}))
+        else:
+            dtype, rows = ("float32", HEADLINE_CPU) if on_cpu else ("bfloat16", HEADLINE_GPU)
+            parts.append(_headline_of(folder, rows, dtype, HEADLINE_RIVALS, HEADLINE_RIVALS_OF))
+    return "\n".join(filter(None, parts)) or "No rows are recorded yet.\n"
 
 
-def _headline_of(folder: Path) -> str:
-    on_cpu = folder.name.startswith("cpu-")
-    dtype, headlines = ("float32", HEADLINE_CPU) if on_cpu else ("bfloat16", HEADLINE_GPU)
+def _headline_of(
+    folder: Path,
+    headlines: Sequence[tuple[str, str, str | None, str]],
+    dtype: str,
+    usual_rivals: Mapping[str, Sequence[str]],
+    rivals_of: Mapping[str, Mapping[str, Sequence[str]]],
+) -> str:
     found = []
     for title, name, case, direction in headlines:
         path = folder / f"{name}.csv"
         newest = record.newest(record.read(path)) if path.exists() else {}
         for place, rows in newest.items():
             if place[0] == (case or place[0]) and place[1:] == (dtype, direction):
-                found.append((title, rows, HEADLINE_RIVALS_OF.get(name, HEADLINE_RIVALS)))
+                found.append((title, rows, rivals_of.get(name, usual_rivals)))
     if not found:
         return ""
 
-    head = [dtype, "ours", *HEADLINE_RIVALS]
+    head = [dtype, "ours", *usual_rivals]
     lines = [_origin([rows[0] for _, rows, _ in found]), "", _line(head)]
     lines.append("|---" + "|---:" * (len(head) - 1) + "|")
     for title, rows, rivals in found:
@@ -135,7 +172,7 @@ def _headline_of(folder: Path) -> str:
         ours_us = ours_of(medians)
         best = (
             min((medians[name] for name in rivals.get(rival, ()) if name in medians), default=None)
-            for rival in HEADLINE_RIVALS
+            for rival in usual_rivals
         )
         cells = ["" if us is None else _against(us, ours_us) for us in best]
         lines.append(_line([title, "" if ours_us is None else time_text(ours_us), *cells]))
