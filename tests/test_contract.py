@@ -70,7 +70,7 @@ def test_outputs_and_gradients_are_as_exact_as_float32_allows(subject, case, dty
         assert (grad.shape, grad.dtype) == (leaf.shape, leaf.dtype), name
 
     assert_within_budget(gradients, subject, case, inputs, backward, of_gradient)
-    if dtype is torch.float32 and not subject.is_reference:
+    if dtype is subject.dtype and not subject.is_reference:
         together = dict(zip(case.differentiable, gradients, strict=True))
         for name in subject.in_turn(case, case.differentiable):
             _assert_the_same_alone(subject, case, inputs, name, outputs(result), together[name])
@@ -94,7 +94,7 @@ def _assert_the_same_alone(subject, case, inputs, name, first, together):
 @each_case(differentiable=True, reference=False, interpreted="first")
 def test_second_derivatives_match_float64(subject, case):
     # They are the reference's on every implementation, so that one case shows it where it is slow.
-    inputs = make(case, subject.device, torch.float32)
+    inputs = make(case, subject.device, subject.dtype)
     got = second_derivatives(subject.run(inputs), inputs, case)
 
     terms = sum(subject.cases.terms(inputs))
@@ -118,7 +118,7 @@ def test_reference_passes_gradcheck_and_gradgradcheck(cases, case):
 
 @each_case(reference=False, interpreted="first")
 def test_bits_are_the_same_again_and_on_any_number_of_threads(subject, case):
-    inputs = make(case, subject.device, torch.float32)
+    inputs = make(case, subject.device, subject.dtype)
 
     def run():
         result = outputs(subject.run(inputs))
@@ -138,7 +138,7 @@ def test_bits_are_the_same_again_and_on_any_number_of_threads(subject, case):
 
 @each_case(differentiable=True, reference=False)
 def test_nan_and_infinity_never_come_out_as_a_wrong_number(subject, case):
-    clean = make(case, subject.device, torch.float32)
+    clean = make(case, subject.device, subject.dtype)
     terms, _ = subject.cases.terms(clean)
     limits = budgets(subject, case, clean, forward, terms)
     poisons = subject.in_turn(case, (torch.nan, torch.inf, -torch.inf))
@@ -163,7 +163,7 @@ def test_without_a_word_from_the_op_its_reference_says_where_a_nan_must_come_out
     cases = CASES["masked_linear"]
     subject = subjects.Subject("masked_linear", subjects.REFERENCE, "cpu")
     case = find_case(cases, "full-mask")
-    inputs = make(case, subject.device, torch.float32)
+    inputs = make(case, subject.device, subject.dtype)
     index = (2, 3)
     value = inputs["x"].detach().clone()
     value[index] = torch.nan
@@ -219,7 +219,7 @@ class _KernelCalls(TorchDispatchMode):
 
 @each_case(reference=False)
 def test_every_operator_called_keeps_to_its_schema_and_its_fake(subject, case):
-    inputs = make(case, subject.device, torch.float32)
+    inputs = make(case, subject.device, subject.dtype)
 
     with _KernelCalls() as kernels:
         result = subject.run(inputs)
@@ -283,7 +283,7 @@ def test_compiles_to_one_graph_for_every_batch_size(subject):
     if not subject.is_interpreted:
         case = _largest_case(subject, batch=12)
 
-    inputs = make(case, subject.device, torch.float32)
+    inputs = make(case, subject.device, subject.dtype)
     subject.run(inputs)
 
     torch._dynamo.reset()
@@ -346,7 +346,7 @@ def _as_bfloat16(value):
 @each_subject(differentiable=True)
 def test_vmap_and_per_sample_gradients_match_a_loop(subject):
     case = subject.cases.cases[0]
-    inputs = make(case, subject.device, torch.float32)
+    inputs = make(case, subject.device, subject.dtype)
     name = case.differentiable[0]
     stacked = torch.stack([inputs[name].detach() * scale for scale in (1.0, -2.0, 0.5)])
 
@@ -390,7 +390,7 @@ def test_a_reference_reads_nothing_and_makes_nothing_on_the_cpu(op, monkeypatch)
 @each_subject(device_type="cuda")
 def test_no_call_waits_for_the_gpu_and_a_cuda_graph_replays_it(subject):
     case = subject.cases.cases[0]
-    inputs = make(case, subject.device, torch.float32)
+    inputs = make(case, subject.device, subject.dtype)
     graph, stream = torch.cuda.CUDAGraph(), torch.cuda.Stream()
     # The inputs are made on another.
     stream.wait_stream(torch.cuda.current_stream())

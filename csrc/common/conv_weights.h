@@ -13,19 +13,21 @@ class WeightSums {
   static constexpr int64_t kParts = 16, kChannels = 32;
   static constexpr int64_t kFloats = 1 << 24;  // of all parts: 64 MiB
 
-  // `grid` has the places of grad, `from` those of x.
+  // `grid` has the places of grad, `from` those of x. Sums are cut as the taps have it, also where
+  // only the bias's is wanted, so that its bits are the same.
   WeightSums(
-      const Grid& grid, const Grid& from, int64_t in, int64_t out, const std::vector<Tap>& taps)
+      const Grid& grid, const Grid& from, int64_t in, int64_t out, const std::vector<Tap>& taps,
+      bool weights)
       : grid_(apart(grid, taps)),
         from_(apart(from, taps)),
         in_(in),
         out_(out),
-        shifts_(shifts_of(taps, grid_.pitch)),
+        shifts_(weights ? shifts_of(taps, grid_.pitch) : std::vector<int64_t>()),
         line_(tiles(out, kLanes) * kLanes),
         length_(std::clamp<int64_t>(kScratch / 2 / line_, 64, 1024)),
         bands_(tiles(grid_.places(), length_)),
         size_((1 + in * tap_count()) * line_),
-        parts_(std::min({kParts, std::max<int64_t>(1, kFloats / size_), grid.samples * bands_})),
+        parts_(std::min({kParts, most_parts(taps), grid.samples * bands_})),
         sums_(parts_ * size_) {
     std::fill_n(sums_.data(), parts_ * size_, 0.0f);
   }
@@ -75,6 +77,11 @@ class WeightSums {
     for (const Tap& tap : taps) zeros = std::max(zeros, std::abs(tap.column));
     grid.pitch = grid.width + zeros;
     return grid;
+  }
+
+  int64_t most_parts(const std::vector<Tap>& taps) const {
+    const int64_t size = (1 + in_ * static_cast<int64_t>(taps.size())) * line_;
+    return std::max<int64_t>(1, kFloats / size);
   }
 
   int64_t tap_count() const { return static_cast<int64_t>(shifts_.size()); }
@@ -164,7 +171,7 @@ static void sum_weight_gradients(
     const Weight<T>& weight, const std::vector<Tap>& taps, T* grad_weight, T* grad_bias,
     const Live& live = {}) {
   if (!grad_weight && !grad_bias) return;
-  WeightSums sums(grid, from, weight.in, weight.out, grad_weight ? taps : std::vector<Tap>());
+  WeightSums sums(grid, from, weight.in, weight.out, taps, grad_weight != nullptr);
   sums.add(x, grad);
   if (grad_weight) sums.write(taps, weight.kernel, grad_weight, live);
   if (grad_bias) sums.write_bias(grad_bias);

@@ -30,6 +30,7 @@ class Implementation:
         missing: why it cannot run in this process at all, or None.
         launchers: module whose functions, named after the directions, are the launchers;
             None when the compiled extension registers them.
+        capability: of the GPUs it runs on, or None for any.
     """
 
     name: str
@@ -37,6 +38,7 @@ class Implementation:
     dtypes: tuple[torch.dtype, ...]
     missing: str | None
     launchers: str | None = None
+    capability: tuple[int, int] | None = None
 
     def unavailable_reason(
         self, device: torch.device, dtype: torch.dtype | None = None
@@ -48,10 +50,19 @@ class Implementation:
         if device.type not in self.device_types:
             return f"it runs on {' or '.join(self.device_types)}, not on {device.type}"
 
+        if self.capability is not None and not _has(self.capability, device.index):
+            version = ".".join(map(str, self.capability))
+            return f"it needs a GPU of compute capability {version}"
+
         if dtype is not None and dtype not in self.dtypes:
             return f"it has no {dtype} kernel"
 
         return None
+
+
+@torch.compiler.assume_constant_result
+def _has(capability: tuple[int, int], index: int | None) -> bool:
+    return torch.cuda.get_device_capability(index) == capability
 
 
 def interpreting() -> bool:
@@ -77,6 +88,12 @@ def cpp(*dtypes: torch.dtype) -> Implementation:
 def cuda(*dtypes: torch.dtype) -> Implementation:
     """CUDA C++ on an NVIDIA GPU, registered by the compiled extension."""
     return Implementation("cuda", ("cuda",), dtypes, extension.cuda_missing)
+
+
+def hopper(launchers: str, *dtypes: torch.dtype) -> Implementation:
+    """CUDA C++ for Hopper beside Triton kernels; `launchers` as of `triton`."""
+    missing = extension.cuda_missing or _triton_missing()
+    return Implementation("cuda", ("cuda",), dtypes, missing, launchers, capability=(9, 0))
 
 
 def triton(launchers: str, *dtypes: torch.dtype) -> Implementation:

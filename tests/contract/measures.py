@@ -103,15 +103,17 @@ def poisoned_budgets(
 
     # Where the op says that the poison has no part, the reference's zeros may have let it in.
     return [
-        (_finite_part(with_poison, without), ~with_poison.expected.isfinite() & there)
+        (_finite_part(with_poison, without, value.dtype), ~with_poison.expected.isfinite() & there)
         for with_poison, without, there in zip(poisoned, clean, reached, strict=True)
     ]
 
 
-def _finite_part(poisoned: Budget, clean: Budget) -> Budget:
+def _finite_part(poisoned: Budget, clean: Budget, dtype: torch.dtype) -> Budget:
     """Return the budget under poison, with a clean one's numbers where it has none."""
     expected = torch.where(poisoned.expected.isfinite(), poisoned.expected, clean.expected)
-    allowed = torch.where(poisoned.allowed.isfinite(), poisoned.allowed, clean.allowed)
+    # What poison leaves finite, a gate wide open say, may be larger, and is stored as coarsely.
+    stored = torch.finfo(dtype).eps / 2 * expected.abs()
+    allowed = torch.where(poisoned.allowed.isfinite(), poisoned.allowed, clean.allowed + stored)
     return Budget(expected, allowed, poisoned.overflows)
 
 

@@ -55,6 +55,11 @@ class Subject:
             case for case in self.cases.cases if case.interpreted or not self.is_interpreted
         )
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """What a case is made in where one is enough: float32, unless it has no such kernel."""
+        return min(self.implementation.dtypes, key=lambda dtype: dtype is not torch.float32)
+
     def dtypes(self, case: OpCase) -> tuple[torch.dtype, ...]:
         """Return what a case is compared in: float32 and the others, or one or none of these."""
         first, *others = self.implementation.dtypes

@@ -49,7 +49,7 @@ def masked_conv2d(
         dilation: of rows and columns.
         residual: added to the convolution, before any gate.
         gated: let the second half of the channels gate the first.
-        impl: `"auto"`, `"reference"`, `"cpp"` or `"triton"`.
+        impl: `"auto"`, `"reference"`, `"cpp"`, `"triton"` or `"cuda"` (Hopper).
 
     Shapes:
         x (B, in, H, W), weight (out, in, kh, kw), bias (out,), residual (B, out, H, W); returns

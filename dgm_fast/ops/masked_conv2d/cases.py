@@ -261,6 +261,17 @@ CASES = OpCases(
         replace(_case("bands", (1, 96, 30, 40), 8, (3, 3)), interpreted=False),
         _case("channels-last", (3, 12, 6, 7), 20, (3, 3), **_CHANNELS_LAST, residual=True),
         _case("channels-last-gated", (2, 6, 5, 7), 10, (3, 3), **_CHANNELS_LAST, **_GATED),
+        *(
+            replace(_case(f"last-{name}", *sizes, **options, **_CHANNELS_LAST), interpreted=False)
+            for name, sizes, options in (
+                ("wide", ((3, 72, 9, 11), 40, (3, 3)), {"residual": True}),
+                ("wide-gated", ((2, 64, 10, 20), 48, (5, 5), "A"), _GATED),
+                ("many-channels-gated", ((2, 136, 17, 9), 272, (3, 3)), {"gated": True}),
+                ("rgb", ((2, 24, 9, 33), 48, (3, 3), "A"), _RGB),
+                ("pixels", ((5, 64, 6, 7), 72, (1, 1)), {"bias": False}),
+                ("dilated", ((2, 16, 6, 19), 24, (3, 3)), {"dilation": (1, 3)}),
+            )
+        ),
         _case("transposed-x", (3, 5, 6, 7), 8, (3, 3), x_layout=layouts.transposed),
         _case("sliced-x", (3, 5, 6, 7), 8, (3, 3), x_layout=layouts.sliced, residual=True),
         _case("chunked-x", (3, 5, 6, 7), 8, (3, 3), x_layout=layouts.chunked, **_GATED),

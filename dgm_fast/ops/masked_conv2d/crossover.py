@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from dgm_fast._core.integers import ceil_div
 from dgm_fast._core.layouts import is_channels_last
 from dgm_fast._core.precision import convolved_without_tensor_cores
 
@@ -24,3 +25,16 @@ def reference_is_faster(x: Tensor, weight: Tensor, gated: bool) -> bool:
         return in_bfloat16 or is_matrix
 
     return convolved_without_tensor_cores(x)
+
+
+# Of smaller layers and batches launching takes the longest, and Hopper's kernel multiplies 64
+# channels and outputs at a time, however many there are.
+_PIXELS, _AT_ONCE, _LEAST_USED = 16384, 64, 0.75
+
+
+def hopper_is_faster(x: Tensor, weight: Tensor) -> bool:
+    """Whether `auto` should take Hopper's kernel, where there is one, for this call."""
+    pixels = x.shape[0] * x.shape[2] * x.shape[3]
+    sizes = (x.shape[1], weight.shape[0])
+    full = all(size >= _LEAST_USED * _AT_ONCE * ceil_div(size, _AT_ONCE) for size in sizes)
+    return full and pixels >= _PIXELS and is_channels_last(x)

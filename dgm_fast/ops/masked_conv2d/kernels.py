@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -24,12 +24,14 @@ def forward(
     gated: bool,
     keep: bool,
     channels_last: bool,
+    *,
+    product: Callable[..., None] = launch.product,
 ) -> tuple[Tensor, Tensor]:
-    """Return y and, where asked, what its gate was given."""
+    """Return y and, where asked, what its gate was given; `product` writes the sums over taps."""
     layer = _layer(weight, groups, strict, gated)
     y = images(x, x.shape[0], layer.outs, channels_last)
     kept = images(x, x.shape[0] if keep else 0, weight.shape[0], channels_last)
-    launch.product(
+    product(
         layer,
         launch.rows_of(x),
         launch.grid_of(y, (dilation_h, dilation_w)),
@@ -53,6 +55,8 @@ def backward(
     dilation_w: int,
     channels_last: bool,
     needs: Sequence[bool],
+    *,
+    product: Callable[..., None] = launch.product,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Return the gradients of x, weight, bias and what the gate was given, or empty ones."""
     layer = _layer(weight, groups, strict, kept is not None)
@@ -69,7 +73,7 @@ def backward(
     if needs[0] or needs[1]:
         grad = launch.rows_of(grad)
     if needs[0]:
-        launch.product(layer, grad, grid, weight, grad_x, after=True)
+        product(layer, grad, grid, weight, grad_x, after=True)
     if needs[1]:
         grad_weight = weight.new_empty(weight.shape)
         launch.grad_weight(layer, grad, launch.rows_of(x), grid, grad_weight)

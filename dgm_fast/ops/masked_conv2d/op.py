@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from dgm_fast._core.autograd import reference_gradients
-from dgm_fast._core.implementation import cpp, requested, triton
+from dgm_fast._core.implementation import cpp, cuda, hopper, requested, triton
 from dgm_fast._core.layouts import is_channels_last
 from dgm_fast._core.op import Direction, Op
 from dgm_fast.ops.masked_conv2d import reference
-from dgm_fast.ops.masked_conv2d.crossover import reference_is_faster
+from dgm_fast.ops.masked_conv2d.crossover import hopper_is_faster, reference_is_faster
 
 _CONSTANTS = "int groups, bool strict, int dilation_h, int dilation_w"
 
@@ -83,8 +83,25 @@ _op = Op(
     [
         cpp(torch.float32, torch.bfloat16, torch.float16),
         triton("dgm_fast.ops.masked_conv2d.kernels", torch.float32, torch.bfloat16, torch.float16),
+        hopper("dgm_fast.ops.masked_conv2d.hopper", torch.bfloat16, torch.float16),
     ],
 )
+
+# What the launchers for Hopper call: rows of pixels, a weight, and how to go over them.
+_live_taps = Op(
+    "live_taps",
+    {
+        "product": Direction(
+            "(Tensor x, Tensor weight, Tensor? bias, Tensor? residual, Tensor(a!) y,"
+            " Tensor(b!)? kept, int[] grid, int[] layer, int[] plan, int[] columns, int[] taps)"
+            " -> ()",
+            lambda *_: None,
+        )
+    },
+    [cuda(torch.bfloat16, torch.float16)],
+)
+
+multiply_live_taps = _live_taps.kernels["product", "cuda"]
 
 
 def choose(impl: str, x: Tensor, weight: Tensor, gated: bool) -> str:
@@ -92,6 +109,10 @@ def choose(impl: str, x: Tensor, weight: Tensor, gated: bool) -> str:
     wanted = requested(impl)
     if wanted == "auto" and reference_is_faster(x, weight, gated):
         return "reference"
+
+    hopper = _op.implementations["cuda"]
+    if wanted == "auto" and hopper.unavailable_reason(x.device, x.dtype) is None:
+        return "cuda" if hopper_is_faster(x, weight) else "triton"
 
     return _op.choose(wanted, x.device, x.dtype)
 
