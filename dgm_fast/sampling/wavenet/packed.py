@@ -1,4 +1,4 @@
-"""The parameters of WaveNet as its C++ sampler takes them."""
+"""The parameters of WaveNet as its C++ and CUDA samplers take them."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def pack(network: WaveNetNetwork) -> PackedNetwork:
     features = torch.zeros(0)
     if network.features:
         maps = [_gates(layer.features)[..., 0].T for layer in layers]
-        features = torch.cat(maps, dim=1)
+        features = _pad_rows(torch.cat(maps, dim=1))
 
     weights = [
         _pad_last(network.first_weight.permute(2, 1, 0)),
