@@ -101,7 +101,6 @@ class Group {
       start(t);
       block.sync();
       look_back();
-      block.sync();
       go_up();
       if (d.given == nullptr) {
         make_parameters(t);

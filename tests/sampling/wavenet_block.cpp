@@ -46,10 +46,14 @@ class Barrier {
   int64_t turn_ = 0;
 };
 
+// In turn, so that a thread that wakes late learns nothing of those that are already at the next:
+// what it would learn there could hide that a wait is missing.
+constexpr int kBarriers = 4;
+
 class CpuBlock {
  public:
-  CpuBlock(Barrier& barrier, int thread, int threads, float* shared, int64_t left_out)
-      : barrier_(barrier),
+  CpuBlock(Barrier* barriers, int thread, int threads, float* shared, int64_t left_out)
+      : barriers_(barriers),
         thread_(thread),
         threads_(threads),
         shared_(shared),
@@ -59,11 +63,12 @@ class CpuBlock {
   int threads() const { return threads_; }
   float* shared() const { return shared_; }
   void sync() const {
-    if (syncs_++ != left_out_) barrier_.wait();
+    const int64_t i = syncs_++;
+    if (i != left_out_) barriers_[i % kBarriers].wait();
   }
 
  private:
-  Barrier& barrier_;
+  Barrier* const barriers_;
   const int thread_, threads_;
   float* const shared_;
   const int64_t left_out_;  // the one of its waits that it does not wait at, or -1
@@ -77,11 +82,12 @@ void run(const sampler::Draw& draw, int threads, int64_t left_out) {
     std::vector<sampler::Quad> shared(quads);
     auto* floats = reinterpret_cast<float*>(shared.data());
     std::fill_n(floats, 4 * quads, std::numeric_limits<float>::quiet_NaN());
-    Barrier barrier(threads);
+    Barrier barriers[kBarriers] = {
+        Barrier(threads), Barrier(threads), Barrier(threads), Barrier(threads)};
     std::vector<std::thread> all;
     for (int thread = 0; thread < threads; ++thread) {
       all.emplace_back([&, thread] {
-        const CpuBlock block(barrier, thread, threads, floats, left_out);
+        const CpuBlock block(barriers, thread, threads, floats, left_out);
         sampler::Group<S, CpuBlock>(draw, block, first).run();
       });
     }
