@@ -5,5 +5,5 @@
 #if defined(__CUDACC__)
 #define DGM_HOST_DEVICE __host__ __device__ __forceinline__
 #else
-#define DGM_HOST_DEVICE inline __attribute__((always_inline))
+#define DGM_HOST_DEVICE inline
 #endif

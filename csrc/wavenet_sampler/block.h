@@ -191,7 +191,8 @@ class Group {
     float sum = net.first_bias[channel];
     for (int64_t tap = 0; tap < n.first_kernel; ++tap) {
       const int level = recent()[tap];
-      if (level < 0) continue;
+      // Nobody looks at levels that lie on a GPU before they are given.
+      if (level < 0 || level >= d.output.levels) continue;
       const float* weight = net.first + tap * n.inputs * n.channels + channel;
       if (n.inputs > 1) {
         sum += weight[level * n.channels];

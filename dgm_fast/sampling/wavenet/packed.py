@@ -43,7 +43,7 @@ def pack(network: WaveNetNetwork) -> PackedNetwork:
         for layer in layers
     ]
     skip = _matrix(network.skip_weight).unflatten(0, (len(layers), -1))  # (L, G, S)
-    features = torch.zeros(0)
+    features = network.first_bias.new_zeros(0)
     if network.features:
         maps = [_gates(layer.features)[..., 0].T for layer in layers]
         features = _pad_rows(torch.cat(maps, dim=1))

@@ -1,0 +1,56 @@
+"""Which networks a GPU's sampler holds in the memory that a block of threads shares."""
+
+from __future__ import annotations
+
+import torch
+
+from dgm_fast._core.integers import ceil_div
+from dgm_fast.sampling.wavenet.network import WaveNetNetwork
+from dgm_fast.sampling.wavenet.state import padded
+
+__all__ = ["shared_bytes", "too_large"]
+
+# As in csrc/wavenet_sampler: cuda.cu, block_products.h and block_picks.h.
+_MOST_LAYERS, _TASKS, _QUAD, _ROWS, _SEGMENTS = 200, 256, 4, 8, 32
+
+
+def too_large(network: WaveNetNetwork) -> str | None:
+    """Return why the kernel cannot run a network on its GPU, or None when it can."""
+    layers = len(network.layers)
+    if layers > _MOST_LAYERS:
+        return f"it has at most {_MOST_LAYERS} layers; got {layers}"
+
+    device = torch.cuda.get_device_properties(network.last_weight.device)
+    needed, has = shared_bytes(network), device.shared_memory_per_block_optin
+    if needed > has:
+        return f"a signal needs {needed} bytes of shared memory, of which {device.name} has {has}"
+    return None
+
+
+def shared_bytes(network: WaveNetNetwork) -> int:
+    """Return what a block of one signal shares, as `Shared` of the kernel's `block.h` has it."""
+    layers, taps = len(network.layers), network.kernel - 1
+    channels, gated = padded(network.channels), padded(network.gate_channels)
+    skips, head, parameters = (
+        padded(bias.shape[0]) for bias in (network.skip_bias, network.head_bias, network.last_bias)
+    )
+    products = [(channels, 2 * gated), (gated, channels), (layers * gated, skips)]
+    products += [(skips, head), (head, parameters)]
+    sizes = [
+        channels,
+        layers * 2 * gated,
+        layers * max(gated, taps * channels),
+        padded(network.features),
+        *(skips, head, parameters),
+        max(_partial_sums(*each) for each in products),
+        *(_SEGMENTS, 2 * _SEGMENTS),
+        network.first_kernel,
+        layers * taps,
+    ]
+    return 4 * sum(ceil_div(size, _QUAD) * _QUAD for size in sizes)
+
+
+def _partial_sums(ins: int, outs: int) -> int:
+    """Return how many sums of parts of its rows a product leaves, as `Cut` cuts it."""
+    rows = ceil_div(ins // _ROWS, max(1, _TASKS // (outs // _QUAD))) * _ROWS
+    return ceil_div(ins, rows) * outs
