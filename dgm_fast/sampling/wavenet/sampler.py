@@ -13,6 +13,7 @@ from dgm_fast.distributions import CategoricalWaveform, WaveformOutput
 from dgm_fast.distributions.discretized_logistic import lowest_log_scale
 from dgm_fast.sampling.wavenet import op
 from dgm_fast.sampling.wavenet.eager import EagerLoop
+from dgm_fast.sampling.wavenet.graphed import GraphedLoop
 from dgm_fast.sampling.wavenet.network import WaveNetNetwork
 from dgm_fast.sampling.wavenet.packed import pack, pack_condition
 from dgm_fast.sampling.wavenet.state import WaveNetState, padded
@@ -77,7 +78,8 @@ class WaveNetSampler:
         self.network = network.to(self.dtype)
         self.impl = op.choose(impl, self.network)
         if self.impl == "reference":
-            self._loop = EagerLoop(self.network, output)
+            loop = GraphedLoop if self.device.type == "cuda" else EagerLoop
+            self._loop = loop(self.network, output)
         else:
             self._packed = pack(self.network)
 
