@@ -11,10 +11,16 @@ from dgm_fast._core import extension
 from dgm_fast.sampling import WaveNetSampler
 from dgm_fast.sampling.wavenet.blocks import shared_bytes
 from tests.families.wavenet_models import VARIANTS, small
+from tests.processes import ROOT
 from tests.sampling.test_wavenet import CONFIGS, conditions, each_config, make_sampler, of
 from tests.sampling.wavenet_blocks import COMPILER, Blocks, build
 
-pytestmark = pytest.mark.skipif(COMPILER is None, reason="g++ was not found: apt install g++")
+pytestmark = [
+    pytest.mark.skipif(COMPILER is None, reason="g++ was not found: apt install g++"),
+    pytest.mark.skipif(
+        not (ROOT / "csrc").is_dir(), reason="an installed package has no CUDA sources"
+    ),
+]
 
 T = 21
 
