@@ -6,10 +6,6 @@
 
 #include <algorithm>
 #include <cstdint>
-#include <optional>
-#include <tuple>
-#include <utility>
-#include <vector>
 
 #include "common/buffer.h"
 #include "common/isa.h"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -153,10 +154,31 @@ def test_the_kernel_is_what_its_schema_says():
     torch.library.opcheck(op.draw["cuda"], (*arguments, *last), test_utils=tests)
 
 
-def test_a_network_that_is_too_large_is_told_why():
-    sampler, _ = make_sampler(small(), "reference")
-    many = replace(sampler.network, layers=sampler.network.layers * 67)
-    assert blocks.too_large(many) == "it has at most 200 layers; got 201"
+GPU = {"name": "a GPU", "major": 8, "minor": 0, "shared_memory_per_block_optin": 163 * 1024}
+
+
+@pytest.mark.parametrize(
+    ("layers", "dilation", "gpu", "reason"),
+    [
+        (3, 1, {}, None),
+        (3, 1, {"major": 7, "minor": 5}, "it needs compute capability 8.0; a GPU has 7.5"),
+        (201, 1, {}, "it has at most 200 layers; got 201"),
+        (3, 2**27, {}, "a signal's rings must hold less than 2147483648 floats; got 6442450944"),
+        (
+            3,
+            1,
+            {"shared_memory_per_block_optin": 1631},
+            "a signal needs 1632 bytes of shared memory, of which a GPU has 1631",
+        ),
+    ],
+)
+def test_a_network_that_does_not_fit_a_gpu_is_told_why(monkeypatch, layers, dilation, gpu, reason):
+    properties = SimpleNamespace(**(GPU | gpu))
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: properties)
+    network = make_sampler(small(), "reference")[0].network
+    layer = replace(network.layers[0], dilation=dilation)
+    found = blocks.unavailable_reason(replace(network, layers=(layer,) * layers))
+    assert found == reason
 
 
 def test_without_a_gpu_it_says_why_it_cannot_run():

@@ -1,4 +1,4 @@
-"""Which networks a GPU's sampler holds in the memory that a block of threads shares."""
+"""Which networks the CUDA sampler runs: what a block of threads shares has to fit its memory."""
 
 from __future__ import annotations
 
@@ -8,19 +8,27 @@ from dgm_fast._core.integers import ceil_div
 from dgm_fast.sampling.wavenet.network import WaveNetNetwork
 from dgm_fast.sampling.wavenet.state import padded
 
-__all__ = ["shared_bytes", "too_large"]
+__all__ = ["shared_bytes", "unavailable_reason"]
 
 # As in csrc/wavenet_sampler: cuda.cu, block_products.h and block_picks.h.
 _MOST_LAYERS, _TASKS, _QUAD, _ROWS, _SEGMENTS = 200, 256, 4, 8, 32
+_MOST_RING_FLOATS = 2**31
+# The oldest GPU that the extension is compiled for.
+_CAPABILITY = (8, 0)
 
 
-def too_large(network: WaveNetNetwork) -> str | None:
+def unavailable_reason(network: WaveNetNetwork) -> str | None:
     """Return why the kernel cannot run a network on its GPU, or None when it can."""
-    layers = len(network.layers)
+    device = torch.cuda.get_device_properties(network.last_weight.device)
+    if (device.major, device.minor) < _CAPABILITY:
+        return f"it needs compute capability 8.0; {device.name} has {device.major}.{device.minor}"
+
+    layers, floats = len(network.layers), sum(network.slots) * padded(network.channels)
     if layers > _MOST_LAYERS:
         return f"it has at most {_MOST_LAYERS} layers; got {layers}"
+    if floats >= _MOST_RING_FLOATS:
+        return f"a signal's rings must hold less than {_MOST_RING_FLOATS} floats; got {floats}"
 
-    device = torch.cuda.get_device_properties(network.last_weight.device)
     needed, has = shared_bytes(network), device.shared_memory_per_block_optin
     if needed > has:
         return f"a signal needs {needed} bytes of shared memory, of which {device.name} has {has}"

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from dgm_fast._core.implementation import ImplementationUnavailable, cpp, cuda, requested
 from dgm_fast._core.op import Direction, Op
-from dgm_fast.sampling.wavenet.blocks import too_large
+from dgm_fast.sampling.wavenet.blocks import unavailable_reason
 from dgm_fast.sampling.wavenet.network import WaveNetNetwork
 
 __all__ = ["choose", "draw"]
@@ -63,7 +63,7 @@ def choose(impl: str, network: WaveNetNetwork) -> str:
 
     weight = network.last_weight
     chosen = _op.choose(impl, weight.device, weight.dtype)
-    reason = too_large(network) if chosen == "cuda" else None
+    reason = unavailable_reason(network) if chosen == "cuda" else None
     if reason is None:
         return chosen
     if requested(impl) == "cuda":
