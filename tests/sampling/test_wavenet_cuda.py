@@ -12,6 +12,7 @@ from dgm_fast._core import extension
 from dgm_fast._core.implementation import ImplementationUnavailable
 from dgm_fast.sampling import WaveNetSampler
 from dgm_fast.sampling.wavenet import blocks, op
+from dgm_fast.sampling.wavenet.eager import EagerLoop
 from tests.families.wavenet_models import VARIANTS, make_model, small
 from tests.sampling.test_wavenet import CONFIGS, T, conditions, make_sampler, of
 
@@ -29,6 +30,8 @@ def make_both(config, batch, length=T):
     cuda, reference = (
         WaveNetSampler(network, model.output, impl=impl) for impl in ("cuda", "reference")
     )
+    # Called, not captured: an oracle apart from the graph.
+    reference._loop = EagerLoop(reference.network, reference.output)
     label, local = (None if each is None else each.cuda() for each in (label, local))
     return cuda, reference, label, local, cuda.draw_noise(batch, length)
 
