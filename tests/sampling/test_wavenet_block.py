@@ -70,7 +70,8 @@ def test_a_block_draws_what_the_reference_draws(program, config, temperature):
         assert agrees(state.rings, at_the_end.rings)
 
 
-SOME = {name: CONFIGS[name] for name in ("both", "mixture of 256", "kernel 3 of features", "wide")}
+NAMES = ("both", "mixture of 256", "kernel 3 of features", "whole vectors")
+SOME = {name: CONFIGS[name] for name in NAMES}
 each_of_some = pytest.mark.parametrize("config", SOME.values(), ids=SOME)
 
 
