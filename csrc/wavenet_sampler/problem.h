@@ -2,7 +2,8 @@
 #pragma once
 
 #include <cstdint>
-#include <vector>
+
+#include "common/host_device.h"
 
 namespace dgm::wavenet_sampler {
 
@@ -17,26 +18,26 @@ struct Sizes {
 // Matrices are input-major, so that the lanes of a product are its outputs.
 struct Network {
   Sizes sizes;
-  std::vector<int64_t> dilations, rings;  // of each layer; where its ring begins
-  const float *first, *first_bias;        // (first_kernel, inputs, channels)
-  const float* past;                      // (layers, kernel - 1, channels, 2 gated), oldest first
-  const float *chain, *residual_bias;     // (layers, channels 2 gated + gated channels)
-  const float *skip, *skip_bias;          // (layers gated, skips)
-  const float *head, *head_bias;          // (skips, head)
-  const float *last, *last_bias;          // (head, parameters)
-  const float* features;                  // (features, layers 2 gated), or null
+  const int64_t *dilations, *rings;    // of each layer; where its ring begins
+  const float *first, *first_bias;     // (first_kernel, inputs, channels)
+  const float* past;                   // (layers, kernel - 1, channels, 2 gated), oldest first
+  const float *chain, *residual_bias;  // (layers, channels 2 gated + gated channels)
+  const float *skip, *skip_bias;       // (layers gated, skips)
+  const float *head, *head_bias;       // (skips, head)
+  const float *last, *last_bias;       // (head, parameters)
+  const float* features;               // (features, layers 2 gated), or null
 
-  int64_t condition() const { return sizes.layers * 2 * sizes.gated; }
-  int64_t link() const { return 3 * sizes.channels * sizes.gated; }
-  const float* past_of(int64_t layer, int64_t tap) const {
+  DGM_HOST_DEVICE int64_t condition() const { return sizes.layers * 2 * sizes.gated; }
+  DGM_HOST_DEVICE int64_t link() const { return 3 * sizes.channels * sizes.gated; }
+  DGM_HOST_DEVICE const float* past_of(int64_t layer, int64_t tap) const {
     return past + (layer * (sizes.kernel - 1) + tap) * sizes.channels * 2 * sizes.gated;
   }
-  const float* present_of(int64_t layer) const { return chain + layer * link(); }
-  const float* residual_of(int64_t layer) const {
+  DGM_HOST_DEVICE const float* present_of(int64_t layer) const { return chain + layer * link(); }
+  DGM_HOST_DEVICE const float* residual_of(int64_t layer) const {
     return present_of(layer) + sizes.channels * 2 * sizes.gated;
   }
   // How many times back a tap of a layer looks.
-  int64_t delay(int64_t layer, int64_t tap) const {
+  DGM_HOST_DEVICE int64_t delay(int64_t layer, int64_t tap) const {
     return (sizes.kernel - 1 - tap) * dilations[layer];
   }
 };

@@ -290,7 +290,7 @@ class WaveNet(Pretrained, nn.Module):
             self.last.bias,
         )
         # The others name kernels of ops.
-        impl = self.impl if self.impl in ("reference", "cpp") else "auto"
+        impl = self.impl if self.impl in ("reference", "cpp", "cuda") else "auto"
         return WaveNetSampler(network, self.output, impl=impl)
 
     def draw_noise(self, n: int, length: int, generator: torch.Generator | None = None) -> Tensor:

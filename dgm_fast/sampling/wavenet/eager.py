@@ -157,7 +157,7 @@ class EagerLoop:
         if self.network.one_hot:
             # The last row of a table.
             rows = self.tables[0].shape[0] - 1
-            return _one_by_one(torch.where(none, rows, recent))
+            return _one_by_one(recent.masked_fill(none, rows))
         values = self.output.quantizer.scaled(recent, self.network.first_bias.dtype)
         return _one_by_one(values.masked_fill(none, 0.0).unsqueeze(2))
 

@@ -1,4 +1,4 @@
-"""The parameters of WaveNet as its C++ sampler takes them."""
+"""The parameters of WaveNet as its C++ and CUDA samplers take them."""
 
 from __future__ import annotations
 
@@ -43,10 +43,10 @@ def pack(network: WaveNetNetwork) -> PackedNetwork:
         for layer in layers
     ]
     skip = _matrix(network.skip_weight).unflatten(0, (len(layers), -1))  # (L, G, S)
-    features = torch.zeros(0)
+    features = network.first_bias.new_zeros(0)
     if network.features:
         maps = [_gates(layer.features)[..., 0].T for layer in layers]
-        features = torch.cat(maps, dim=1)
+        features = _pad_rows(torch.cat(maps, dim=1))
 
     weights = [
         _pad_last(network.first_weight.permute(2, 1, 0)),

@@ -13,6 +13,7 @@ from dgm_fast.distributions import CategoricalWaveform, WaveformOutput
 from dgm_fast.distributions.discretized_logistic import lowest_log_scale
 from dgm_fast.sampling.wavenet import op
 from dgm_fast.sampling.wavenet.eager import EagerLoop
+from dgm_fast.sampling.wavenet.graphed import GraphedLoop
 from dgm_fast.sampling.wavenet.network import WaveNetNetwork
 from dgm_fast.sampling.wavenet.packed import pack, pack_condition
 from dgm_fast.sampling.wavenet.state import WaveNetState, padded
@@ -32,7 +33,8 @@ class WaveNetSampler:
     Arguments:
         network: copied, so that training goes on without the sampler.
         output: the distribution of a level.
-        impl: `"auto"`, `"reference"`, a cached loop in plain PyTorch on any device, or `"cpp"`.
+        impl: `"auto"`, `"reference"`, a cached loop in plain PyTorch on any device, `"cpp"` on a
+            CPU, or `"cuda"`, one launch for all steps of a call, on an NVIDIA GPU.
 
     Shapes:
         Levels (B, n) int64, noise (B, n, N) as `output.draw_noise` makes it, features (B, F, n) of
@@ -74,9 +76,10 @@ class WaveNetSampler:
         self.dtype = torch.promote_types(weight.dtype, torch.float32)
         self.device, self.output = weight.device, output
         self.network = network.to(self.dtype)
-        self.impl = op.choose(impl, self.device, self.dtype)
+        self.impl = op.choose(impl, self.network)
         if self.impl == "reference":
-            self._loop = EagerLoop(self.network, output)
+            loop = GraphedLoop if self.device.type == "cuda" else EagerLoop
+            self._loop = loop(self.network, output)
         else:
             self._packed = pack(self.network)
 
@@ -90,7 +93,7 @@ class WaveNetSampler:
         condition = torch.cat([layer.bias for layer in network.layers]).unsqueeze(0)
         if context is not None:
             condition = condition + torch.cat([each.label[context] for each in network.layers], 1)
-        if self.impl == "cpp":
+        if self.impl != "reference":
             condition = pack_condition(condition, len(network.layers))
 
         floats = sum(network.slots) * padded(network.channels)
@@ -109,7 +112,8 @@ class WaveNetSampler:
         self._check_state(state)
         self._check_levels(levels, state.batch)
         features = self._features(features, state.batch, levels.shape[1])
-        self._go_on(state, levels.contiguous(), None, features, 1.0, None)
+        given = levels.to(self.device).contiguous()
+        self._go_on(state, given, None, features, 1.0, None)
         return replace(state, time=state.time + levels.shape[1])
 
     @torch.no_grad()
@@ -174,7 +178,7 @@ class WaveNetSampler:
                 return self._loop.go_on(state, given, noise, features, temperature, parameters_out)
 
         output = self.output
-        levels, parameters = op.draw(
+        levels, parameters = op.draw[self.impl](
             state.rings,
             state.recent,
             self._packed.weights,
@@ -199,15 +203,19 @@ class WaveNetSampler:
     def _check_state(self, state: WaveNetState) -> None:
         network = self.network
         floats = sum(network.slots) * padded(network.channels)
-        halves = padded(network.gate_channels) if self.impl == "cpp" else network.gate_channels
+        halves = network.gate_channels
+        if self.impl != "reference":
+            halves = padded(halves)
         if (
             state.rings.shape[1:] != (floats,)
             or state.recent.shape[1:] != (network.first_kernel,)
             or state.condition.shape[1:] != (len(network.layers) * 2 * halves,)
             or state.rings.dtype != self.dtype
+            or state.rings.device != self.device
         ):
-            got = tuple(state.rings.shape), state.rings.dtype
-            raise ValueError(f"state must be of this sampler's; got rings {got[0]} of {got[1]}")
+            rings = state.rings
+            got = f"{tuple(rings.shape)} of {rings.dtype} on {rings.device}"
+            raise ValueError(f"state must be of this sampler's; got rings {got}")
 
     def _check_levels(self, levels: Tensor, batch: int) -> None:
         if levels.dtype != torch.int64:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+import torch
 from torch import Tensor
 
 __all__ = ["PAD", "WaveNetState", "padded"]
@@ -37,6 +38,11 @@ class WaveNetState:
     def clone(self) -> WaveNetState:
         """Return a copy, from which a stream can go on in another way."""
         return replace(self, rings=self.rings.clone(), recent=self.recent.clone())
+
+    def to(self, device: torch.device | str) -> WaveNetState:
+        """Return the state on another device; kernels of CPUs and GPUs lay it out alike."""
+        tensors = (each.to(device) for each in (self.rings, self.recent, self.condition))
+        return WaveNetState(*tensors, self.time)
 
 
 def padded(size: int) -> int:

@@ -1,0 +1,127 @@
+"""The cached loop where each step is the replay of a CUDA graph."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from dgm_fast.sampling.graph import StepGraph
+from dgm_fast.sampling.wavenet.eager import EagerLoop
+from dgm_fast.sampling.wavenet.state import WaveNetState, padded
+
+__all__ = ["GraphedLoop"]
+
+Step = Callable[..., tuple[Tensor, ...]]
+
+
+class GraphedLoop(EagerLoop):
+    """Draws as `EagerLoop` does, without its launches: on a GPU that the kernel does not run on.
+
+    Attributes:
+        capture: turns a step and its inputs into what replays it; plain calls, for a test.
+    """
+
+    capture: Callable[..., Step] = StepGraph
+
+    # The last batch's.
+    _steps: GraphedSteps | None = None
+    _captured: tuple[object, ...] = ()
+
+    def go_on(
+        self,
+        state: WaveNetState,
+        given: Tensor | None,
+        noise: Tensor | None,
+        features: Tensor | None,
+        temperature: float,
+        parameters_out: Tensor | None,
+    ) -> Tensor:
+        """Move the state on in place; return the levels (B, n) drawn, or given."""
+        if given is not None or noise.numel() == 0:
+            return super().go_on(state, given, noise, features, temperature, parameters_out)
+
+        inputs = [noise] if features is None else [noise, features.transpose(1, 2)]
+        steps = self._steps_of(state, [each[:, 0] for each in inputs], temperature)
+        steps.take(state)
+        levels = noise.new_empty(noise.shape[:2], dtype=torch.int64)
+        for t in range(noise.shape[1]):
+            level, parameters = steps.replay(*(each[:, t] for each in inputs))
+            levels[:, t] = level
+            if parameters_out is not None:
+                parameters_out[:, t] = parameters
+        steps.give(state)
+        return levels
+
+    def _steps_of(
+        self, state: WaveNetState, inputs: list[Tensor], temperature: float
+    ) -> GraphedSteps:
+        wanted = state.rings.shape, state.condition.shape, temperature
+        if self._captured != wanted:
+            self._steps = None  # before another takes memory
+            self._steps = GraphedSteps(self, state, inputs, temperature)
+            self._captured = wanted
+        return self._steps
+
+
+class GraphedSteps:
+    """A step of a batch on tensors that stay: its state, and where in the rings it is.
+
+    Attributes:
+        replay: maps noise (B, N) and, where there are any, features (B, F) to levels (B,) and
+            parameters (B, P), which the next call overwrites.
+    """
+
+    def __init__(
+        self, loop: EagerLoop, state: WaveNetState, inputs: list[Tensor], temperature: float
+    ) -> None:
+        network, self.loop = loop.network, loop
+        self.channels, taps = network.channels, network.kernel - 1
+        slots = torch.tensor(network.slots, device=state.rings.device)
+        self.width = padded(network.channels)
+        self.begins = (slots.cumsum(0) - slots)[:, None]
+        self.slots = slots[:, None]
+        # Of each tap but the last, oldest first.
+        self.ages = slots[:, None] // taps * torch.arange(taps, device=slots.device)
+        self.now = torch.zeros_like(self.slots)
+        self.rings, self.recent = state.rings.clone(), state.recent.clone()
+        self.condition = state.condition.clone()
+        self.replay: Step = loop.capture(partial(self._step, temperature), *inputs)
+
+    def take(self, state: WaveNetState) -> None:
+        """Go on from a state."""
+        self.rings.copy_(state.rings)
+        self.recent.copy_(state.recent)
+        self.condition.copy_(state.condition)
+        self.now.copy_(state.time % self.slots)
+
+    def give(self, state: WaveNetState) -> None:
+        """Write to a state how far it got."""
+        state.rings.copy_(self.rings)
+        state.recent.copy_(self.recent)
+
+    def _step(
+        self, temperature: float, noise: Tensor, features: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        loop, rings = self.loop, self.rings.unflatten(1, (-1, self.width))
+        condition = self.condition
+        if features is not None:
+            condition = torch.addmm(condition, features, loop.features)
+
+        places = self.begins + (self.now + self.ages) % self.slots  # (L, k - 1)
+        pasts = rings[:, places.flatten(), : self.channels].unflatten(1, places.shape)
+        inputs, parameters, level = loop.step(
+            loop._encoded(self.recent),
+            [layer.unbind(1) for layer in pasts.unbind(1)],
+            loop._conditions(condition),
+            noise,
+            temperature,
+        )
+
+        # In the place of the oldest, which has been read.
+        rings[:, places[:, 0], : self.channels] = torch.stack(inputs, dim=1)
+        self.recent.copy_(torch.cat([self.recent[:, 1:], level[:, None]], dim=1))
+        self.now.add_(1).remainder_(self.slots)
+        return level, parameters
