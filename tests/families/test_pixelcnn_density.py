@@ -10,7 +10,7 @@ import torch.nn.functional as F
 
 from dgm_fast.distributions import LogisticMixture
 from dgm_fast.families import PixelCNN, PixelCNNConfig
-from dgm_fast.families.autoregressive import pixel_model
+from dgm_fast.families.autoregressive import convolutional_pixel_model
 from tests.families.pixel_models import (
     FAMILIES,
     MODELS,
@@ -216,8 +216,8 @@ def test_torch_seeds_govern_and_progress_is_told(family, monkeypatch):
     first = model.sample(4, progress=lambda done, of: told.append((done, of)))
     assert told == [(12, 12)]
     # Little work at once, and the images one after another.
-    monkeypatch.setattr(pixel_model, "_PIECE", 1)
-    monkeypatch.setattr(pixel_model, "_TOGETHER", 1)
+    monkeypatch.setattr(convolutional_pixel_model, "_PIECE", 1)
+    monkeypatch.setattr(convolutional_pixel_model, "_TOGETHER", 1)
     torch.manual_seed(3)
     assert torch.equal(first, model.sample(4, progress=lambda done, of: told.append((done, of))))
     assert told[1:] == [(row, 12) for row in range(1, 13)]
