@@ -193,7 +193,7 @@ class Samples {
 
   // Shows the network a feature; what overflows is nothing to those that come after it.
   void see(Vec x, int64_t step, int64_t i) {
-    store(unit(0, plan.start(0, step)) + i, is_finite(x, Vec{}) * d.step.scale + d.step.shift);
+    store(unit(0, plan.start(0, step)) + i, finite_or(x, Vec{}) * d.step.scale + d.step.shift);
   }
 
   const Sweep& d;

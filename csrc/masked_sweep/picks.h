@@ -19,7 +19,7 @@ struct Parameters {
   DGM_INLINE_MEMBER Vec operator[](int64_t i) const { return load(data + i * pitch); }
 };
 
-DGM_INLINE Vec is_finite(Vec x, Vec otherwise) {
+DGM_INLINE Vec finite_or(Vec x, Vec otherwise) {
   return absolute(x) <= 0x1.fffffep+127f ? x : otherwise;
 }
 

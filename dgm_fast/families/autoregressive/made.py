@@ -383,21 +383,16 @@ class MADE(Pretrained, nn.Module):
             expected = f"(n, D, N) with n = {n} and D = {D}"
             raise ValueError(f"noise must have shape {expected}; got {tuple(noise.shape)}")
         sets = [self._active_set] if self.training else range(self.config.num_masks)
-        if len(sets) == 1:
-            sampler = self.sampler(sets[0], temperature=temperature)
-            x = sampler.draw(sampler.start(n, **rows), noise, progress=progress)
-            return x.to(weight.dtype).view(*shape, D)
-
-        x = weight.new_zeros(n, D)
+        # Of one set all samples, else those whose uniform falls to it.
         which = (philox_uniform((n, 1), seed=seed, stream=_SET_STREAM)[:, 0] * len(sets)).long()
-        present = which.unique().tolist()
+        present = which.unique().tolist() if len(sets) > 1 else [0]
+        x = weight.new_zeros(n, D)
         for done, place in enumerate(present):
             at = (which == place).nonzero().squeeze(1)
             sampler = self.sampler(sets[place], temperature=temperature)
-            some = {k: None if each is None else each[at] for k, each in rows.items()}
+            some = {name: None if each is None else each[at] for name, each in rows.items()}
             told = progress and _after(progress, done, len(present))
-            drawn = sampler.draw(sampler.start(len(at), **some), noise[at], progress=told)
-            x[at] = drawn.to(weight.dtype)
+            x[at] = sampler.draw(sampler.start(len(at), **some), noise[at], progress=told).to(x)
 
         return x.view(*shape, D)
 
