@@ -40,10 +40,11 @@ def share_types() -> None:
 
 
 def repair_bfloat16() -> None:
-    """Round to the nearest bfloat16 and multiply its values.
+    """Round to the nearest bfloat16 and multiply its values; give a tile's rows one order of sums.
 
     Triton 3.6 and 3.7 keep a bfloat16 as its 16 bits in an integer array; casts to it truncate, and
-    `tl.dot` multiplies the bits.
+    `tl.dot` multiplies the bits. Where numpy adds float32 products, a row's bits depend, on some
+    processors, on its place in the tile, which no GPU's do: so they are added in float64.
     """
     if InterpreterBuilder.cast_impl is not _cast:
         InterpreterBuilder.cast_impl = _cast
@@ -109,8 +110,14 @@ def _cast(builder: InterpreterBuilder, source: TensorHandle, dtype: tl.dtype) ->
     return TensorHandle(rounded.view(torch.int16).numpy().view(np.uint16), tl.bfloat16)
 
 
-def _dot(builder: InterpreterBuilder, a: TensorHandle, b: TensorHandle, *rest: Any) -> TensorHandle:
+def _dot(
+    builder: InterpreterBuilder, a: TensorHandle, b: TensorHandle, sums: TensorHandle, *rest: Any
+) -> TensorHandle:
     if a.dtype.scalar == tl.bfloat16:
         a, b = (_truncating_cast(builder, each, tl.float32) for each in (a, b))
+    if sums.data.dtype != np.float32:
+        return _bitwise_dot(builder, a, b, sums, *rest)
 
-    return _bitwise_dot(builder, a, b, *rest)
+    left, right = (each.data.astype(np.float64) for each in (a, b))
+    products = np.matmul(left, right).astype(np.float32)
+    return TensorHandle(products + sums.data, sums.dtype.scalar)
