@@ -1,7 +1,8 @@
 """Build the extension with ninja against torch's stable ABI, or say why it is not built.
 
-`DGM_FAST_BUILD` chooses: `auto` (C++ where a compiler is found, CUDA where nvcc is; what fails is
-left out with a warning), `cpu` and `cuda` (the same, but a failure stops the build), `none`.
+`DGM_FAST_BUILD` chooses: `auto` (C++ where a compiler is found, CUDA where nvcc is and torch has
+CUDA; what fails is left out with a warning), `cpu` and `cuda` (C++, or both, but a failure stops
+the build), `none`.
 """
 
 from __future__ import annotations
@@ -49,6 +50,16 @@ def torch_folder() -> Path:
     return Path(spec.origin).parent
 
 
+def torch_has_cuda() -> bool:
+    """Whether torch could load what is built for CUDA; importing it would take seconds."""
+    try:
+        version = (torch_folder() / "version.py").read_text()
+    except (Missing, OSError):
+        return False
+
+    return re.search(r"^cuda\b.*=\s*['\"]", version, flags=re.MULTILINE) is not None
+
+
 def tool(variable: str, *names: str, hint: str) -> list[str]:
     """Return the command of a tool: what the environment variable names, else the first found."""
     named = shlex.split(os.environ.get(variable, ""))
@@ -93,7 +104,9 @@ class NinjaBuild(build_ext):
         if mode not in ("auto", "cpu", "cuda", "none"):
             raise SystemExit(f"DGM_FAST_BUILD must be auto, cpu, cuda or none; got {mode!r}")
 
-        wanted = {"none": [], "cpu": ["dgm_fast._C"]}.get(mode, ["dgm_fast._C", "dgm_fast._cuda"])
+        wanted = ["dgm_fast._C"] if mode != "none" else []
+        if mode == "cuda" or (mode == "auto" and torch_has_cuda()):
+            wanted.append("dgm_fast._cuda")
         self.extensions = [each for each in self.extensions if each.name in wanted]
         for extension in list(self.extensions):
             try:

@@ -29,16 +29,16 @@ pytestmark = [
 ]
 
 
-def _nvcc_flags():
+def _setup():
     spec = importlib.util.spec_from_file_location("dgm_fast_setup", ROOT / "setup.py")
     setup = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(setup)
-    return setup.nvcc_flags()
+    return setup
 
 
 def _compile(source, folder):
     """Return what ptxas says of each kernel of a source: one match a kernel and target."""
-    command = [NVCC, *_nvcc_flags(), "-Xptxas=-v", "-c", source, "-o", folder / "cuda.o"]
+    command = [NVCC, *_setup().nvcc_flags(), "-Xptxas=-v", "-c", source, "-o", folder / "cuda.o"]
     result = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert result.returncode == 0, result.stderr
     return list(_FUNCTION.finditer(result.stderr))
@@ -76,3 +76,14 @@ def test_spills_are_read_back(tmp_path):
 
     assert {kernel["target"] for kernel in kernels} == {"sm_80", "sm_90a"}
     assert all(int(kernel["stores"]) > 0 for kernel in kernels)
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [("cuda: Optional[str] = '13.0'", True), ("cuda: Optional[str] = None", False), ("", False)],
+)
+def test_cuda_is_built_where_torch_could_load_it(line, expected, tmp_path, monkeypatch):
+    setup = _setup()
+    (tmp_path / "version.py").write_text(f"debug = False\n{line}\nhip: Optional[str] = None\n")
+    monkeypatch.setattr(setup, "torch_folder", lambda: tmp_path)
+    assert setup.torch_has_cuda() is expected
