@@ -8,6 +8,7 @@ by what is fastest.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from functools import partial
 
@@ -28,7 +29,7 @@ __all__ = ["MODELS", "batch_case"]
 BATCHES = (1, 16, 100, 256)
 
 
-class Model:
+class Model(ABC):
     """What a case is of: how to make features, and how to evaluate their density.
 
     Attributes:
@@ -40,21 +41,21 @@ class Model:
     def __init__(self, features: int, hidden: tuple[int, ...], device: torch.device) -> None:
         self.features, self.hidden, self.device = features, hidden, device
 
+    @abstractmethod
     def network(self) -> MaskedNetwork:
         """Return the parameters as they are."""
-        raise NotImplementedError
 
+    @abstractmethod
     def noise(self, batch: int) -> Tensor:
         """Draw the noise, or y, (B, D, N)."""
-        raise NotImplementedError
 
+    @abstractmethod
     def parameters(self, x: Tensor) -> Tensor:
         """Return those of every feature, (B, D, P)."""
-        raise NotImplementedError
 
+    @abstractmethod
     def density(self, x: Tensor) -> Tensor:
         """Evaluate it."""
-        raise NotImplementedError
 
 
 class BernoulliMADE(Model):

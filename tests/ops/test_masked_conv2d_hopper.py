@@ -114,3 +114,11 @@ def test_without_a_gpu_it_says_why_it_cannot_run():
     x = torch.zeros(1, 8, 4, 4, dtype=torch.bfloat16)
     with pytest.raises(RuntimeError, match="masked_conv2d: impl='cuda' cannot run"):
         masked_conv2d(x, torch.zeros(8, 8, 3, 3, dtype=torch.bfloat16), mask_type="B", impl="cuda")
+
+
+@pytest.mark.parametrize(
+    ("first", "width", "expected"), [(0, 16, True), (8, 24, True), (4, 16, False), (0, 12, False)]
+)
+def test_rows_beside_others_are_taken_where_vectors_start_on_16_bytes(first, width, expected):
+    rows = torch.zeros(6, width, dtype=torch.bfloat16)[:, first : first + 8]
+    assert hopper._start_on_16_bytes(None, rows) is expected

@@ -6,8 +6,8 @@ long as it runs, beside pixels on their way: what fits is decided here, from siz
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from torch import Tensor
 
@@ -124,64 +124,6 @@ def _widths(grid: Grid) -> list[int]:
     return sorted((8, 16, 32, 64), key=covered)
 
 
-def forward(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    residual: Tensor | None,
-    groups: int,
-    strict: bool,
-    dilation_h: int,
-    dilation_w: int,
-    gated: bool,
-    keep: bool,
-    channels_last: bool,
-) -> tuple[Tensor, Tensor]:
-    """Return y and, where asked, what its gate was given."""
-    return kernels.forward(
-        x,
-        weight,
-        bias,
-        residual,
-        groups,
-        strict,
-        dilation_h,
-        dilation_w,
-        gated,
-        keep,
-        channels_last,
-        product=product,
-    )
-
-
-def backward(
-    grad_y: Tensor,
-    x: Tensor,
-    weight: Tensor,
-    kept: Tensor | None,
-    groups: int,
-    strict: bool,
-    dilation_h: int,
-    dilation_w: int,
-    channels_last: bool,
-    needs: Sequence[bool],
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return the gradients of x, weight, bias and what the gate was given, or empty ones."""
-    return kernels.backward(
-        grad_y,
-        x,
-        weight,
-        kept,
-        groups,
-        strict,
-        dilation_h,
-        dilation_w,
-        channels_last,
-        needs,
-        product=product,
-    )
-
-
 def product(
     layer: Layer,
     rows: Tensor,
@@ -195,27 +137,37 @@ def product(
     after: bool = False,
 ) -> None:
     """Write y as `launch.product` does, in CUDA C++ where it fits."""
-    written = [each for each in (y, residual, kept) if each is not None]
-    lie_so = all(each.stride(1) == 1 for each in (y, *([] if kept is None else [kept])))
-    plan = plan_of(layer, grid, after) if lie_so and y.numel() > 0 else None
-    rows_start = all(each.data_ptr() % 16 == 0 for each in (rows, *written))
-    if plan is None or not rows_start or rows.stride(0) % _TOGETHER:
+    images = (y, kept, residual)
+    plan = plan_of(layer, grid, after) if y.numel() > 0 and y.stride(1) == 1 else None
+    # Where they lie so, y and what is kept are written in place.
+    views = [None if each is None or plan is None else launch.rows_of(each) for each in images]
+    if plan is None or not _start_on_16_bytes(rows, *views):
         launch.product(
             layer, rows, grid, weight, y, bias=bias, residual=residual, kept=kept, after=after
         )
         return
 
+    of_y, of_kept, of_residual = views
     outs, ins = layer.groups_of
     multiply_live_taps(
         rows,
         weight,
         bias,
-        None if residual is None else launch.rows_of(residual),
-        launch.rows_of(y),
-        None if kept is None else launch.rows_of(kept),
+        of_residual,
+        of_y,
+        of_kept,
         [grid.samples, grid.height, grid.width],
         [layer.parts, outs, ins, int(layer.strict), int(after)],
         plan.numbers(),
         [number for column in plan.columns for number in column],
         list(plan.taps),
     )
+
+
+def _start_on_16_bytes(*rows: Tensor | None) -> bool:
+    """Whether all rows do, as vectors are loaded and stored."""
+    return all(each is None or launch.alignment(each) % _TOGETHER == 0 for each in rows)
+
+
+forward = partial(kernels.forward, product=product)
+backward = partial(kernels.backward, product=product)
