@@ -10,7 +10,7 @@ import torch
 
 from dgm_fast.families import MADE, MADEConfig
 from dgm_fast.families.autoregressive.degrees import even_degrees
-from dgm_fast.families.autoregressive.made import degrees_of
+from dgm_fast.families.autoregressive.made_config import degrees_of
 
 D, C = 6, 2
 OUTPUTS = ["bernoulli", "categorical", "gaussian", "gaussian_mixture"]
