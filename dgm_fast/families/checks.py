@@ -67,15 +67,7 @@ def context_rows(context: Tensor | None, shape: tuple[int, ...], *, labels: bool
     if context is None:
         return None
 
-    inner = () if labels else context.shape[-1:]
-    try:
-        return context.expand((*shape, *inner)).reshape(math.prod(shape), *inner)
-    except RuntimeError as error:
-        dims = "dims" if labels else "dims before the last"
-        raise ValueError(
-            f"context must have {dims} that broadcast to shape = {shape}; "
-            f"got {tuple(context.shape)}"
-        ) from error
+    return rows_of("context", context, shape, 0 if labels else 1)
 
 
 def rows_of(name: str, x: Tensor, shape: tuple[int, ...], inner: int) -> Tensor:
@@ -84,7 +76,8 @@ def rows_of(name: str, x: Tensor, shape: tuple[int, ...], inner: int) -> Tensor:
     try:
         return x.expand((*shape, *own)).reshape(math.prod(shape), *own)
     except RuntimeError as error:
+        dims = "dims before the last" if inner else "dims"
+        dims += f" {inner}" if inner > 1 else ""
         raise ValueError(
-            f"{name} must have dims before the last {inner} that broadcast to shape = {shape}; "
-            f"got {tuple(x.shape)}"
+            f"{name} must have {dims} that broadcast to shape = {shape}; got {tuple(x.shape)}"
         ) from error

@@ -82,7 +82,10 @@ def test_given_features_broadcast_and_stay():
         ({"temperature": -1.0}, "temperature must be at least 0; got -1.0"),
         ({"noise": torch.zeros(3, 40, 1)}, r"noise must have shape \(n, D, N\)"),
         ({"given": torch.zeros(40)}, "given_mask is None"),
-        ({"given": torch.zeros(3), "given_mask": torch.ones(40) > 0}, "given must broadcast"),
+        (
+            {"given": torch.zeros(3), "given_mask": torch.ones(40) > 0},
+            r"given must have dims that broadcast to shape = \(2, 40\); got \(3,\)",
+        ),
     ],
 )
 def test_what_does_not_fit_is_named(arguments, message):

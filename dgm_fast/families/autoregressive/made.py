@@ -34,7 +34,7 @@ from dgm_fast.distributions import (
 from dgm_fast.families.activations import ACTIVATIONS
 from dgm_fast.families.autoregressive.degrees import Degrees
 from dgm_fast.families.autoregressive.made_config import CONDITIONALS, MADEConfig, degrees_of
-from dgm_fast.families.checks import as_shape, context_rows
+from dgm_fast.families.checks import as_shape, context_rows, rows_of
 from dgm_fast.families.pretrained import Pretrained
 from dgm_fast.layers import MaskedLinear
 from dgm_fast.ops import MaskStructure, philox_uniform
@@ -248,7 +248,8 @@ class MADE(Pretrained, nn.Module):
         rows |= {"given": given, "given_mask": given_mask}
         for name in ("given", "given_mask"):
             if rows[name] is not None:
-                rows[name] = _rows(name, rows[name], (*shape, D)).to(weight.device)
+                each = rows_of(name, rows[name], (*shape, D), 0)
+                rows[name] = each.view(n, D).to(weight.device)
         seed = draw_seed(weight.device, generator)
         if noise is None:
             noise = self.conditional.draw_noise(n, D, seed, weight.dtype)
@@ -310,15 +311,6 @@ class MADE(Pretrained, nn.Module):
 
     def extra_repr(self) -> str:
         return str(self.config)
-
-
-def _rows(name: str, value: Tensor, shape: tuple[int, ...]) -> Tensor:
-    try:
-        return value.expand(shape).reshape(-1, shape[-1])
-    except RuntimeError as error:
-        raise ValueError(
-            f"{name} must broadcast to {shape}; got shape {tuple(value.shape)}"
-        ) from error
 
 
 def _after(
