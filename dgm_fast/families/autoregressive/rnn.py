@@ -87,7 +87,8 @@ class RNN(TokenModel):
         Log-likelihoods are of a whole sequence, in nats; by T they are nats a token.
 
     Precision:
-        Likelihoods are at least float32, also under autocast.
+        Likelihoods are at least float32, also under autocast. The layers are torch's, of which
+        `torch.compile(fullgraph=True)` wants `torch._dynamo.config.allow_rnn`.
 
     Raises:
         TypeError: context is not int64.
