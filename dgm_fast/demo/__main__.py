@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-import shutil
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -17,14 +16,13 @@ from torch import Tensor, nn
 from dgm_fast._core import extension
 from dgm_fast.demo.speed import print_speed
 from dgm_fast.demo.text import train_text
+from dgm_fast.demo.trained import trained
 from dgm_fast.demo.vowels import train_vowels
-from dgm_fast.families import FAMILIES
 from dgm_fast.families.autoregressive import PixelModel
-from dgm_fast.training import load_dataset, mean_nll_nats, train
+from dgm_fast.training import mean_nll_nats
 from dgm_fast.training.data import Dataset
 from dgm_fast.training.images import save_image_grids
 from dgm_fast.training.metrics import likelihood_table
-from dgm_fast.training.recipes import find_recipe
 from dgm_fast.training.subnormals import flush_subnormals
 
 SHOWN = {
@@ -70,10 +68,10 @@ def main() -> None:
 
     try:
         train_digits(demo, console)
-        if demo.vowels and train_vowels(demo.out, console, demo.epochs):
-            sys.exit(130)
-        if demo.text and train_text(demo.out, console, demo.epochs):
-            sys.exit(130)
+        if demo.vowels:
+            train_vowels(demo.out, console, demo.epochs)
+        if demo.text:
+            train_text(demo.out, console, demo.epochs)
     except (ImportError, OSError, ValueError) as error:
         sys.exit(f"dgm_fast.demo: {error}")
     if demo.speed:
@@ -85,8 +83,8 @@ def train_digits(demo: Demo, console: Console) -> None:
     nats: dict[str, float] = {}
     grids: dict[str, Tensor] = {}
     for family in demo.families:
-        model, dataset = _train(family, demo, console)
         title = SHOWN[family]
+        model, dataset = trained(family, "digits", title, demo.out, console, demo.epochs)
         nats[title], samples = _look_at(model, dataset)
         grids[f"{title}: {nats[title]:.1f} nats"] = samples
         if isinstance(model, PixelModel):
@@ -101,24 +99,6 @@ def train_digits(demo: Demo, console: Console) -> None:
     path = demo.out / "samples.png"
     save_image_grids(grids, path, dataset.levels)
     console.print(f"{COUNT} samples of each in {path}, weights and logs in {demo.out}\n")
-
-
-def _train(family: str, demo: Demo, console: Console) -> tuple[nn.Module, Dataset]:
-    recipe = find_recipe(family, "digits", "none")
-    config = replace(recipe.train, tensorboard=False, epochs=demo.epochs or recipe.train.epochs)
-    dataset = load_dataset(recipe.data)
-
-    # The demo starts afresh every time; the folder of its run is its own.
-    folder = demo.out / f"{family}_digits"
-    shutil.rmtree(folder, ignore_errors=True)
-    torch.manual_seed(config.seed)
-    result = train(FAMILIES[family](recipe.model), dataset, config, folder, console=console)
-    if result.interrupted:
-        sys.exit(130)
-
-    console.print(f"{SHOWN[family]}: {result.seconds:.0f} s of training, {result.steps} steps")
-    device = config.resolve_device()
-    return FAMILIES[family].from_pretrained(folder, device=device), dataset
 
 
 def _look_at(model: nn.Module, dataset: Dataset) -> tuple[float, Tensor]:

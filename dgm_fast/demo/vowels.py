@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import shutil
-from dataclasses import replace
 from pathlib import Path
 
 import torch
 from rich.console import Console
 
-from dgm_fast.families import WaveNet
-from dgm_fast.training import load_dataset, mean_nll_nats, train
+from dgm_fast.demo.trained import trained
+from dgm_fast.training import mean_nll_nats
 from dgm_fast.training.data import VOWELS
 from dgm_fast.training.metrics import likelihood_table
-from dgm_fast.training.recipes import find_recipe
 from dgm_fast.training.waveforms import save_signals
 
 __all__ = ["train_vowels"]
@@ -22,29 +19,16 @@ __all__ = ["train_vowels"]
 LENGTH = 800
 
 
-def train_vowels(out: Path, console: Console, epochs: int | None = None) -> bool:
+def train_vowels(out: Path, console: Console, epochs: int | None = None) -> None:
     """Train by the recipe, print the likelihood beside the baselines, draw a signal of each vowel.
 
     Arguments:
         out: folder of the demo.
         console: where to print.
         epochs: of training; default the recipe's.
-
-    Returns whether the training was interrupted.
     """
-    recipe = find_recipe("wavenet", "vowels")
-    config = replace(recipe.train, tensorboard=False, epochs=epochs or recipe.train.epochs)
-    dataset = load_dataset(recipe.data)
-    folder = out / "wavenet_vowels"
-    shutil.rmtree(folder, ignore_errors=True)
-    torch.manual_seed(config.seed)
-    result = train(WaveNet(recipe.model), dataset, config, folder, console=console)
-    if result.interrupted:
-        return True
-
-    console.print(f"WaveNet, signals: {result.seconds:.0f} s of training, {result.steps} steps")
-    device = config.resolve_device()
-    model = WaveNet.from_pretrained(folder, device=device)
+    model, dataset = trained("wavenet", "vowels", "WaveNet, signals", out, console, epochs)
+    device = next(model.parameters()).device
     nats = mean_nll_nats(model, *dataset.split("test"), device=device)
     console.print(likelihood_table({"WaveNet, autoregressive": nats}, dataset))
 
@@ -62,4 +46,3 @@ def train_vowels(out: Path, console: Console, epochs: int | None = None) -> bool
     path = out / "vowels.png"
     save_signals(torch.stack(signals), titles, path, dataset.sample_rate_hz)
     console.print(f"a signal of each vowel in {path}, and as WAV files beside it\n")
-    return False
