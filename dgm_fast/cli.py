@@ -115,7 +115,7 @@ class Sample:
     label: int | None = None
     """Class of all samples of a class-conditional model; without it each class in turn."""
     temperature: float | None = None
-    """Scale of a flow's base noise, or of each sample's distribution in a signal or text."""
+    """Scale of a flow's base noise, or of each value's distribution in an autoregressive model."""
     length: int | None = None
     """Samples of a signal, without it those of a segment of the training data; or tokens of a text,
     the prompt's among them, without it 500."""

@@ -10,7 +10,7 @@ import torch
 import dgm_fast
 from dgm_fast._core import extension
 from dgm_fast._core.implementation import ImplementationUnavailable
-from dgm_fast.families.autoregressive import pixel_model
+from dgm_fast.families.autoregressive import convolutional_pixel_model
 from dgm_fast.sampling import PixelSampler
 from dgm_fast.sampling.pixelcnn import op
 from dgm_fast.sampling.pixelcnn.eager import runs
@@ -138,7 +138,7 @@ def test_images_are_drawn_in_parts_that_fit_in_memory(monkeypatch):
     model = model_of(CONFIGS["gated"])
     noise, label = model.draw_noise(7), label_of(model, 7)
     whole = model.sample(7, label, noise=noise)
-    monkeypatch.setattr(pixel_model, "_TOGETHER", 2 * 4 * model.sampler().floats)
+    monkeypatch.setattr(convolutional_pixel_model, "_TOGETHER", 2 * 4 * model.sampler().floats)
     assert torch.equal(model.sample(7, label, noise=noise), whole)
 
     def interrupt(done, of):

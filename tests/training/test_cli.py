@@ -204,9 +204,21 @@ def test_unavailable_implementation_says_why(trained, capsys):
 
 @pytest.mark.parametrize("command", ["sample", "evaluate"])
 def test_an_option_of_another_family_is_refused(trained, command, capsys):
-    option = {"sample": "temperature", "evaluate": "samples"}[command]
+    option = {"sample": "top-k", "evaluate": "samples"}[command]
     assert cli.main([command, str(trained), f"--{option}", "2", "--device", "cpu"]) == 2
-    assert f"{option} must not be given: made" in capsys.readouterr().err
+    name = option.replace("-", "_")
+    assert f"{name} must not be given: made" in capsys.readouterr().err
+
+
+def test_sample_passes_a_temperature_on(trained, tmp_path):
+    image = pytest.importorskip("PIL.Image", reason="Pillow is not installed")
+    paths = [tmp_path / f"{seed}.png" for seed in (1, 2)]
+    for seed, path in enumerate(paths, start=1):
+        options = ["--temperature", "0", "--seed", str(seed), "--out", str(path)]
+        assert cli.main(["sample", str(trained), *options, "--device", "cpu"]) == 0
+    # Without chance seeds decide nothing.
+    first, second = (image.open(path).tobytes() for path in paths)
+    assert first == second
 
 
 def test_evaluate_takes_the_first_rows_only_when_asked(trained, capsys):
