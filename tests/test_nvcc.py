@@ -38,7 +38,7 @@ def _setup():
 
 def _compile(source, folder):
     """Return what ptxas says of each kernel of a source: one match a kernel and target."""
-    # Of what later GPUs compile for themselves ptxas says nothing, and it takes a fifth of the time.
+    # ptxas says nothing of what later GPUs compile for themselves, and it is a fifth of the time.
     flags = [flag for flag in _setup().nvcc_flags() if "code=compute" not in flag]
     command = [NVCC, *flags, "-Xptxas=-v", "-c", source, "-o", folder / "cuda.o"]
     result = subprocess.run(command, capture_output=True, text=True, timeout=300)
