@@ -4,11 +4,14 @@
 // GPU's, or threads of a CPU, on which this is tested.
 #pragma once
 
+#include "common/block_draws.h"
+#include "common/block_products.h"
 #include "wavenet_sampler/block_picks.h"
-#include "wavenet_sampler/block_products.h"
 #include "wavenet_sampler/problem.h"
 
 namespace dgm::wavenet_sampler {
+
+using namespace blocks;
 
 constexpr int kMostSignals = 8;
 

@@ -11,24 +11,20 @@ from dgm_fast._core import extension
 from dgm_fast.sampling import WaveNetSampler
 from dgm_fast.sampling.wavenet.blocks import shared_bytes
 from tests.families.wavenet_models import VARIANTS, small
-from tests.processes import ROOT
+from tests.sampling.block_programs import build, build_watched, needs_compiler
 from tests.sampling.test_wavenet import CONFIGS, conditions, each_config, make_sampler, of
-from tests.sampling.wavenet_blocks import COMPILER, Blocks, build
+from tests.sampling.wavenet_blocks import Blocks
 
-pytestmark = [
-    pytest.mark.skipif(COMPILER is None, reason="g++ was not found: apt install g++"),
-    pytest.mark.skipif(
-        not (ROOT / "csrc").is_dir(), reason="an installed package has no CUDA sources"
-    ),
-]
+pytestmark = needs_compiler
 
+SOURCE = "wavenet_block.cpp"
 T = 21
 
 
 @pytest.fixture(scope="module")
 def program(tmp_path_factory):
     """The program, compiled once."""
-    return build(tmp_path_factory.mktemp("block"))
+    return build(SOURCE, tmp_path_factory.mktemp("block"))
 
 
 def work_of(config, batch, length=T):
@@ -200,18 +196,7 @@ WAITS = 1 + 4 * RACY.layers - 2 + 6 + 2 + 1
 def watched(tmp_path_factory):
     """The program under ThreadSanitizer."""
     folder = tmp_path_factory.mktemp("watched")
-    try:
-        program = build(folder, "-fsanitize=thread", "-g")
-    except AssertionError as error:
-        if "-ltsan" in str(error) or "libtsan" in str(error):
-            pytest.skip("the compiler has no ThreadSanitizer: apt install libtsan2")
-        raise
-    try:
-        _draw_watched(program, RACY)
-    except RuntimeError as error:
-        if "unexpected memory mapping" in str(error):
-            pytest.skip("ThreadSanitizer cannot run here: sysctl vm.mmap_rnd_bits=28")
-    return program
+    return build_watched(SOURCE, folder, lambda program: _draw_watched(program, RACY))
 
 
 def _draw_watched(program, config, left_out=-1):

@@ -1,10 +1,7 @@
-"""The GPU's sampler of WaveNet on threads of this CPU: a program, and how it is called."""
+"""The GPU's sampler of WaveNet on threads of this CPU: how its program is called."""
 
 from __future__ import annotations
 
-import shutil
-import subprocess
-import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -15,21 +12,7 @@ from dgm_fast.distributions import CategoricalWaveform
 from dgm_fast.distributions.discretized_logistic import lowest_log_scale
 from dgm_fast.sampling import WaveNetSampler
 from dgm_fast.sampling.wavenet.packed import pack, pack_condition
-from tests.processes import ROOT
-
-COMPILER = shutil.which("g++")
-SOURCE = Path(__file__).with_name("wavenet_block.cpp")
-
-
-def build(folder, *flags):
-    """Compile the program and return where it is."""
-    program = folder / "wavenet_block"
-    # To compile it takes longer than to run it.
-    command = [COMPILER, "-std=c++17", "-O0", "-march=native", "-pthread", f"-I{ROOT / 'csrc'}"]
-    command += [*flags, SOURCE, "-o", program]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=250)
-    assert result.returncode == 0, result.stderr
-    return program
+from tests.sampling.block_programs import run
 
 
 @dataclass(frozen=True)
@@ -37,7 +20,7 @@ class Blocks:
     """A sampler whose steps the program makes; its states are those of a kernel.
 
     Attributes:
-        program: that `build` returned.
+        program: that `build` made of `wavenet_block.cpp`.
         sampler: any of the same network.
         signals: of a block.
         threads: of a block.
@@ -85,7 +68,7 @@ class Blocks:
             torch.zeros(0) if noise is None else noise,
             torch.zeros(0, dtype=torch.int64) if given is None else given,
         ]
-        drawn, parameters, rings, recent, plan = self._run(arrays)
+        drawn, parameters, rings, recent, plan = run(self.program, arrays)
         after = replace(
             state,
             rings=torch.tensor(rings.view(np.float32)).view_as(state.rings),
@@ -102,25 +85,3 @@ class Blocks:
     def _begins(self, packed):
         sizes = [(packed.sizes[2] - 1) * each * packed.sizes[0] for each in packed.dilations]
         return [sum(sizes[:place]) for place in range(len(sizes))]
-
-    def _run(self, arrays):
-        with tempfile.TemporaryDirectory() as folder:
-            given, got = Path(folder, "given"), Path(folder, "got")
-            given.write_bytes(b"".join(map(_with_its_length, arrays)))
-            command = [self.program, given, got]
-            result = subprocess.run(command, capture_output=True, text=True, timeout=250)
-            if result.returncode:
-                raise RuntimeError(result.stderr)
-            return list(_arrays_of(got.read_bytes()))
-
-
-def _with_its_length(values):
-    array = values.contiguous().numpy() if isinstance(values, torch.Tensor) else np.int64(values)
-    return np.int64(array.nbytes).tobytes() + array.tobytes()
-
-
-def _arrays_of(data):
-    while data:
-        length = int(np.frombuffer(data[:8], np.int64)[0])
-        yield np.frombuffer(data[8 : 8 + length], np.uint8)
-        data = data[8 + length :]

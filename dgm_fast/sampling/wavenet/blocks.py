@@ -10,7 +10,7 @@ from dgm_fast.sampling.wavenet.state import padded
 
 __all__ = ["shared_bytes", "unavailable_reason"]
 
-# As in csrc/wavenet_sampler: cuda.cu, block_products.h and block_picks.h.
+# As in csrc: wavenet_sampler/cuda.cu, common/block_products.h and common/block_draws.h.
 _MOST_LAYERS, _TASKS, _QUAD, _ROWS, _SEGMENTS = 200, 256, 4, 8, 32
 _MOST_RING_FLOATS = 2**31
 # The oldest GPU that the extension is compiled for.

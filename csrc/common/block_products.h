@@ -1,7 +1,9 @@
-// Products of a block of threads, each weight loaded once for all signals of the block.
+// Products of a block of threads, each weight loaded once for all samples of the block.
+//
+// A block is one of a GPU's, or threads of a CPU, on which its samplers are tested.
 //
 // A matrix is cut into tasks of four columns and some rows, by its size alone, so that neither the
-// number of threads nor of signals changes a sum; sums of parts of the rows are added in their
+// number of threads nor of samples changes a sum; sums of parts of the rows are added in their
 // order.
 #pragma once
 
@@ -11,10 +13,10 @@
 
 #include "common/host_device.h"
 
-namespace dgm::wavenet_sampler {
+namespace dgm::blocks {
 
 constexpr int kQuad = 4;
-constexpr int kRows = 8;     // of weights on their way to a thread at once; kPad is a multiple
+constexpr int kRows = 8;     // of weights on their way to a thread at once
 constexpr int kTasks = 256;  // of a product, where it is small: a block's threads on a GPU
 
 struct alignas(16) Quad {
@@ -179,4 +181,4 @@ class Product {
   float* partial_;
 };
 
-}  // namespace dgm::wavenet_sampler
+}  // namespace dgm::blocks

@@ -1,0 +1,79 @@
+// Places drawn by a block of threads from a softmax, by the rules of `distributions` as in draws.h.
+//
+// Logits are cut into segments, by their number alone; a thread has some of a sample's segments.
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+
+#include "common/host_device.h"
+
+namespace dgm::blocks {
+
+constexpr int kSegments = 32;
+
+struct Segment {
+  int begin, end;
+
+  DGM_HOST_DEVICE Segment(int count, int i) {
+    const int length = (count + kSegments - 1) / kSegments;
+    begin = i * length < count ? i * length : count;
+    end = begin + length < count ? begin + length : count;
+  }
+};
+
+DGM_HOST_DEVICE float largest_of(const float* logits, const Segment& segment) {
+  float most = -INFINITY;
+  for (int i = segment.begin; i < segment.end; ++i) most = fmaxf(most, logits[i]);
+  return most;
+}
+
+// Leaves exp(logit / temperature), the largest's being 1, and returns the sum of the segment.
+DGM_HOST_DEVICE double exponentials_of(
+    const float* logits, const Segment& segment, const float* largest, float temperature,
+    float* exponentials) {
+  float most = largest[0];
+  for (int i = 1; i < kSegments; ++i) most = fmaxf(most, largest[i]);
+  most /= temperature;
+
+  double sum = 0.0;
+  for (int i = segment.begin; i < segment.end; ++i) {
+    exponentials[i] = expf(logits[i] / temperature - most);
+    sum += exponentials[i];
+  }
+  return sum;
+}
+
+// The place whose stretch of the cumulative softmax holds u.
+DGM_HOST_DEVICE int place_of(const float* exponentials, const double* sums, int count, float u) {
+  double total = 0.0;
+  for (int i = 0; i < kSegments; ++i) total += sums[i];
+
+  // Ends at or below the uniform are passed, whole segments first. Nothing is below a NaN.
+  const double wanted = static_cast<double>(u) * total;
+  double end = 0.0;
+  int place = 0;
+  for (int i = 0; i + 1 < kSegments; ++i) {
+    const Segment segment(count, i);
+    if (segment.end >= count || !(end + sums[i] <= wanted)) break;
+    end += sums[i];
+    place = segment.end;
+  }
+  // Rounding can leave the last end below the uniform, hence the last place is not passed.
+  for (; place + 1 < count; ++place) {
+    end += exponentials[place];
+    if (!(end <= wanted)) break;
+  }
+  return place;
+}
+
+// The first place of the largest.
+DGM_HOST_DEVICE int place_of_largest(const float* logits, int count) {
+  int place = 0;
+  for (int i = 1; i < count; ++i) {
+    if (logits[i] > logits[place]) place = i;
+  }
+  return place;
+}
+
+}  // namespace dgm::blocks
