@@ -41,10 +41,14 @@ CONFIGS = {
     "maf": MAFConfig(event_shape=(6,), steps=3, hidden=(16, 16)),
     "maf-linear": MAFConfig(event_shape=(6,), steps=2, hidden=()),
     "iaf": IAFConfig(event_shape=(6,), steps=2, hidden=(16,)),
+    "iaf-residual": IAFConfig(event_shape=(6,), steps=2, hidden=(9, 7, 9), residual=True),
     "nsf": NeuralSplineFlowConfig(event_shape=(6,), steps=2, hidden=(16,)),
     "nsf-odd": NeuralSplineFlowConfig(event_shape=(5,), steps=2, hidden=(16,), bins=3),
     "nsf-ar": NeuralSplineFlowConfig(
         event_shape=(6,), steps=2, hidden=(16,), conditioning="autoregressive"
+    ),
+    "nsf-ar-residual": NeuralSplineFlowConfig(
+        event_shape=(6,), steps=2, hidden=(8,) * 3, residual=True, conditioning="autoregressive"
     ),
 }
 CLASSES = {ICAConfig: ICA, MAFConfig: MAF, IAFConfig: IAF, NeuralSplineFlowConfig: NeuralSplineFlow}
@@ -159,16 +163,18 @@ def test_a_step_is_autoregressive_and_solved_exactly_in_as_many_passes_as_featur
         torch.testing.assert_close(step.inverse(y)[0], naive, atol=1e-9, rtol=0)
 
 
-@pytest.mark.parametrize("hidden", [(), (40,), (33, 150)])
+@pytest.mark.parametrize("hidden", [(), (40,), (33, 150), (33, 150, 33, 50, 33)])
 @pytest.mark.parametrize("context_features", [0, 3])
 @pytest.mark.parametrize("kind", ["affine", "spline"])
 def test_blocks_solve_what_the_whole_network_solves(hidden, context_features, kind, monkeypatch):
     torch.manual_seed(0)
     D = 2 * BLOCK + 7
+    options = {"residual": len(hidden) > 2}
     if kind == "affine":
-        step = AffineAutoregressive(D, hidden, context_features).double()
+        step = AffineAutoregressive(D, hidden, context_features, **options)
     else:
-        step = SplineAutoregressive(D, hidden, SplineShape(4, 3.0), context_features).double()
+        step = SplineAutoregressive(D, hidden, SplineShape(4, 3.0), context_features, **options)
+    step = step.double()
     with torch.no_grad():
         for p in step.parameters():
             p += 0.05 * torch.randn_like(p)
@@ -202,7 +208,11 @@ def test_the_sweep_solves_what_passes_solve(kind, D, context_features, monkeypat
         step = SplineAutoregressive(D, (40,), SplineShape(5, 3.0), context_features)
     else:
         step = AffineAutoregressive(
-            D, (33, 50), context_features, standardize=kind == "standardizing"
+            D,
+            (33, 50, 33),
+            context_features,
+            residual=D > 1,
+            standardize=kind == "standardizing",
         )
     with torch.no_grad():
         for p in step.parameters():
@@ -327,6 +337,12 @@ def test_ica_separates_what_was_mixed():
         (MAFConfig, {"hidden": (4, 0)}, "hidden must hold positive widths"),
         (IAFConfig, {"bound": -1.0}, "bound must be positive; got -1.0"),
         (NeuralSplineFlowConfig, {"bins": 0}, "bins must be at least 1; got 0"),
+        (MAFConfig, {"hidden": (4, 4), "residual": True}, "residual needs hidden to be"),
+        (
+            NeuralSplineFlowConfig,
+            {"hidden": (4, 4, 4), "residual": True},
+            "residual needs conditioning='autoregressive'",
+        ),
         (NeuralSplineFlowConfig, {"conditioning": "both"}, "conditioning must be"),
         (NeuralSplineFlowConfig, {"event_shape": (1,)}, "event_shape must have two features"),
     ],

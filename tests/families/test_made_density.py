@@ -25,6 +25,7 @@ FLOAT64_ATOL = 1e-13
         {},
         {"hidden": ()},
         {"direct": True},
+        {"hidden": (12, 9, 12), "residual": True},
         {"order": "random"},
         {"order": (4, 9, 0, 3, 1, 8, 2, 7, 5, 6)},
         {"random_connectivity": True},

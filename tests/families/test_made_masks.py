@@ -48,6 +48,27 @@ def test_jacobian_of_outputs_and_depths(make_model, output, hidden, context_feat
     check_dependencies(make_model(config, impl=impl), torch.arange(1, D + 1))
 
 
+@pytest.mark.parametrize("order", ["natural", "random"])
+def test_jacobian_of_residual_networks(make_model, order, impl):
+    hidden = (12, 9, 12, 14, 12)
+    model = make_model(
+        replace(BASE, output="gaussian", hidden=hidden, order=order, residual=True), impl=impl
+    )
+    check_dependencies(model, model.degrees[0].features)
+
+    # A block whose last weights are zero passes on what went in.
+    x = torch.randn(3, D)
+    with torch.no_grad():
+        for layer in (model.layers[2], model.layers[4]):
+            layer.weight.zero_()
+            layer.bias.zero_()
+        first, last = model.layers[0], model.layers[-1]
+        masks = list(model.mask_sets[0])
+        h = model.activation(first(x, masks[0]))
+        expected = last(h, masks[5]).unflatten(-1, (D, -1))
+        torch.testing.assert_close(model(x), expected)
+
+
 @pytest.mark.parametrize("direct", [False, True], ids=["", "direct"])
 @pytest.mark.parametrize("context_features", [0, C], ids=["", "context"])
 @pytest.mark.parametrize("order", ["natural", "random", (3, 0, 5, 1, 4, 2)], ids=str)
@@ -194,6 +215,13 @@ def test_fewer_hidden_units_than_features(make_model):
         ({"num_masks": 2}, "num_masks=2 needs order='random' or random_connectivity"),
         ({"hidden": (), "direct": True}, "direct needs hidden units"),
         ({"hidden": (), "random_connectivity": True}, "random_connectivity needs hidden units"),
+        ({"hidden": (5,), "residual": True}, r"residual needs hidden to be .*; got \(5,\)"),
+        ({"hidden": (5, 5, 6), "residual": True}, r"residual needs hidden to be .*\(5, 5, 6\)"),
+        ({"hidden": (5,) * 4, "residual": True}, r"residual needs hidden to be .*\(5, 5, 5, 5\)"),
+        (
+            {"hidden": (5,) * 3, "residual": True, "random_connectivity": True},
+            "residual needs random_connectivity=False",
+        ),
         ({"activation": "step"}, "activation must be one of relu.*'step'"),
         ({"dropout": 1.0}, r"dropout must be in \[0, 1\); got 1.0"),
     ],

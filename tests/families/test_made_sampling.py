@@ -16,6 +16,7 @@ CONFIGS = {
     "logistic autoregression": replace(PLAIN, hidden=()),
     "order and context": replace(PLAIN, order="random", context_features=3),
     "random": replace(PLAIN, random_connectivity=True, order="random", direct=True),
+    "residual": replace(PLAIN, hidden=(50, 30, 50, 41, 50), residual=True, order="random"),
     "categorical": replace(PLAIN, output="categorical", categories=7),
     "logistic": replace(PLAIN, output="logistic", categories=9),
 }

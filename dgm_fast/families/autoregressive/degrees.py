@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor
 
 from dgm_fast.ops import philox_uniform
 
-__all__ = ["Degrees", "even_degrees", "random_degrees", "random_places"]
+__all__ = ["Degrees", "even_degrees", "random_degrees", "random_places", "residual_skips"]
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,24 @@ def random_degrees(units: int, low: int, high: int, *, seed: int, draw: int, lay
 def random_places(features: int, *, seed: int, draw: int) -> Tensor:
     """Draw a random order: the place in 1..D of every feature."""
     return _uniforms(features, seed, draw, 0).argsort(stable=True).argsort() + 1
+
+
+def residual_skips(hidden: Sequence[int], residual: bool) -> tuple[int, ...]:
+    """Return of each hidden layer the one, counted from 1, whose sums it adds to its own, or 0.
+
+    A residual network's layers after the first are blocks of two, around each of which the sums go.
+
+    Raises:
+        ValueError: widths do not make blocks.
+    """
+    if not residual:
+        return (0,) * len(hidden)
+    if len(hidden) < 3 or len(hidden) % 2 == 0 or len(set(hidden[::2])) > 1:
+        raise ValueError(
+            "residual needs hidden to be a first layer and blocks of two, each of which ends as "
+            f"wide as the first layer, such as (64, 32, 64); got {tuple(hidden)}"
+        )
+    return tuple(level - 2 if level > 1 and level % 2 else 0 for level in range(1, len(hidden) + 1))
 
 
 def _uniforms(count: int, seed: int, draw: int, stream: int) -> Tensor:

@@ -13,7 +13,9 @@ Deviations from the paper:
 - At evaluation the sets of masks are averaged as whole models: p(x) is the mean of the joint
   probabilities p_m(x), as the paper's ensembles of orders. That is a normalised density for any
   mix of orders; the mean of the conditionals would be one only where the order is shared.
-- Outputs other than Bernoulli, and a context on which everything may depend, are additions.
+- Outputs other than Bernoulli, a context on which everything may depend, and residual blocks are
+  additions; the blocks have their activations before their weights, as in He, Zhang, Ren, Sun,
+  "Identity Mappings in Deep Residual Networks", 2016.
 """
 
 from __future__ import annotations
@@ -28,11 +30,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dgm_fast._core.random import draw_seed
-from dgm_fast.distributions import (
-    Conditional,
-)
+from dgm_fast.distributions import Conditional
 from dgm_fast.families.activations import ACTIVATIONS
-from dgm_fast.families.autoregressive.degrees import Degrees
+from dgm_fast.families.autoregressive.degrees import Degrees, residual_skips
 from dgm_fast.families.autoregressive.made_config import CONDITIONALS, MADEConfig, degrees_of
 from dgm_fast.families.checks import as_shape, context_rows, rows_of
 from dgm_fast.families.pretrained import Pretrained
@@ -124,6 +124,7 @@ class MADE(Pretrained, nn.Module):
         options = {"impl": impl, "device": device, "dtype": dtype}
         self.direct = MaskedLinear(first.pop(), bias=False, **options) if config.direct else None
         self.layers = nn.ModuleList(MaskedLinear(mask, **options) for mask in first)
+        self.skips = residual_skips(config.hidden, config.residual)
         self.activation = ACTIVATIONS[config.activation]
         self.dropout = nn.Dropout(config.dropout)
         self.training_step_begin(0)
@@ -207,6 +208,7 @@ class MADE(Pretrained, nn.Module):
             tuple(layer.bias for layer in self.layers),
             self.config.activation,
             None if self.direct is None else self.direct.weight,
+            self.skips,
         )
 
     @torch.no_grad()
@@ -281,8 +283,11 @@ class MADE(Pretrained, nn.Module):
         *hidden_layers, output_layer = self.layers
 
         h = inputs  # (*, D + C)
-        for layer, mask in zip(hidden_layers, masks, strict=False):
-            h = self.dropout(self.activation(layer(h, mask)))  # (*, H)
+        sums: list[Tensor] = []
+        for layer, mask, skip in zip(hidden_layers, masks, self.skips, strict=False):
+            z = layer(h, mask)
+            sums.append(z + sums[skip - 1] if skip else z)
+            h = self.dropout(self.activation(sums[-1]))  # (*, H)
 
         y = output_layer(h, masks[len(hidden_layers)])  # (*, D * P)
         if self.direct is not None:

@@ -21,6 +21,7 @@ from dgm_fast.families.autoregressive.degrees import (
     even_degrees,
     random_degrees,
     random_places,
+    residual_skips,
 )
 
 __all__ = ["CONDITIONALS", "MADEConfig", "degrees_of"]
@@ -44,6 +45,8 @@ class MADEConfig:
         num_masks: sets of masks; more than one needs something random to tell them apart.
         random_connectivity: draw the degrees of hidden units, anew for each set of masks.
         direct: connect the inputs to the outputs directly as well.
+        residual: add the sums before each two hidden layers after the first to those after them;
+            layers at odd places are then of one width.
         activation: `relu`, `elu`, `gelu`, `silu`, `softplus`, `sigmoid` or `tanh`.
         dropout: probability of dropping a hidden unit in training.
         seed: of orders and connectivities; weights follow `torch.manual_seed`.
@@ -61,6 +64,7 @@ class MADEConfig:
     num_masks: int = 1
     random_connectivity: bool = False
     direct: bool = False
+    residual: bool = False
     activation: str = "relu"
     dropout: float = 0.0
     seed: int = 0
@@ -93,6 +97,11 @@ class MADEConfig:
             raise ValueError(
                 f"order must be 'natural', 'random' or a permutation of 0..{self.features - 1}; "
                 f"got {self.order!r}"
+            )
+        residual_skips(self.hidden, self.residual)
+        if self.residual and self.random_connectivity:
+            raise ValueError(
+                "residual needs random_connectivity=False: each end of a block has the same degrees"
             )
         for name in ("random_connectivity", "direct"):
             if getattr(self, name) and not self.hidden:

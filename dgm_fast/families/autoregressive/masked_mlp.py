@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dgm_fast.families.autoregressive.degrees import even_degrees
+from dgm_fast.families.autoregressive.degrees import even_degrees, residual_skips
 from dgm_fast.layers import MaskedLinear
 from dgm_fast.ops import MaskStructure
 from dgm_fast.sampling import MaskedLayout, MaskedNetwork
@@ -29,6 +29,7 @@ class MaskedMLP(nn.Module):
         parameters_per_feature: P.
         hidden: width of each hidden layer.
         context_features: width of a context on which everything may depend.
+        residual: add the sums before each two hidden layers after the first to those after them.
         impl: of `ops.masked_linear`.
 
     Shapes:
@@ -45,10 +46,12 @@ class MaskedMLP(nn.Module):
         parameters_per_feature: int,
         hidden: Sequence[int],
         context_features: int = 0,
+        residual: bool = False,
         impl: str = "auto",
     ) -> None:
         super().__init__()
         self.features = features
+        self.skips = residual_skips(hidden, residual)
         # Degree 0 knows no feature: worth having where there is a context, or nothing else.
         low = 0 if context_features > 0 or features == 1 else 1
         with torch.device("cpu"):
@@ -72,8 +75,11 @@ class MaskedMLP(nn.Module):
     def levels(self, x: Tensor, context: Tensor | None = None) -> list[Tensor]:
         """Return what each layer takes: x beside the context, then what hidden layers hold."""
         found = [x if context is None else torch.cat([x, context.to(x.dtype)], dim=1)]
-        for layer in self.layers[:-1]:
-            found.append(F.relu(layer(found[-1])))
+        sums: list[Tensor] = []
+        for layer, skip in zip(self.layers, self.skips, strict=False):
+            z = layer(found[-1])
+            sums.append(z + sums[skip - 1] if skip else z)
+            found.append(F.relu(sums[-1]))
         return found
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
@@ -84,4 +90,5 @@ class MaskedMLP(nn.Module):
     def description(self) -> MaskedNetwork:
         """Return what samplers are made from: the parameters, as they are, and the degrees."""
         weights = tuple(layer.weight for layer in self.layers)
-        return MaskedNetwork(self.layout, weights, tuple(layer.bias for layer in self.layers))
+        biases = tuple(layer.bias for layer in self.layers)
+        return MaskedNetwork(self.layout, weights, biases, skips=self.skips)

@@ -14,6 +14,7 @@ Deviations from the papers:
 - IAF has MAF's affine form and not its gated one, s z + (1 - s) m; as a posterior it has no
   encoder here, only the context.
 - Log-scales are bounded by a tanh.
+- `residual` makes the masked networks residual, as later work has them.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from typing import ClassVar
 
 from torch import nn
 
+from dgm_fast.families.autoregressive.degrees import residual_skips
 from dgm_fast.families.flows.chain import Chain, Inverse
 from dgm_fast.families.flows.flow import Flow, FlowConfig
 from dgm_fast.families.flows.masked_autoregressive import AffineAutoregressive, Flip
@@ -40,11 +42,14 @@ class MAFConfig(FlowConfig):
     Attributes:
         steps: number of autoregressive steps.
         hidden: width of each hidden layer of a step's masked network.
+        residual: add the sums before each two hidden layers after the first to those after them;
+            layers at odd places are then of one width.
         bound: of the log-scale of a step.
     """
 
     steps: int = 5
     hidden: tuple[int, ...] = (512, 512)
+    residual: bool = False
     bound: float = 5.0
 
     def __post_init__(self) -> None:
@@ -54,6 +59,7 @@ class MAFConfig(FlowConfig):
             raise ValueError(f"steps must be at least 1; got {self.steps}")
         if any(width < 1 for width in self.hidden):
             raise ValueError(f"hidden must hold positive widths; got {self.hidden}")
+        residual_skips(self.hidden, self.residual)
         if not self.bound > 0:
             raise ValueError(f"bound must be positive; got {self.bound}")
 
@@ -100,7 +106,12 @@ class MAF(Flow):
         """Return an autoregressive step that standardizes each feature given those before it."""
         config = self.config
         return AffineAutoregressive(
-            features, config.hidden, config.context_features, bound=config.bound, impl=self.impl
+            features,
+            config.hidden,
+            config.context_features,
+            residual=config.residual,
+            bound=config.bound,
+            impl=self.impl,
         )
 
 
@@ -134,6 +145,7 @@ class IAF(MAF):
             features,
             config.hidden,
             config.context_features,
+            residual=config.residual,
             standardize=False,
             bound=config.bound,
             impl=self.impl,

@@ -190,7 +190,7 @@ class AffineAutoregressive(MaskedAutoregressive):
     r"""Shift and scale each feature: :math:`y_d = (x_d - \mu_d)\, e^{-\alpha_d}`.
 
     Arguments:
-        features, hidden, context_features: as in `MaskedMLP`.
+        features, hidden, context_features, residual: as in `MaskedMLP`.
         standardize: True as above; False for :math:`y_d = e^{\alpha_d} x_d + \mu_d`.
         bound: of the log-scales alpha = bound * tanh(u / bound), which keeps a step that has not
             learned from overflowing.
@@ -207,11 +207,13 @@ class AffineAutoregressive(MaskedAutoregressive):
         hidden: tuple[int, ...],
         context_features: int = 0,
         *,
+        residual: bool = False,
         standardize: bool = True,
         bound: float = 5.0,
         impl: str = "auto",
     ) -> None:
-        super().__init__(MaskedMLP(features, 2, hidden, context_features, impl), impl)
+        network = MaskedMLP(features, 2, hidden, context_features, residual, impl)
+        super().__init__(network, impl)
         self.standardize = standardize
         self.bound = bound
 
@@ -239,7 +241,7 @@ class SplineAutoregressive(MaskedAutoregressive):
     """Bend each feature by a monotonic rational-quadratic spline.
 
     Arguments:
-        features, hidden, context_features: as in `MaskedMLP`.
+        features, hidden, context_features, residual: as in `MaskedMLP`.
         spline: number of bins and bound.
         impl: of the ops.
 
@@ -254,11 +256,11 @@ class SplineAutoregressive(MaskedAutoregressive):
         spline: SplineShape,
         context_features: int = 0,
         *,
+        residual: bool = False,
         impl: str = "auto",
     ) -> None:
-        super().__init__(
-            MaskedMLP(features, spline.parameters, hidden, context_features, impl), impl
-        )
+        network = MaskedMLP(features, spline.parameters, hidden, context_features, residual, impl)
+        super().__init__(network, impl)
         self.spline = spline
         spline.make_identity(self.network.layers[-1].bias, features)
 

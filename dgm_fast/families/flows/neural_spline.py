@@ -7,8 +7,9 @@ RQ-NSF (AR). Between the steps an invertible matrix mixes the features.
 Deviations from the paper:
 - Actnorm, initialised from the first batch, standardizes the features before every mixing.
 - The matrix is P L U with a fixed permutation, as in the paper, drawn as a rotation.
-- The conditioners are plain ReLU networks, not residual ones, and the parameters of widths and
-  heights are not divided by the square root of a network's width; steps begin as the identity.
+- The conditioners are plain ReLU networks, residual ones only where autoregressive and asked for,
+  and the parameters of widths and heights are not divided by the square root of a network's width;
+  steps begin as the identity.
 - Images are taken as vectors; the paper's image model is a Glow with spline couplings.
 """
 
@@ -20,6 +21,7 @@ from typing import ClassVar, Literal
 
 from torch import nn
 
+from dgm_fast.families.autoregressive.degrees import residual_skips
 from dgm_fast.families.flows.chain import Chain
 from dgm_fast.families.flows.conditioners import MLP
 from dgm_fast.families.flows.flow import Flow, FlowConfig
@@ -39,6 +41,8 @@ class NeuralSplineFlowConfig(FlowConfig):
         conditioning: `coupling`, as fast to sample as to evaluate, or `autoregressive`.
         steps: number of mixings, each with its splines.
         hidden: width of each hidden layer of a step's network.
+        residual: of autoregressive conditioning, add the sums before each two hidden layers after
+            the first to those after them; layers at odd places are then of one width.
         bins: K, of a spline.
         bound: splines bend [-bound, bound] and leave the rest as it is.
     """
@@ -46,6 +50,7 @@ class NeuralSplineFlowConfig(FlowConfig):
     conditioning: Literal["coupling", "autoregressive"] = "coupling"
     steps: int = 5
     hidden: tuple[int, ...] = (256, 256)
+    residual: bool = False
     bins: int = 8
     bound: float = 3.0
 
@@ -64,6 +69,9 @@ class NeuralSplineFlowConfig(FlowConfig):
             raise ValueError(f"steps must be at least 1; got {self.steps}")
         if any(width < 1 for width in self.hidden):
             raise ValueError(f"hidden must hold positive widths; got {self.hidden}")
+        residual_skips(self.hidden, self.residual)
+        if self.residual and self.conditioning == "coupling":
+            raise ValueError("residual needs conditioning='autoregressive'; got 'coupling'")
 
 
 class NeuralSplineFlow(Flow):
@@ -121,5 +129,6 @@ class NeuralSplineFlow(Flow):
             config.hidden,
             SplineShape(config.bins, config.bound),
             config.context_features,
+            residual=config.residual,
             impl=self.impl,
         )

@@ -166,7 +166,7 @@ class MaskedBlocks:
     ) -> Tensor:
         """Solve J^T w = grad for J = diag(slopes) + by_parameters d network / dx, (B, D).
 
-        Of a network of one chain of ReLU layers whose features are in their natural order.
+        Of a network of ReLU layers, without direct connections, whose features are in order.
 
         Arguments:
             grad: (B, D).
@@ -197,7 +197,11 @@ class MaskedBlocks:
                 for i in reversed(range(len(steps))):
                     back = torch.addmm(known[i], back, within[i])
                     if i > 0:
-                        levels[i][:, spans[i]] = back = back * live[i - 1]
+                        back = back * live[i - 1]
+                        # Of the level whose sums take these, the same units.
+                        for level, skip in enumerate(self.skips, start=1):
+                            back = back + levels[level][:, spans[i]] if skip == i else back
+                        levels[i][:, spans[i]] = back
 
                 found = (grad[:, here] - back) / slopes[:, here]
                 change = found - w[:, here]
