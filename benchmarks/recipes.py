@@ -15,7 +15,6 @@ import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -145,9 +144,12 @@ def _test_nats(model: nn.Module, dataset: Dataset, options: Options) -> tuple[fl
     samples = {} if options.samples is None else {"samples": options.samples}
     with Progress(console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task(model.family, total=len(rows))
-        advance = partial(bar.advance, task)
+
+        def told(done: int, rows: int) -> None:
+            bar.update(task, completed=done, total=rows)
+
         nats = mean_nll_nats(
-            model, rows, labels, batch_size=100, quick=options.quick, progress=advance, **samples
+            model, rows, labels, batch_size=100, quick=options.quick, progress=told, **samples
         )
     return nats, len(rows)
 

@@ -1,7 +1,7 @@
 """The command `dgm-fast env | train FAMILY | sample CKPT | evaluate CKPT | bench`.
 
-Bad input ends with one line on stderr and exit code 2; a training run that was interrupted and
-saved with 130.
+Bad input ends with one line on stderr and exit code 2; training and sampling that were interrupted,
+and saved as far as they had come, with 130.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from dgm_fast import ImplementationUnavailable, use_impl
 from dgm_fast.families import FAMILIES, family_of
+from dgm_fast.sampling import SamplingInterrupted
 from dgm_fast.training import (
     DataConfig,
     Dataset,
@@ -234,7 +235,7 @@ def _evaluate(arguments: list[str]) -> int:
         check_fit(model, dataset)
         rows, labels = dataset.split(command.split, command.rows)
         options = _options_of(model.log_prob, command, ("samples",))
-        with _row_bar(len(rows)) as done:
+        with _bar("evaluating") as told:
             nats = mean_nll_nats(
                 model,
                 rows,
@@ -242,7 +243,7 @@ def _evaluate(arguments: list[str]) -> int:
                 batch_size=command.batch_size,
                 device=device,
                 quick=command.quick,
-                progress=done,
+                progress=told,
                 **options,
             )
         further = _diagnostics(model, rows, labels, device)
@@ -285,11 +286,12 @@ def _options_of(
 
 
 @contextmanager
-def _row_bar(rows: int) -> Iterator[Callable[[int], None]]:
+def _bar(what: str) -> Iterator[Callable[[int, int], None]]:
+    """Show a bar, which is told how much is done and how much there is."""
     shown = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()
     with Progress(*shown, TimeRemainingColumn(), console=Console(stderr=True)) as bar:
-        task = bar.add_task("evaluating", total=rows)
-        yield lambda count: bar.advance(task, count)
+        task = bar.add_task(what, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
 def _sample(arguments: list[str]) -> int:
@@ -316,14 +318,31 @@ def _sample(arguments: list[str]) -> int:
         count = command.count or (classes or 8 if signals else 1 if text else 64)
         labels = labels_of(count, classes, command.label) if classes else None
         context = None if labels is None else labels.to(device)
-        x = model.sample(count, context, generator, **options)
+        x, is_whole = _draw(model, count, context, generator, options)
 
     if text:
         show_text(x, Alphabet(run["alphabet"]), command.out)
-    else:
+    elif x.numel() > 0:
         where = save_samples(x, labels, run, command.out or Path("samples.png"))
-        print(f"{count} samples in {where}")
-    return 0
+        print(f"{count} samples{'' if is_whole else ', as far as they were drawn,'} in {where}")
+    return 0 if is_whole else 130
+
+
+def _draw(
+    model: nn.Module,
+    count: int,
+    context: Tensor | None,
+    generator: torch.Generator,
+    options: dict[str, Any],
+) -> tuple[Tensor, bool]:
+    """Return samples, and whether they are whole or Ctrl-C ended their drawing."""
+    try:
+        if "progress" not in inspect.signature(model.sample).parameters:
+            return model.sample(count, context, generator, **options), True
+        with _bar("sampling") as told:
+            return model.sample(count, context, generator, progress=told, **options), True
+    except SamplingInterrupted as stop:
+        return stop.samples, False
 
 
 def _bench(arguments: list[str]) -> int:

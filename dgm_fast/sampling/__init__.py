@@ -2,6 +2,7 @@
 
 from dgm_fast.sampling.diffusion import ddim_encode, diffusion_sample
 from dgm_fast.sampling.filters import filter_logits, pick_token
+from dgm_fast.sampling.interrupted import SamplingInterrupted
 from dgm_fast.sampling.masked_mlp import (
     AffineInverse,
     Draw,
@@ -40,6 +41,7 @@ __all__ = [
     "PixelState",
     "RecurrentNetwork",
     "RecurrentSampler",
+    "SamplingInterrupted",
     "SequenceSampler",
     "SequenceState",
     "SplineInverse",

@@ -60,7 +60,7 @@ def mean_nll_nats(
     world_size: int = 1,
     quick: bool = False,
     seed: int = 0,
-    progress: Callable[[int], object] = lambda rows: None,
+    progress: Callable[[int, int], object] = lambda done, rows: None,
     **options: Any,
 ) -> float:
     """Compute the mean negative log-likelihood of (N, D) rows in evaluation mode, in nats.
@@ -77,7 +77,7 @@ def mean_nll_nats(
         world_size: processes.
         quick: ask for `validation_nats` where the model has it.
         seed: of the noise, the same at every call; torch's generators end as they began.
-        progress: told the number of rows done, after each batch.
+        progress: told the number of rows done and that of all its own, after each batch.
         options: of `log_prob`.
     """
     score = getattr(model, "validation_nats", None) if quick else None
@@ -99,7 +99,7 @@ def mean_nll_nats(
             x = shape_rows(mine[batch].to(device), model)
             context = context_of(model, None if theirs is None else theirs[batch].to(device))
             total += score(x, context).double().sum()
-            progress(len(x))
+            progress(start + len(x), len(mine))
     model.train(was_training)
 
     if world_size > 1:

@@ -7,11 +7,13 @@ import signal
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
 
 from dgm_fast import cli
 from dgm_fast.families import FAMILIES, MADE
+from dgm_fast.sampling.masked_mlp import sampler
 from dgm_fast.training import DataConfig, load_dataset
 from dgm_fast.training.data import read_wav
 from dgm_fast.training.recipes import RECIPES, find_recipe
@@ -67,6 +69,30 @@ def test_sample_writes_a_grid_that_follows_the_seed(trained, tmp_path, capsys):
     assert draw("a.png", "1") == draw("b.png", "1") != draw("c.png", "2")
     assert image.open(tmp_path / "a.png").size == (640 // 27 * 27, 640 // 27 * 27)
     assert "9 samples" in capsys.readouterr().out
+
+
+def test_sampling_that_is_interrupted_writes_what_was_drawn(trained, tmp_path, capsys, monkeypatch):
+    image = pytest.importorskip("PIL.Image", reason="Pillow is not installed")
+    options = ["--count", "9", "--seed", "1", "--impl", "reference", "--device", "cpu"]
+    told, path, whole = [], tmp_path / "some.png", tmp_path / "whole.png"
+    update = cli.Progress.update
+
+    def interrupt(self, task, **changes):
+        update(self, task, **changes)
+        told.append((changes["completed"], changes["total"]))
+        if len(told) == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(sampler, "BLOCK", 16)
+    assert cli.main(["sample", str(trained), "--out", str(whole), *options]) == 0
+    monkeypatch.setattr(cli.Progress, "update", interrupt)
+    assert cli.main(["sample", str(trained), "--out", str(path), *options]) == 130
+    assert "9 samples, as far as they were drawn," in capsys.readouterr().out
+    assert told[-1] == (32, 64)
+    some, all_ = (np.array(image.open(each)) for each in (path, whole))
+    # The first half of the first row of images, and not the second.
+    assert np.array_equal(some[:90], all_[:90])
+    assert not np.array_equal(some[120:200], all_[120:200])
 
 
 def test_signals_are_trained_evaluated_and_drawn(tmp_path, capsys):

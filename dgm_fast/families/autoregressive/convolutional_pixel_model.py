@@ -51,9 +51,9 @@ class ConvolutionalPixelModel(PixelModel):
         noise: Tensor,
         temperature: float,
         progress: Callable[[int, int], object] | None,
-    ) -> Tensor:
+    ) -> None:
         sampler, n, H = self.sampler(), len(images), images.shape[2]
-        drawn, together = images.clone(), max(1, _TOGETHER // (4 * max(1, sampler.floats)))
+        together = max(1, _TOGETHER // (4 * max(1, sampler.floats)))
         for first in range(0, n, together):
             some = slice(first, min(n, first + together))
             state = sampler.start(
@@ -64,10 +64,9 @@ class ConvolutionalPixelModel(PixelModel):
                 noise=noise[some],
             )
             for done in self._rows(sampler, state, temperature):
+                images[some, :, :done] = state.images[:, :, :done]
                 if progress is not None:
                     progress(first * H + done * state.batch, n * H)
-            drawn[some] = state.images
-        return drawn
 
     def _rows(self, sampler: PixelSampler, state: PixelState, temperature: float) -> Iterator[int]:
         """Draw images; yields how many rows are done, after some each."""

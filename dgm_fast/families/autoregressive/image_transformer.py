@@ -162,16 +162,17 @@ class ImageTransformer(PixelModel):
         noise: Tensor,
         temperature: float,
         progress: Callable[[int, int], object] | None,
-    ) -> Tensor:
+    ) -> None:
         n, (C, H, W) = len(images), self.config.image_shape
-        features = self.output.to_features(images).view(n, self._features)
+        features = self.output.to_features(images).view(n, self._features).long()
         # All channels of a pixel are given, or none.
         given = known.flatten(1).repeat_interleave(C, dim=1)
         sampler = self.sampler(temperature=temperature)
-        tokens, _ = sampler.draw(
-            sampler.start(n, label),
-            noise=noise,
-            given=features.long().where(given, -1),
-            progress=progress,
-        )
-        return self.output.to_images(tokens[..., None].to(images.dtype), H, W)
+        state = sampler.start(n, label)
+        kept = features.where(given, -1)
+        try:
+            sampler.draw(state, noise=noise, given=kept, progress=progress)
+        finally:
+            # As many as there are when it ends early.
+            features[:, : state.time] = state.tokens
+            images.copy_(self.output.to_images(features[..., None], H, W))

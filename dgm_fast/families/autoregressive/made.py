@@ -39,6 +39,7 @@ from dgm_fast.families.pretrained import Pretrained
 from dgm_fast.layers import MaskedLinear
 from dgm_fast.ops import MaskStructure, philox_uniform
 from dgm_fast.sampling import Draw, MaskedLayout, MaskedNetwork, MaskedSampler
+from dgm_fast.sampling.interrupted import keeping
 
 __all__ = ["MADE", "MADEConfig"]
 
@@ -242,6 +243,9 @@ class MADE(Pretrained, nn.Module):
 
         Shapes:
             Returns (*shape, D), dtype and device of the parameters.
+
+        Raises:
+            SamplingInterrupted: Ctrl-C; it has the samples as far as they were drawn.
         """
         shape = as_shape(shape)
         D, n = self.config.features, math.prod(shape)
@@ -263,12 +267,17 @@ class MADE(Pretrained, nn.Module):
         which = (philox_uniform((n, 1), seed=seed, stream=_SET_STREAM)[:, 0] * len(sets)).long()
         present = which.unique().tolist() if len(sets) > 1 else [0]
         x = weight.new_zeros(n, D)
-        for done, place in enumerate(present):
-            at = (which == place).nonzero().squeeze(1)
-            sampler = self.sampler(sets[place], temperature=temperature)
-            some = {name: None if each is None else each[at] for name, each in rows.items()}
-            told = progress and _after(progress, done, len(present))
-            x[at] = sampler.draw(sampler.start(len(at), **some), noise[at], progress=told).to(x)
+        with keeping(lambda: x.view(*shape, D)):
+            for done, place in enumerate(present):
+                at = (which == place).nonzero().squeeze(1)
+                sampler = self.sampler(sets[place], temperature=temperature)
+                some = {name: None if each is None else each[at] for name, each in rows.items()}
+                state = sampler.start(len(at), **some)
+                try:
+                    told = progress and _after(progress, done, len(present))
+                    sampler.draw(state, noise[at], progress=told)
+                finally:
+                    x[at] = state.x.to(x)
 
         return x.view(*shape, D)
 

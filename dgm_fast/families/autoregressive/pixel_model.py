@@ -15,6 +15,7 @@ from dgm_fast._core.random import draw_seed
 from dgm_fast.distributions import PIXEL_OUTPUTS, PixelOutput, make_pixel_output
 from dgm_fast.families import checks
 from dgm_fast.families.pretrained import Pretrained
+from dgm_fast.sampling.interrupted import keeping
 
 __all__ = ["PixelConfig", "PixelModel"]
 
@@ -141,8 +142,8 @@ class PixelModel(Pretrained, nn.Module, ABC):
         noise: Tensor,
         temperature: float,
         progress: Callable[[int, int], object] | None,
-    ) -> Tensor:
-        """Return images (n, C, H, W), drawn around pixels `known` (n, H, W) of those given.
+    ) -> None:
+        """Draw in images (n, C, H, W) the pixels that are not `known` (n, H, W), piece by piece.
 
         Rows and noise (n, D, N) lie in the order in which they are drawn.
         """
@@ -198,6 +199,9 @@ class PixelModel(Pretrained, nn.Module, ABC):
 
         Shapes:
             Returns (*shape, *event_shape), integers 0 .. levels - 1 in the dtype of the parameters.
+
+        Raises:
+            SamplingInterrupted: Ctrl-C; it has the samples as far as they were drawn.
         """
         shape = checks.as_shape(shape)
         n = math.prod(shape)
@@ -213,15 +217,21 @@ class PixelModel(Pretrained, nn.Module, ABC):
             raise ValueError(f"temperature must be at least 0; got {temperature}")
 
         rows = noise.unflatten(1, (self.config.image_shape[1], -1))
-        drawn = self._draw(
-            self._in_order(images, 2),
-            self._in_order(known, 1),
-            label,
-            self._in_order(rows, 1).flatten(1, 2),
-            temperature,
-            progress,
-        )
-        return self._in_order(drawn, 2).reshape(*shape, *self.event_shape)
+        images = self._in_order(images, 2)
+
+        def drawn() -> Tensor:
+            return self._in_order(images, 2).reshape(*shape, *self.event_shape)
+
+        with keeping(drawn):
+            self._draw(
+                images,
+                self._in_order(known, 1),
+                label,
+                self._in_order(rows, 1).flatten(1, 2),
+                temperature,
+                progress,
+            )
+        return drawn()
 
     def draw_noise(self, n: int, generator: torch.Generator | None = None) -> Tensor:
         """Draw the noise (n, D, N) that n samples are made from."""

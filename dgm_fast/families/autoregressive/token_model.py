@@ -17,6 +17,7 @@ from dgm_fast.families import checks
 from dgm_fast.families.pretrained import Pretrained
 from dgm_fast.ops import philox_uniform
 from dgm_fast.sampling import SequenceSampler
+from dgm_fast.sampling.interrupted import keeping
 
 __all__ = ["TokenConfig", "TokenModel", "check_choices", "last_inputs"]
 
@@ -162,6 +163,9 @@ class TokenModel(Pretrained, nn.Module, ABC):
 
         Shapes:
             Returns (*shape, T), int64.
+
+        Raises:
+            SamplingInterrupted: Ctrl-C; it has the samples as far as they were drawn.
         """
         shape = checks.as_shape(shape)
         n = math.prod(shape)
@@ -175,14 +179,15 @@ class TokenModel(Pretrained, nn.Module, ABC):
 
         sampler, done = self.sampler(), start.shape[1]
         state = sampler.feed(sampler.start(n, context), start)
-        _, state = sampler.draw(
-            state,
-            temperature=temperature,
-            top_k=top_k,
-            top_p=top_p,
-            noise=noise[:, done:],
-            progress=None if progress is None else lambda new, _: progress(done + new, length),
-        )
+        with keeping(lambda: state.tokens.reshape(*shape, state.time)):
+            sampler.draw(
+                state,
+                temperature=temperature,
+                top_k=top_k,
+                top_p=top_p,
+                noise=noise[:, done:],
+                progress=None if progress is None else lambda new, _: progress(done + new, length),
+            )
         return state.tokens.reshape(*shape, length)
 
     def draw_noise(self, n: int, length: int, generator: torch.Generator | None = None) -> Tensor:

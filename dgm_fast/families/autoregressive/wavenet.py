@@ -28,7 +28,7 @@ WaveNet: Fast High-Fidelity Speech Synthesis", 2017, section 2.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import ClassVar
 
 import torch
@@ -47,6 +47,7 @@ from dgm_fast.families.autoregressive.wavenet_blocks import (
 from dgm_fast.families.autoregressive.wavenet_config import WaveNetConfig
 from dgm_fast.families.pretrained import Pretrained
 from dgm_fast.sampling import WaveNetNetwork, WaveNetSampler
+from dgm_fast.sampling.interrupted import keeping
 
 __all__ = ["WaveNet", "WaveNetConfig"]
 
@@ -225,6 +226,9 @@ class WaveNet(Pretrained, nn.Module):
 
         Shapes:
             Returns (*shape, T), in float32 or, of float64 parameters, float64.
+
+        Raises:
+            SamplingInterrupted: Ctrl-C; it has the samples as far as they were drawn.
         """
         shape = checks.as_shape(shape)
         n = math.prod(shape)
@@ -238,10 +242,14 @@ class WaveNet(Pretrained, nn.Module):
         if not temperature >= 0:
             raise ValueError(f"temperature must be at least 0; got {temperature}")
 
-        if start.shape[1] < length:
-            levels = self._go_on(start, label, local, noise, temperature, progress)
-            start = torch.cat([start, self.quantizer.decode(levels, start.dtype)], dim=1)
-        return start.reshape(*shape, length)
+        done, pieces = start.shape[1], [start]
+        with keeping(lambda: torch.cat(pieces, dim=1).reshape(*shape, done)):
+            for levels in self._go_on(start, label, local, noise, temperature):
+                pieces.append(self.quantizer.decode(levels, start.dtype))
+                done += levels.shape[1]
+                if progress is not None:
+                    progress(done, length)
+        return torch.cat(pieces, dim=1).reshape(*shape, length)
 
     def _go_on(
         self,
@@ -250,10 +258,11 @@ class WaveNet(Pretrained, nn.Module):
         local: Tensor | None,
         noise: Tensor,
         temperature: float,
-        progress: Callable[[int, int], object] | None,
-    ) -> Tensor:
-        """Return the levels (n, T - P) that signals (n, P) go on with, to the end of the noise."""
+    ) -> Iterator[Tensor]:
+        """Yield the levels that signals (n, P) go on with, piece by piece to the noise's end."""
         (n, done), length = start.shape, noise.shape[1]
+        if done == length:
+            return
         sampler = self.sampler()
         # What lies further back than the receptive field is out of sight.
         seen = slice(max(0, done - self.receptive_field), done)
@@ -261,16 +270,13 @@ class WaveNet(Pretrained, nn.Module):
         state = sampler.feed(sampler.start(n, label), given, _of_times(local, seen))
 
         weights = sum(weight.numel() for weight in self.parameters())
-        piece, levels = max(1, _PIECE // (max(1, n) * weights)), []
+        piece = max(1, _PIECE // (max(1, n) * weights))
         while done < length:
             times = slice(done, min(length, done + piece))
             piece_of = {"noise": noise[:, times], "features": _of_times(local, times)}
-            drawn, state = sampler.draw(state, temperature=temperature, **piece_of)
-            levels.append(drawn)
+            levels, state = sampler.draw(state, temperature=temperature, **piece_of)
+            yield levels
             done = times.stop
-            if progress is not None:
-                progress(done, length)
-        return torch.cat(levels, dim=1)
 
     def sampler(self) -> WaveNetSampler:
         """Return a sampler of the weights as they are now, for streams of any length.
