@@ -12,6 +12,17 @@ namespace dgm::DGM_ISA {
 
 namespace sampling {
 
+// Some columns of a matrix, whole vectors.
+struct Columns {
+  int64_t begin, count;
+
+  // The share of one of several threads.
+  static Columns of(int64_t width, int64_t rank, int64_t threads) {
+    const int64_t vectors = width / kLanes, begin = vectors * rank / threads;
+    return {begin * kLanes, (vectors * (rank + 1) / threads - begin) * kLanes};
+  }
+};
+
 DGM_INLINE void copy(const float* from, int64_t count, float* to) {
   for (int64_t i = 0; i < count; i += kLanes) store(to + i, load(from + i));
 }
@@ -99,20 +110,25 @@ struct Rows {
   }
 };
 
-// Adds rows times a matrix (depth, width).
-static void multiply(const Rows& rows, const float* right, int64_t depth, int64_t width) {
-  const int64_t vectors = width / kLanes;
+// Adds rows times some columns of a matrix (depth, width).
+static void multiply(
+    const Rows& rows, const float* right, int64_t depth, int64_t width, Columns columns) {
+  const int64_t vectors = columns.count / kLanes;
   for (int64_t r = 0; r < rows.count;) {
     const int64_t left = std::min(rows.count - r, kMostRows);
     const int S = left >= 8 ? 8 : left >= 4 ? 4 : left >= 2 ? 2 : 1;
     const int64_t most = most_vectors(S), blocks = (vectors + most - 1) / most;
     for (int64_t i = 0, v = 0; i < blocks; ++i) {
-      const int64_t count = vectors * (i + 1) / blocks - v;
-      add_products_of(S, count)(rows.left + r, right, depth, width, rows.sums + r, v * kLanes);
+      const int64_t count = vectors * (i + 1) / blocks - v, column = columns.begin + v * kLanes;
+      add_products_of(S, count)(rows.left + r, right, depth, width, rows.sums + r, column);
       v += count;
     }
     r += S;
   }
+}
+
+static void multiply(const Rows& rows, const float* right, int64_t depth, int64_t width) {
+  multiply(rows, right, depth, width, {0, width});
 }
 
 }  // namespace sampling

@@ -10,6 +10,7 @@
 #include "common/buffer.h"
 #include "common/isa.h"
 #include "common/parallel.h"
+#include "common/team.h"
 #include "wavenet_sampler/arguments.h"
 #include "wavenet_sampler/problem.h"
 

@@ -14,6 +14,10 @@ using dgm::wavenet_sampler::Sizes;
 //
 // What a layer saw long ago is known for several times ahead: of a few samples, products with taps
 // that look back `ahead` times or more are made for that many times at once.
+//
+// Of a team, the first member goes up the layers while the last adds up what they skip: each has
+// half of the weights, which its own cache may hold where all would be too many. Where others want
+// the processors, each wait may take milliseconds: the first then goes on alone.
 class Group {
  public:
   Group(const Draw& draw, int64_t first, int64_t count)
@@ -31,18 +35,45 @@ class Group {
         parameters_(count * n.parameters),
         scratch_(n.parameters) {}
 
-  void run() {
-    for (int64_t t = 0; t < d.steps; ++t) {
+  void run(const Member& member) {
+    if (member.rank > 0) return follow(member);
+    const int64_t t = lead(0, member);
+    gated_.reach(kLeft);
+    lead(t, Member());
+  }
+
+ private:
+  static constexpr int64_t kLeft = INT64_MAX;
+  static constexpr int kMostLate = 16;
+
+  // Draws from time t on, to the end or until a team was late too often; returns the time then.
+  int64_t lead(int64_t t, const Member& member) {
+    for (int late = 0; t < d.steps && late < kMostLate; ++t) {
       if (t % ahead == 0) look_back(t, std::min(ahead, d.steps - t));
-      go_up(t);
-      if (d.given == nullptr) make_parameters();
+      go_up(t, member.size > 1);
+      if (d.given == nullptr) {
+        if (member.size == 1) add_skips(0, n.layers);
+        late += !make_parameters(member);
+      }
       for (int64_t s = 0; s < count; ++s) {
         remember(s, d.given != nullptr ? d.given[at(s, t)] : draw_level(s, t));
       }
     }
+    return t;
   }
 
- private:
+  // Adds each layer's skips as soon as it is there, until the other is done or goes on alone.
+  void follow(const Member& member) {
+    for (int64_t t = 0; t < d.steps; ++t) {
+      for (int64_t l = 0; l < n.layers; ++l) {
+        gated_.wait_for(t * n.layers + l + 1);
+        if (gated_.reached() == kLeft) return;
+        add_skips(l, l + 1);
+      }
+      make_parameters(member);
+    }
+  }
+
   int64_t slots(int64_t layer) const { return net.delay(layer, 0); }
   bool is_far(int64_t layer, int64_t tap) const {
     return tap < n.kernel - 1 && net.delay(layer, tap) >= ahead;
@@ -55,7 +86,6 @@ class Group {
   }
   float* z(int64_t s) const { return z_.data() + s * n.layers * n.gated; }
   float* skips(int64_t s) const { return skips_.data() + s * n.skips; }
-  float* head(int64_t s) const { return head_.data() + s * n.head; }
   float* parameters(int64_t s) const { return parameters_.data() + s * n.parameters; }
 
   // Where a layer's input of `delay` before t lies.
@@ -90,8 +120,8 @@ class Group {
     }
   }
 
-  // Each layer's z, from the first convolution on.
-  void go_up(int64_t t) {
+  // Each layer's z, from the first convolution on; tells of each where another waits for it.
+  void go_up(int64_t t, bool is_followed) {
     for (int64_t s = 0; s < count; ++s) start(s);
     for (int64_t l = 0; l < n.layers; ++l) {
       for (int64_t tap = 0; tap < n.kernel - 1; ++tap) {
@@ -117,6 +147,7 @@ class Group {
           store(z(s) + l * n.gated + i, gate(load(a + i), load(b + i)));
         }
       }
+      if (is_followed) gated_.reach(t * n.layers + l + 1);
 
       // Nothing sees the last residual.
       if (l + 1 == n.layers) break;
@@ -125,22 +156,40 @@ class Group {
     }
   }
 
-  // The skips of all layers, and two maps more.
-  void make_parameters() {
-    Rows of_z, of_skips, of_head;
+  // What layers [begin, end) add to the skips, which the first begins and the last rectifies.
+  void add_skips(int64_t begin, int64_t end) {
+    Rows rows;
     for (int64_t s = 0; s < count; ++s) {
-      copy(net.skip_bias, n.skips, skips(s));
-      copy(net.head_bias, n.head, head(s));
-      copy(net.last_bias, n.parameters, parameters(s));
-      of_z.add(z(s), skips(s));
-      of_skips.add(skips(s), head(s));
-      of_head.add(head(s), parameters(s));
+      if (begin == 0) copy(net.skip_bias, n.skips, skips(s));
+      rows.add(z(s) + begin * n.gated, skips(s));
     }
-    multiply(of_z, net.skip, n.layers * n.gated, n.skips);
-    for (int64_t s = 0; s < count; ++s) relu(skips(s), n.skips);
-    multiply(of_skips, net.head, n.skips, n.head);
-    for (int64_t s = 0; s < count; ++s) relu(head(s), n.head);
-    multiply(of_head, net.last, n.head, n.parameters);
+    multiply(rows, net.skip + begin * n.gated * n.skips, (end - begin) * n.gated, n.skips);
+    for (int64_t s = 0; s < count && end == n.layers; ++s) relu(skips(s), n.skips);
+  }
+
+  // Two maps from the skips on; returns whether the team was in time.
+  bool make_parameters(const Member& member) {
+    bool is_soon = member.wait();
+    is_soon &= map(net.head, net.head_bias, skips_, n.skips, head_, n.head, true, member);
+    is_soon &=
+        map(net.last, net.last_bias, head_, n.head, parameters_, n.parameters, false, member);
+    return is_soon;
+  }
+
+  // Members make some of the outputs each.
+  bool map(
+      const float* weight, const float* bias, const Buffer& from, int64_t ins, const Buffer& to,
+      int64_t outs, bool is_rectified, const Member& member) {
+    const Columns mine = Columns::of(outs, member.rank, member.size);
+    Rows rows;
+    for (int64_t s = 0; s < count; ++s) {
+      float* sums = to.data() + s * outs;
+      copy(bias + mine.begin, mine.count, sums + mine.begin);
+      rows.add(from.data() + s * ins, sums);
+    }
+    multiply(rows, weight, ins, outs, mine);
+    for (int64_t s = 0; s < count && is_rectified; ++s) relu(rows.sums[s] + mine.begin, mine.count);
+    return member.wait();
   }
 
   // The first convolution, of levels that a one-hot input looks up and a scalar one multiplies.
@@ -184,9 +233,16 @@ class Group {
   const Sizes& n;
   const int64_t first, count, ahead;
   Buffer x_, h_, z_, skips_, head_, parameters_, scratch_;
+  Progress gated_;  // in layers of all times
 };
 
 static void draw(const Draw& draw, int64_t threads) {
+  if (is_for_a_team(draw, threads)) {
+    Group group(draw, 0, draw.samples);
+    run_team(2, [&](const Member& member) { group.run(member); });
+    return;
+  }
+
   // As many groups as threads, or more, as equal as they can be.
   const int64_t fewest = (draw.samples + Rows::kMost - 1) / Rows::kMost;
   const int64_t groups = std::min(draw.samples, (fewest + threads - 1) / threads * threads);
@@ -194,7 +250,7 @@ static void draw(const Draw& draw, int64_t threads) {
   const int64_t work = draw.samples * draw.steps * draw.network.link() * n.layers;
   run_tasks(groups, work, [&](int64_t i) {
     const int64_t first = draw.samples * i / groups;
-    Group(draw, first, draw.samples * (i + 1) / groups - first).run();
+    Group(draw, first, draw.samples * (i + 1) / groups - first).run(Member());
   });
 }
 

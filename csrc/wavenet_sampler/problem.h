@@ -65,4 +65,16 @@ struct Draw {
   float* parameters;       // (samples, steps, outputs), or null
 };
 
+// Whether two threads draw all samples together, each with its part of the weights: of few samples
+// that is faster than a thread for some of them, if only the weights are more than some.
+inline bool is_for_a_team(const Draw& draw, int64_t threads) {
+  constexpr int64_t kWorthATeam = 1 << 18;
+  const Sizes& n = draw.network.sizes;
+  const int64_t weights = n.layers * (draw.network.link() + n.gated * n.skips) + n.skips * n.head +
+                          n.head * n.parameters;
+  // Of five to eight the two are faster than two threads by themselves, and not than more.
+  return threads > 1 && draw.samples <= (threads == 2 ? 8 : 4) && draw.given == nullptr &&
+         weights >= kWorthATeam;
+}
+
 }  // namespace dgm::wavenet_sampler

@@ -194,9 +194,16 @@ def test_levels_that_are_fed_count_like_levels_that_were_drawn(config, impl):
     assert bool((found[0] != found[1]).any(2).all())
 
 
+# So large that two threads draw few signals together.
+LARGE = small(
+    layers=7, channels=64, gate_channels=64, skip_channels=256, head_channels=256, levels=256,
+    features=2, hop=3, classes=3,
+)  # fmt: skip
+
+
 @needs_kernel
-@pytest.mark.parametrize("batch", [1, 2, 3, 9, 17])
-@each_config
+@pytest.mark.parametrize("batch", [1, 2, 3, 5, 9, 17])
+@pytest.mark.parametrize("config", [*CONFIGS.values(), LARGE], ids=[*CONFIGS, "large"])
 def test_no_number_of_threads_changes_a_bit(config, batch):
     sampler, model = make_sampler(config, "cpp")
     label, local, _ = conditions(config, model, batch)
@@ -214,6 +221,31 @@ def test_no_number_of_threads_changes_a_bit(config, batch):
 
     for each in found[1:]:
         assert all(torch.equal(a, b) for a, b in zip(each, found[0], strict=True))
+
+
+ON_ONE_PROCESSOR = """
+import os
+os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+import torch
+from tests.sampling.test_wavenet import LARGE, T, conditions, make_sampler
+
+sampler, model = make_sampler(LARGE, "cpp")
+label, local, _ = conditions(LARGE, model, 2, 20 * T)
+noise, found = sampler.draw_noise(2, 20 * T), []
+for threads in (1, 2):
+    torch.set_num_threads(threads)
+    found.append(sampler.draw(sampler.start(2, label), noise=noise, features=local)[0])
+assert torch.equal(*found)
+"""
+
+
+@needs_kernel
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="threads cannot be tied here")
+def test_a_thread_whose_mate_has_no_processor_goes_on_alone():
+    run = [sys.executable, "-c", ON_ONE_PROCESSOR]
+    # Minutes, if the threads went on waiting for one another.
+    done = subprocess.run(run, cwd=ROOT, capture_output=True, text=True, timeout=100)
+    assert done.returncode == 0, done.stderr
 
 
 @needs_kernel
