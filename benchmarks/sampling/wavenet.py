@@ -8,7 +8,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from benchmarks.columns import COMPILE_MODES, OURS
+from benchmarks.columns import ANCHOR, COMPILE_MODES, OURS
 from benchmarks.measure import is_wanted
 from benchmarks.sampling.case import MOST_IN_WINDOWS, SEED, Case, Draws, Stream
 from dgm_fast.families import WaveNet, WaveNetConfig
@@ -23,10 +23,16 @@ BATCHES = (1, 4, 16, 64)
 
 
 class Windows:
-    """The naive way: all of the receptive field for each sample."""
+    """The naive way: the network over all of the receptive field for each sample.
 
-    def __init__(self, model: WaveNet, levels: Tensor) -> None:
-        self.model, self.given = model, levels
+    Arguments:
+        model: the network.
+        levels: that come before.
+        last: make the last output alone, which spares most of what follows the layers.
+    """
+
+    def __init__(self, model: WaveNet, levels: Tensor, last: bool = False) -> None:
+        self.model, self.given, self.last = model, levels, last
         self.start()
 
     def start(self) -> None:
@@ -38,15 +44,20 @@ class Windows:
         for t in range(noise.shape[1]):
             # The place to draw is the last; the network does not look at what it holds.
             window = self.levels[:, -model.receptive_field :]
-            h, gates = model.first(torch.cat([window, window[:, :1]], dim=1)), []
-            for layer in model.layers:
-                h, z = layer(h, None, None)
-                gates.append(z[..., -1:])
-            skips = model.skip(torch.cat(gates, dim=1)).relu()
-            parameters = model.last(model.head(skips).relu()).squeeze(2)
+            inputs = torch.cat([window, window[:, :1]], dim=1)
+            parameters = self._last_output(inputs) if self.last else model._run(inputs, None, None)
+            parameters = parameters[..., -1]
             level = model.output.pick(parameters, noise[:, t])
             self.levels = torch.cat([self.levels[:, 1:], level[:, None]], dim=1)
         return self.levels[:, -noise.shape[1] :]
+
+    def _last_output(self, levels: Tensor) -> Tensor:
+        model = self.model
+        h, gates = model.first(levels), []
+        for layer in model.layers:
+            h, z = layer(h, None, None)
+            gates.append(z[..., -1:])
+        return model._head(gates)
 
 
 def wavenet_case(
@@ -79,11 +90,13 @@ def wavenet_case(
         stream = Stream(WaveNetSampler(network, output, impl=impl), levels)
         return Draws(stream.draw, stream.start, 512)
 
-    def naive() -> Draws:
-        windows = Windows(model, levels)
+    def naive(last: bool = False) -> Draws:
+        windows = Windows(model, levels, last)
         return Draws(windows.draw, windows.start, 1)
 
-    made: dict[str, Callable[[], Draws]] = {} if batch > MOST_IN_WINDOWS else {"eager": naive}
+    made: dict[str, Callable[[], Draws]] = {}
+    if batch <= MOST_IN_WINDOWS:
+        made = {"eager": naive, f"{ANCHOR}last_output": partial(naive, last=True)}
     made |= {"best_eager": cached}
     made |= {each: partial(cached, mode, compiled=True) for each, mode in COMPILE_MODES.items()}
     made |= {f"{OURS}{impl}": ours}

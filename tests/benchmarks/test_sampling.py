@@ -33,7 +33,7 @@ def case(request, monkeypatch):
 
 
 def test_all_columns_draw_the_same(case):
-    assert set(case.columns) == {"eager", "best_eager", "ours:auto"}
+    assert set(case.columns) - {"anchor:last_output"} == {"eager", "best_eager", "ours:auto"}
     check_draws(case)
     noise = case.noise(5)
     drawn = [draws.draw(noise) for draws in case.columns.values()]
