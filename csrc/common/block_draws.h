@@ -44,6 +44,48 @@ DGM_HOST_DEVICE double exponentials_of(
   return sum;
 }
 
+// The lowest of a segment's logits that fewer than k of all are larger than, or infinity.
+DGM_HOST_DEVICE float lowest_of_top_k(
+    const float* logits, int count, const Segment& segment, int64_t k) {
+  float lowest = INFINITY;
+  for (int i = segment.begin; i < segment.end; ++i) {
+    int larger = 0;
+    for (int j = 0; j < count; ++j) larger += logits[j] > logits[i];
+    if (larger < k) lowest = fminf(lowest, logits[i]);
+  }
+  return lowest;
+}
+
+// Likewise, that larger ones leave less than p of all probability.
+DGM_HOST_DEVICE float lowest_of_nucleus(
+    const float* logits, const float* exponentials, const double* sums, int count,
+    const Segment& segment, double p) {
+  double total = 0.0;
+  for (int i = 0; i < kSegments; ++i) total += sums[i];
+
+  float lowest = INFINITY;
+  for (int i = segment.begin; i < segment.end; ++i) {
+    double larger = 0.0;
+    for (int j = 0; j < count; ++j) larger += logits[j] > logits[i] ? exponentials[j] : 0.0f;
+    if (exponentials[i] > 0.0f && larger < p * total) lowest = fminf(lowest, logits[i]);
+  }
+  return lowest;
+}
+
+// Leaves a segment no exponential of a logit below the lowest of all that stay; returns its sum.
+DGM_HOST_DEVICE double drop_below(
+    const float* lowest, const float* logits, const Segment& segment, float* exponentials) {
+  float edge = lowest[0];
+  for (int i = 1; i < kSegments; ++i) edge = fminf(edge, lowest[i]);
+
+  double sum = 0.0;
+  for (int i = segment.begin; i < segment.end; ++i) {
+    if (logits[i] < edge) exponentials[i] = 0.0f;
+    sum += exponentials[i];
+  }
+  return sum;
+}
+
 // The place whose stretch of the cumulative softmax holds u.
 DGM_HOST_DEVICE int place_of(const float* exponentials, const double* sums, int count, float u) {
   double total = 0.0;
@@ -64,6 +106,8 @@ DGM_HOST_DEVICE int place_of(const float* exponentials, const double* sums, int 
     end += exponentials[place];
     if (!(end <= wanted)) break;
   }
+  // Nor is it picked for that where its probability is zero.
+  while (place > 0 && exponentials[place] == 0.0f) --place;
   return place;
 }
 

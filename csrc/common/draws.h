@@ -52,7 +52,19 @@ static int64_t place_of(
     end += scratch[place];
     if (!(end <= wanted)) break;
   }
+  // Nor is it picked for that where its probability is zero.
+  while (place > 0 && scratch[place] == 0.0f) --place;
   return place;
+}
+
+// The same of the values that may be drawn; uses the logits up.
+static int64_t place_of(
+    float* logits, int64_t count, const Filters& filters, float u, float* scratch) {
+  if (filters.temperature == 0.0f || !filters.leave_out(count)) {
+    return place_of(logits, count, filters.temperature, u, scratch);
+  }
+  filter(logits, count, filters, scratch);
+  return place_of(logits, count, 1.0f, u, scratch);
 }
 
 // m + T s ln(u / (1 - u)).

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "common/buffer.h"
+#include "common/filters.h"
 #include "common/images.h"
 #include "common/isa.h"
 #include "common/parallel.h"

@@ -60,7 +60,8 @@ std::tuple<Tensor, Tensor> draw(
     Tensor rings, Tensor recent, std::vector<Tensor> weights, std::vector<int64_t> sizes,
     std::vector<int64_t> dilations, Tensor condition, std::optional<Tensor> features,
     std::optional<Tensor> given, std::optional<Tensor> noise, int64_t time, int64_t outputs,
-    int64_t levels, bool mixture, double temperature, double lowest_log_scale, bool keep) {
+    int64_t levels, bool mixture, double temperature, int64_t top_k, double top_p,
+    double lowest_log_scale, bool keep) {
   const int64_t samples = rings.size(0), steps = (given ? *given : *noise).size(1);
   const auto empty = [&](std::vector<int64_t> shape, ScalarType dtype) {
     return torch::stable::empty(shape, dtype, std::nullopt, rings.device());
@@ -72,7 +73,11 @@ std::tuple<Tensor, Tensor> draw(
   const std::vector<int64_t> begins = rings_of(sizes, dilations);
   const Draw work{
       network_of(weights, sizes, dilations, begins),
-      {mixture, outputs, levels, noise ? noise->size(2) : 0, static_cast<float>(temperature),
+      {mixture,
+       outputs,
+       levels,
+       noise ? noise->size(2) : 0,
+       {static_cast<float>(temperature), top_k, top_p},
        static_cast<float>(lowest_log_scale)},
       samples,
       steps,

@@ -8,6 +8,7 @@
 #include <cstdint>
 
 #include "common/buffer.h"
+#include "common/filters.h"
 #include "common/isa.h"
 #include "common/parallel.h"
 #include "common/team.h"

@@ -213,12 +213,12 @@ class Group {
 
   int64_t draw_level(int64_t s, int64_t t) {
     const Output& output = d.output;
-    const int64_t level =
-        pick(output, parameters(s), d.noise + at(s, t) * output.uniforms, scratch_.data());
-    d.levels[at(s, t)] = level;
     for (int64_t i = 0; d.parameters != nullptr && i < output.outputs; ++i) {
       d.parameters[at(s, t) * output.outputs + i] = parameters(s)[i];
     }
+    const int64_t level =
+        pick(output, parameters(s), d.noise + at(s, t) * output.uniforms, scratch_.data());
+    d.levels[at(s, t)] = level;
     return level;
   }
 

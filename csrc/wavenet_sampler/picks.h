@@ -13,9 +13,9 @@ using dgm::wavenet_sampler::Output;
 static int64_t level_of_mixture(
     const Output& output, const float* parameters, const float* uniforms, float* scratch) {
   const int64_t K = output.outputs / 3;
-  const int64_t k = place_of(parameters, K, output.temperature, uniforms[0], scratch);
+  const int64_t k = place_of(parameters, K, output.filters.temperature, uniforms[0], scratch);
   const float log_scale = std::max(parameters[2 * K + k], output.lowest_log_scale);
-  const float x = logistic(parameters[K + k], log_scale, output.temperature, uniforms[1]);
+  const float x = logistic(parameters[K + k], log_scale, output.filters.temperature, uniforms[1]);
 
   const float half = static_cast<float>(output.levels - 1) / 2.0f;
   const float place = __builtin_nearbyintf((x + 1.0f) * half);
@@ -23,10 +23,11 @@ static int64_t level_of_mixture(
   return place > 0.0f ? std::min(static_cast<int64_t>(place), output.levels - 1) : 0;
 }
 
+// Uses the parameters up.
 static int64_t pick(
-    const Output& output, const float* parameters, const float* uniforms, float* scratch) {
+    const Output& output, float* parameters, const float* uniforms, float* scratch) {
   if (output.mixture) return level_of_mixture(output, parameters, uniforms, scratch);
-  return place_of(parameters, output.outputs, output.temperature, uniforms[0], scratch);
+  return place_of(parameters, output.outputs, output.filters, uniforms[0], scratch);
 }
 
 }  // namespace sampling

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 
+#include "common/filters.h"
 #include "common/host_device.h"
 
 namespace dgm::wavenet_sampler {
@@ -42,11 +43,13 @@ struct Network {
   }
 };
 
-// How a level is drawn: of `outputs` parameters, logits of the levels or a mixture's.
+// How a level is drawn: of `outputs` parameters, logits of the levels or a mixture's; a mixture
+// leaves none out.
 struct Output {
   bool mixture;
   int64_t outputs, levels, uniforms;
-  float temperature, lowest_log_scale;
+  Filters filters;
+  float lowest_log_scale;
 };
 
 struct Draw {

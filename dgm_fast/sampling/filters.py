@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
 from dgm_fast._core.checks import check_floating
 
-__all__ = ["check_filters", "filter_logits", "pick_token"]
+__all__ = ["Filters", "check_filters", "filter_logits", "pick_token"]
 
 
 def filter_logits(
@@ -91,14 +94,63 @@ def pick_token(logits: Tensor, noise: Tensor) -> Tensor:
     A token of probability zero, such as one that was filtered out, is never picked.
 
     Shapes:
-        logits (B, V), noise (B, 1) in [0, 1); result (B,), int64.
+        logits (*, V), noise (*, 1) in [0, 1); result (*), int64.
 
     Precision:
         Sums in float64.
     """
     ends = logits.double().softmax(-1).cumsum(-1)
     # The last end is 1 up to rounding: as a share of it, a uniform lies below the last stretch's.
-    return (ends <= noise.double() * ends[:, -1:]).sum(-1)
+    return (ends <= noise.double() * ends[..., -1:]).sum(-1)
+
+
+@dataclass(frozen=True)
+class Filters:
+    """The options of `filter_logits`, of a sampler whose values need not be categorical.
+
+    Attributes:
+        temperature: divides logits and multiplies scales; 0 leaves no chance.
+        top_k: draw among so many likeliest values alone.
+        top_p: draw among the likeliest values that together have this probability alone.
+
+    Raises:
+        ValueError: an option is out of its range; names it.
+    """
+
+    temperature: float = 1.0
+    top_k: int | None = None
+    top_p: float | None = None
+
+    def __post_init__(self) -> None:
+        check_filters(self.temperature, self.top_k, self.top_p)
+
+    def check(self, is_categorical: bool, distribution: str) -> None:
+        """Raise ValueError where values of another distribution are to be left out."""
+        if not is_categorical and (self.top_k, self.top_p) != (None, None):
+            raise ValueError(
+                f"top_k and top_p must not be given but of categorical values; these are "
+                f"{distribution}: got {self.top_k} and {self.top_p}"
+            )
+
+    @property
+    def constants(self) -> tuple[float, int, float]:
+        """As a kernel takes them: temperature, top_k and top_p, 0 and 1 where all may be drawn."""
+        return self.temperature, self.top_k or 0, 1.0 if self.top_p is None else self.top_p
+
+    def pick(
+        self,
+        pick: Callable[[Tensor, Tensor, float], Tensor],
+        parameters: Tensor,
+        noise: Tensor,
+    ) -> Tensor:
+        """Return the values that noise stands for, by `pick(parameters, noise, temperature)`.
+
+        Where values are left out, parameters are logits (*, V), and noise is uniform (*, 1).
+        """
+        leaves_out = (self.top_k, self.top_p) != (None, None)
+        if self.temperature == 0 or not leaves_out:
+            return pick(parameters, noise, self.temperature)
+        return pick_token(filter_logits(parameters, **vars(self)), noise)
 
 
 def _keep(logits: Tensor, lowest: Tensor) -> Tensor:

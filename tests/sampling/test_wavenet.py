@@ -14,7 +14,7 @@ import dgm_fast
 from dgm_fast._core import extension
 from dgm_fast._core.implementation import ImplementationUnavailable
 from dgm_fast.families.autoregressive import wavenet as family
-from dgm_fast.sampling import WaveNetSampler, naive_sample
+from dgm_fast.sampling import WaveNetSampler, filter_logits, naive_sample, pick_token
 from dgm_fast.sampling.wavenet import op
 from tests.families.wavenet_models import (
     MIXTURE,
@@ -61,8 +61,16 @@ def conditions(config, model, batch, length=T):
     return label, local, condition_of(inputs)
 
 
+# The largest alone, more than one, all; next to none, some, nearly all; both.
+FILTERS = [
+    *({"top_k": k} for k in (1, 3, 1000)),
+    *({"top_p": p} for p in (1e-6, 0.5, 0.99)),
+    {"top_k": 5, "top_p": 0.7},
+]
+
+
 @torch.no_grad()
-def drawn_by_windows(model, noise, condition, temperature):
+def drawn_by_windows(model, noise, condition, temperature, **filters):
     """The levels that a pass of the network a sample draws, in float64."""
     batch, length, _ = noise.shape
 
@@ -71,6 +79,8 @@ def drawn_by_windows(model, noise, condition, temperature):
         return model(x, **condition).transpose(1, 2)
 
     def pick(parameters, noise):
+        if filters and temperature > 0:
+            return pick_token(filter_logits(parameters, temperature=temperature, **filters), noise)
         return model.output.pick(parameters, noise, temperature)
 
     start = torch.zeros(batch, length, dtype=torch.int64)
@@ -99,6 +109,26 @@ def test_every_implementation_draws_what_windows_draw(config, impl, temperature)
     assert state.time == T
     if temperature > 0:
         assert len(levels.unique()) > 3
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.3])
+@pytest.mark.parametrize("filters", FILTERS, ids=str)
+@pytest.mark.parametrize("name", ["both", "wide"])
+def test_levels_are_left_out_as_their_logits_say(name, impl, filters, temperature):
+    config = CONFIGS[name]
+    sampler, model = make_sampler(config, impl)
+    label, local, condition = conditions(config, model, 3)
+    noise = sampler.draw_noise(3, T, torch.Generator().manual_seed(0))
+    options = {"temperature": temperature} | filters
+    parameters = torch.empty(3, T, model.output.parameters)
+    levels, _ = sampler.draw(
+        sampler.start(3, label), noise=noise, features=local, parameters_out=parameters, **options
+    )
+    assert parameters.isfinite().all()
+
+    model.double()
+    condition = {k: v.double() if v.is_floating_point() else v for k, v in condition.items()}
+    assert torch.equal(levels, drawn_by_windows(model, noise, condition, **options))
 
 
 @each_config
@@ -403,7 +433,7 @@ def test_the_operator_is_what_its_schema_says():
     state, packed = sampler.start(3, label), sampler._packed
     condition, features = state.condition, local.transpose(1, 2).contiguous()
     first = state.rings, state.recent, packed.weights, packed.sizes, packed.dilations
-    last = (0, model.output.parameters, 8, False, 1.0, -7.0)
+    last = (0, model.output.parameters, 8, False, 1.0, 3, 0.9, -7.0)
     noise, given = sampler.draw_noise(3, T), torch.zeros(3, T, dtype=torch.int64)
     tests = ("test_schema", "test_faketensor")
     for levels, keep in (((None, noise), True), ((None, noise), False), ((given, None), False)):
@@ -424,6 +454,8 @@ GOOD = {"noise": torch.rand(3, 5, 1), "features": torch.zeros(3, 2, 5)}
         ({"length": 5}, ValueError, "length must be given where noise is not; got 5"),
         ({"temperature": -1.0}, ValueError, "temperature must be at least 0; got -1.0"),
         ({"temperature": float("nan")}, ValueError, "temperature must be at least 0; got nan"),
+        ({"top_k": 0}, ValueError, "top_k must be at least 1; got 0"),
+        ({"top_p": 1.5}, ValueError, r"top_p must be in \(0, 1\]; got 1.5"),
         ({"features": None}, ValueError, "features must hold 2 features of each sample; got None"),
         ({"features": torch.zeros(3, 2, 4)}, ValueError, r"features must have .*\(3, 2, 4\)"),
         ({"features": torch.zeros(3, 2, 5).long()}, TypeError, "features must be a floating"),
@@ -435,6 +467,14 @@ def test_drawing_errors_name_the_argument(impl, options, error, match):
     state = sampler.start(3, torch.zeros(3).long())
     with pytest.raises(error, match=match):
         sampler.draw(state, **(GOOD | options))
+
+
+def test_components_of_a_mixture_are_not_left_out(impl):
+    sampler, model = make_sampler(VARIANTS["mixture of 256"], impl)
+    with pytest.raises(ValueError, match=r"top_k and top_p .* LogisticMixtureWaveform: got 3 and"):
+        sampler.draw(sampler.start(2, torch.zeros(2).long()), 5, top_k=3)
+    with pytest.raises(ValueError, match=r"top_k and top_p .* logistic_mixture: got None and"):
+        model.sample(2, torch.zeros(2).long(), length=5, top_p=0.5)
 
 
 @pytest.mark.parametrize(

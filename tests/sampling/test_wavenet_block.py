@@ -12,7 +12,7 @@ from dgm_fast.sampling import WaveNetSampler
 from dgm_fast.sampling.wavenet.blocks import shared_bytes
 from tests.families.wavenet_models import VARIANTS, small
 from tests.sampling.block_programs import build, build_watched, needs_compiler
-from tests.sampling.test_wavenet import CONFIGS, conditions, each_config, make_sampler, of
+from tests.sampling.test_wavenet import CONFIGS, FILTERS, conditions, each_config, make_sampler, of
 from tests.sampling.wavenet_blocks import Blocks
 
 pytestmark = needs_compiler
@@ -64,6 +64,17 @@ def test_a_block_draws_what_the_reference_draws(program, config, temperature):
         assert agrees(parameters, expected)
         assert torch.equal(state.recent, at_the_end.recent)
         assert agrees(state.rings, at_the_end.rings)
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.8])
+@pytest.mark.parametrize("filters", FILTERS, ids=str)
+@pytest.mark.parametrize("name", ["categorical", "wide"])
+def test_a_block_leaves_out_what_the_reference_leaves_out(program, name, filters, temperature):
+    sampler, label, local, noise = work_of(CONFIGS[name], 5)
+    options = {"noise": noise, "features": local, "temperature": temperature} | filters
+    wanted, _ = sampler.draw(sampler.start(5, label), **options)
+    blocks = Blocks(program, sampler, signals=4)
+    assert torch.equal(blocks.draw(blocks.start(5, label), **options)[0], wanted)
 
 
 NAMES = ("both", "mixture of 256", "kernel 3 of features", "whole vectors")

@@ -14,7 +14,7 @@ from dgm_fast.sampling import WaveNetSampler
 from dgm_fast.sampling.wavenet import blocks, op
 from dgm_fast.sampling.wavenet.eager import EagerLoop
 from tests.families.wavenet_models import VARIANTS, make_model, small
-from tests.sampling.test_wavenet import CONFIGS, T, conditions, make_sampler, of
+from tests.sampling.test_wavenet import CONFIGS, FILTERS, T, conditions, make_sampler, of
 
 needs_kernel = pytest.mark.skipif(
     extension.cuda_missing is not None, reason=str(extension.cuda_missing)
@@ -72,6 +72,19 @@ def test_the_kernel_draws_what_the_reference_draws(config, batch):
     picked = reference.output.pick(found.flatten(0, 1), noise.flatten(0, 1)).view(batch, T)
     assert int((levels - picked).abs().max()) <= (config.levels > 256)
     assert float((levels == picked).double().mean()) > 0.9
+
+
+@pytest.mark.gpu
+@needs_kernel
+@pytest.mark.parametrize("temperature", [0.0, 0.8])
+@pytest.mark.parametrize("filters", FILTERS, ids=str)
+def test_the_kernel_leaves_out_what_the_reference_leaves_out(filters, temperature):
+    cuda, reference, label, local, noise = make_both(CONFIGS["wide"], 70)
+    options = {"noise": noise, "features": local, "temperature": temperature} | filters
+    levels = cuda.draw(cuda.start(70, label), **options)[0]
+    wanted = reference.draw(reference.start(70, label), **options)[0]
+    # A uniform at a border between two parts them for good.
+    assert float((levels == wanted).all(1).double().mean()) > 0.9
 
 
 @pytest.mark.gpu
@@ -152,7 +165,7 @@ def test_the_kernel_is_what_its_schema_says():
     state, packed = sampler.start(3, label), sampler._packed
     first = state.rings, state.recent, packed.weights, packed.sizes, packed.dilations
     arguments = (*first, state.condition, local.transpose(1, 2).contiguous(), None, noise)
-    last = (0, sampler.output.parameters, 8, False, 1.0, -7.0, True)
+    last = (0, sampler.output.parameters, 8, False, 1.0, 3, 0.9, -7.0, True)
     tests = ("test_schema", "test_faketensor")
     torch.library.opcheck(op.draw["cuda"], (*arguments, *last), test_utils=tests)
 

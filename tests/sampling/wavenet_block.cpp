@@ -52,7 +52,7 @@ int main(int, char** argv) {
   const sampler::Draw draw{
       {sizes, dilations.data(), begins.data(), at(0), at(1), at(2), at(3), at(4), at(5), at(6),
        at(7), at(8), at(9), at(10), at(11)},
-      {output[0] != 0, output[1], output[2], output[3], heat[0], heat[1]},
+      {output[0] != 0, output[1], output[2], output[3], {heat[0], output[4], heat[1]}, heat[2]},
       samples,
       steps,
       shape[2],

@@ -11,6 +11,7 @@ import torch
 from dgm_fast.distributions import CategoricalWaveform
 from dgm_fast.distributions.discretized_logistic import lowest_log_scale
 from dgm_fast.sampling import WaveNetSampler
+from dgm_fast.sampling.filters import Filters
 from dgm_fast.sampling.wavenet.packed import pack, pack_condition
 from tests.sampling.block_programs import run
 
@@ -43,11 +44,12 @@ class Blocks:
         layers = len(self.sampler.network.layers)
         return replace(state, condition=pack_condition(state.condition, layers))
 
-    def draw(self, state, *, noise=None, given=None, features=None, temperature=1.0, keep=True):
+    def draw(self, state, *, noise=None, given=None, features=None, keep=True, **filters):
         """Return the levels, their parameters, the state after them, and the program's plan."""
         output, batch = self.sampler.output, state.batch
         steps = (noise if given is None else given).shape[1]
         packed, lowest = pack(self.sampler.network), lowest_log_scale(output.quantizer.levels)
+        temperature, top_k, top_p = Filters(**filters).constants
         mixture = not isinstance(output, CategoricalWaveform)
         local = torch.zeros(0) if features is None else features.transpose(1, 2)
         levels = output.quantizer.levels
@@ -55,8 +57,8 @@ class Blocks:
             [self.signals, self.threads, self.left_out],
             self.processors,
             packed.sizes,
-            [mixture, output.parameters, levels, output.uniforms],
-            torch.tensor([temperature, lowest]),
+            [mixture, output.parameters, levels, output.uniforms, top_k],
+            torch.tensor([temperature, top_p, lowest]),
             [batch, steps, state.time, keep],
             packed.dilations,
             self._begins(packed),

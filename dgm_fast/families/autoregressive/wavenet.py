@@ -47,6 +47,7 @@ from dgm_fast.families.autoregressive.wavenet_blocks import (
 from dgm_fast.families.autoregressive.wavenet_config import WaveNetConfig
 from dgm_fast.families.pretrained import Pretrained
 from dgm_fast.sampling import WaveNetNetwork, WaveNetSampler
+from dgm_fast.sampling.filters import Filters
 from dgm_fast.sampling.interrupted import keeping
 
 __all__ = ["WaveNet", "WaveNetConfig"]
@@ -203,6 +204,8 @@ class WaveNet(Pretrained, nn.Module):
         features: Tensor | None = None,
         given: Tensor | None = None,
         temperature: float = 1.0,
+        top_k: int | None = None,
+        top_p: float | None = None,
         noise: Tensor | None = None,
         progress: Callable[[int, int], object] | None = None,
     ) -> Tensor:
@@ -221,6 +224,8 @@ class WaveNet(Pretrained, nn.Module):
                 is.
             temperature: divides logits and multiplies scales; below 1, samples are likelier than
                 the model has them.
+            top_k: of categorical levels, draw among so many likeliest alone.
+            top_p: likewise among the likeliest that together have this probability.
             noise: (n, T, N) for all n signals, as `draw_noise` makes it; default drawn.
             progress: told the number of samples done and that of all, some times a second.
 
@@ -239,12 +244,12 @@ class WaveNet(Pretrained, nn.Module):
         local = self._local(features, n, length)
         start = self._beginning(given, shape, length)
         noise = self._noise(noise, n, length, generator)
-        if not temperature >= 0:
-            raise ValueError(f"temperature must be at least 0; got {temperature}")
+        filters = Filters(temperature, top_k, top_p)
+        filters.check(self.config.output == "categorical", self.config.output)
 
         done, pieces = start.shape[1], [start]
         with keeping(lambda: torch.cat(pieces, dim=1).reshape(*shape, done)):
-            for levels in self._go_on(start, label, local, noise, temperature):
+            for levels in self._go_on(start, label, local, noise, filters):
                 pieces.append(self.quantizer.decode(levels, start.dtype))
                 done += levels.shape[1]
                 if progress is not None:
@@ -257,7 +262,7 @@ class WaveNet(Pretrained, nn.Module):
         label: Tensor | None,
         local: Tensor | None,
         noise: Tensor,
-        temperature: float,
+        filters: Filters,
     ) -> Iterator[Tensor]:
         """Yield the levels that signals (n, P) go on with, piece by piece to the noise's end."""
         (n, done), length = start.shape, noise.shape[1]
@@ -274,7 +279,7 @@ class WaveNet(Pretrained, nn.Module):
         while done < length:
             times = slice(done, min(length, done + piece))
             piece_of = {"noise": noise[:, times], "features": _of_times(local, times)}
-            levels, state = sampler.draw(state, temperature=temperature, **piece_of)
+            levels, state = sampler.draw(state, **vars(filters), **piece_of)
             yield levels
             done = times.stop
 

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dgm_fast.distributions import WaveformOutput
+from dgm_fast.sampling.filters import Filters
 from dgm_fast.sampling.wavenet.network import WaveNetNetwork
 from dgm_fast.sampling.wavenet.state import WaveNetState, padded
 
@@ -59,7 +60,7 @@ class EagerLoop:
         given: Tensor | None,
         noise: Tensor | None,
         features: Tensor | None,
-        temperature: float,
+        filters: Filters,
         parameters_out: Tensor | None,
     ) -> Tensor:
         """Move the state on in place; return the levels (B, n) drawn, or given."""
@@ -76,7 +77,7 @@ class EagerLoop:
                 conditions = self._conditions(local)
             below = recent, pasts, conditions
             if given is None:
-                inputs, parameters, level = self.step(*below, noises[t], temperature)
+                inputs, parameters, level = self.step(*below, noises[t], filters)
                 drawn.append(level)
                 if parameters_out is not None:
                     parameters_out[:, t] = parameters
@@ -100,14 +101,14 @@ class EagerLoop:
         pasts: Sequence[Sequence[Tensor]],
         conditions: Sequence[Tensor],
         noise: Tensor,
-        temperature: float,
+        filters: Filters,
     ) -> tuple[list[Tensor], Tensor, Tensor]:
         """Return each layer's input, the parameters (B, P) and the levels (B,) of one time."""
         inputs, gates = self.go_up(recent, pasts, conditions)
         (skip, skip_bias), (head, head_bias), (last, last_bias) = self.head
         skips = torch.addmm(skip_bias, torch.cat(gates, dim=1), skip).relu_()
         parameters = torch.addmm(last_bias, torch.addmm(head_bias, skips, head).relu_(), last)
-        return inputs, parameters, self.output.pick(parameters, noise, temperature)
+        return inputs, parameters, filters.pick(self.output.pick, parameters, noise)
 
     def go_up(
         self,

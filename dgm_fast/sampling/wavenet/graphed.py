@@ -8,6 +8,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from dgm_fast.sampling.filters import Filters
 from dgm_fast.sampling.graph import StepGraph
 from dgm_fast.sampling.wavenet.eager import EagerLoop
 from dgm_fast.sampling.wavenet.state import WaveNetState, padded
@@ -36,15 +37,15 @@ class GraphedLoop(EagerLoop):
         given: Tensor | None,
         noise: Tensor | None,
         features: Tensor | None,
-        temperature: float,
+        filters: Filters,
         parameters_out: Tensor | None,
     ) -> Tensor:
         """Move the state on in place; return the levels (B, n) drawn, or given."""
         if given is not None or noise.numel() == 0:
-            return super().go_on(state, given, noise, features, temperature, parameters_out)
+            return super().go_on(state, given, noise, features, filters, parameters_out)
 
         inputs = [noise] if features is None else [noise, features.transpose(1, 2)]
-        steps = self._steps_of(state, [each[:, 0] for each in inputs], temperature)
+        steps = self._steps_of(state, [each[:, 0] for each in inputs], filters)
         steps.take(state)
         levels = noise.new_empty(noise.shape[:2], dtype=torch.int64)
         for t in range(noise.shape[1]):
@@ -56,12 +57,12 @@ class GraphedLoop(EagerLoop):
         return levels
 
     def _steps_of(
-        self, state: WaveNetState, inputs: list[Tensor], temperature: float
+        self, state: WaveNetState, inputs: list[Tensor], filters: Filters
     ) -> GraphedSteps:
-        wanted = state.rings.shape, state.condition.shape, temperature
+        wanted = state.rings.shape, state.condition.shape, filters
         if self._captured != wanted:
             self._steps = None  # before another takes memory
-            self._steps = GraphedSteps(self, state, inputs, temperature)
+            self._steps = GraphedSteps(self, state, inputs, filters)
             self._captured = wanted
         return self._steps
 
@@ -75,7 +76,7 @@ class GraphedSteps:
     """
 
     def __init__(
-        self, loop: EagerLoop, state: WaveNetState, inputs: list[Tensor], temperature: float
+        self, loop: EagerLoop, state: WaveNetState, inputs: list[Tensor], filters: Filters
     ) -> None:
         network, self.loop = loop.network, loop
         self.channels, taps = network.channels, network.kernel - 1
@@ -88,7 +89,7 @@ class GraphedSteps:
         self.now = torch.zeros_like(self.slots)
         self.rings, self.recent = state.rings.clone(), state.recent.clone()
         self.condition = state.condition.clone()
-        self.replay: Step = loop.capture(partial(self._step, temperature), *inputs)
+        self.replay: Step = loop.capture(partial(self._step, filters), *inputs)
 
     def take(self, state: WaveNetState) -> None:
         """Go on from a state."""
@@ -103,7 +104,7 @@ class GraphedSteps:
         state.recent.copy_(self.recent)
 
     def _step(
-        self, temperature: float, noise: Tensor, features: Tensor | None = None
+        self, filters: Filters, noise: Tensor, features: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         loop, rings = self.loop, self.rings.unflatten(1, (-1, self.width))
         condition = self.condition
@@ -117,7 +118,7 @@ class GraphedSteps:
             [layer.unbind(1) for layer in pasts.unbind(1)],
             loop._conditions(condition),
             noise,
-            temperature,
+            filters,
         )
 
         # In the place of the oldest, which has been read.

@@ -28,6 +28,8 @@ def _fake_draw(
     levels: int,
     mixture: bool,
     temperature: float,
+    top_k: int,
+    top_p: float,
     lowest_log_scale: float,
     keep: bool,
 ) -> tuple[Tensor, Tensor]:
@@ -43,8 +45,8 @@ _op = Op(
         "draw": Direction(
             "(Tensor(a!) rings, Tensor(b!) recent, Tensor[] weights, int[] sizes, int[] dilations, "
             "Tensor condition, Tensor? features, Tensor? given, Tensor? noise, int time, "
-            "int outputs, int levels, bool mixture, float temperature, float lowest_log_scale, "
-            "bool keep) -> (Tensor levels, Tensor parameters)",
+            "int outputs, int levels, bool mixture, float temperature, int top_k, float top_p, "
+            "float lowest_log_scale, bool keep) -> (Tensor levels, Tensor parameters)",
             _fake_draw,
         )
     },

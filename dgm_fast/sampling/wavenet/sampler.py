@@ -11,6 +11,7 @@ from dgm_fast._core.checks import check_floating, check_integers, some_labels
 from dgm_fast._core.random import draw_seed
 from dgm_fast.distributions import CategoricalWaveform, WaveformOutput
 from dgm_fast.distributions.discretized_logistic import lowest_log_scale
+from dgm_fast.sampling.filters import Filters
 from dgm_fast.sampling.wavenet import op
 from dgm_fast.sampling.wavenet.eager import EagerLoop
 from dgm_fast.sampling.wavenet.graphed import GraphedLoop
@@ -113,7 +114,7 @@ class WaveNetSampler:
         self._check_levels(levels, state.batch)
         features = self._features(features, state.batch, levels.shape[1])
         given = levels.to(self.device).contiguous()
-        self._go_on(state, given, None, features, 1.0, None)
+        self._go_on(state, given, None, features, Filters(), None)
         return replace(state, time=state.time + levels.shape[1])
 
     @torch.no_grad()
@@ -124,6 +125,8 @@ class WaveNetSampler:
         *,
         features: Tensor | None = None,
         temperature: float = 1.0,
+        top_k: int | None = None,
+        top_p: float | None = None,
         noise: Tensor | None = None,
         generator: torch.Generator | None = None,
         parameters_out: Tensor | None = None,
@@ -135,13 +138,15 @@ class WaveNetSampler:
             length: n, where no noise is given.
             features: local ones of these samples.
             temperature: divides logits and multiplies scales; 0 leaves no chance.
+            top_k: of categorical levels, draw among so many likeliest alone.
+            top_p: likewise among the likeliest that together have this probability.
             noise: that decides the levels; default drawn.
             generator: to draw it from; default torch's own.
             parameters_out: (B, n, P), filled with what each level was drawn from.
         """
         self._check_state(state)
-        if not temperature >= 0:
-            raise ValueError(f"temperature must be at least 0; got {temperature}")
+        filters = Filters(temperature, top_k, top_p)
+        filters.check(self._is_categorical, type(self.output).__name__)
         if (length is None) == (noise is None):
             raise ValueError(f"length must be given where noise is not; got {length}")
         if noise is None:
@@ -154,7 +159,7 @@ class WaveNetSampler:
             got = tuple(parameters_out.shape)
             raise ValueError(f"parameters_out must have shape (B, n, P) = {shape}; got {got}")
 
-        levels = self._go_on(state, None, noise, features, temperature, parameters_out)
+        levels = self._go_on(state, None, noise, features, filters, parameters_out)
         return levels, replace(state, time=state.time + n)
 
     def draw_noise(
@@ -164,18 +169,22 @@ class WaveNetSampler:
         seed = draw_seed(self.device, generator)
         return self.output.draw_noise(batch, length, seed, self.dtype)
 
+    @property
+    def _is_categorical(self) -> bool:
+        return isinstance(self.output, CategoricalWaveform)
+
     def _go_on(
         self,
         state: WaveNetState,
         given: Tensor | None,
         noise: Tensor | None,
         features: Tensor | None,
-        temperature: float,
+        filters: Filters,
         parameters_out: Tensor | None,
     ) -> Tensor:
         if self.impl == "reference":
             with torch.autocast(self.device.type, enabled=False):
-                return self._loop.go_on(state, given, noise, features, temperature, parameters_out)
+                return self._loop.go_on(state, given, noise, features, filters, parameters_out)
 
         output = self.output
         levels, parameters = op.draw[self.impl](
@@ -191,8 +200,8 @@ class WaveNetSampler:
             state.time,
             output.parameters,
             output.quantizer.levels,
-            not isinstance(output, CategoricalWaveform),
-            temperature,
+            not self._is_categorical,
+            *filters.constants,
             lowest_log_scale(output.quantizer.levels),
             parameters_out is not None,
         )
