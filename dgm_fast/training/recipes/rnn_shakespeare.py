@@ -2,8 +2,8 @@
 
     dgm-fast train rnn --data shakespeare --data-root PATH/TO/text
 
-One layer of 384 cells, as long a training as the transformer's allows for: a step of 32 segments
-took 364 ms on two cores, 11,000 characters a second.
+One layer of 384 cells. A run of it took 14 minutes of one core of an Intel Xeon and reached
+1.497 nats, 2.160 bits, a character of the validation text, below 1.6 from the third epoch on.
 """
 
 from __future__ import annotations
