@@ -11,7 +11,7 @@ from dgm_fast._core.checks import check_floating, check_tensor
 from dgm_fast.sampling.masked_mlp import op
 from dgm_fast.sampling.masked_mlp.blocks import BLOCK, MaskedBlocks
 from dgm_fast.sampling.masked_mlp.network import MaskedNetwork
-from dgm_fast.sampling.masked_mlp.packed import PackedSweep
+from dgm_fast.sampling.masked_mlp.packed import PackedSweep, pack_blocks, pack_stretches
 from dgm_fast.sampling.masked_mlp.state import MaskedState
 from dgm_fast.sampling.masked_mlp.steps import Step
 
@@ -92,17 +92,15 @@ class MaskedSampler:
             raise ValueError(f"block must be at least 1; got {block}")
         self.layout, self.step, self.device = layout, step, weight.device
         self.dtype = torch.promote_types(weight.dtype, torch.float32)
-        self.impl = op.choose(impl, self.device, self.dtype)
-        if step.kernel is None and self.impl == "cpp":
-            if impl == "cpp":
-                raise ValueError(f"impl='cpp' has no kernel of step {type(step).__name__}")
-            self.impl = "reference"
-
+        self.impl = op.choose(impl, network, step.kernel, self.dtype, block)
         self._macs = sum(each.numel() for *_, each in network.edges) // 2
-        if self.impl == "cpp":
-            self._sweep = PackedSweep(network, step.kernel, block)
-        else:
-            self._blocks = MaskedBlocks(network, self.dtype, block or BLOCK)
+        self._sweep = self._sweep_of(network, block)
+
+    def _sweep_of(self, network: MaskedNetwork, block: int | None) -> PackedSweep | MaskedBlocks:
+        if self.impl == "reference":
+            return MaskedBlocks(network, self.dtype, block or BLOCK)
+        pack = pack_blocks if self.impl == "cpp" else pack_stretches
+        return PackedSweep(network, self.step.kernel, pack(network, block), op.go_on[self.impl])
 
     def start(
         self,
@@ -170,16 +168,15 @@ class MaskedSampler:
         return state.x
 
     def _go_on(self, state: MaskedState, noise: Tensor, until: int) -> None:
-        if self.impl == "cpp":
-            self._sweep.go_on(state, noise, until)
-            state.step = until
+        if self.impl == "reference":
+            self._sweep.go_on(state, noise, until, self.step)
         else:
-            self._blocks.go_on(state, noise, until, self.step)
+            self._sweep.go_on(state, noise, until)
 
     def _piece(self, batch: int, with_progress: bool) -> int:
         """Return how many features go between two looks at the keyboard."""
         D = self.layout.features
-        block = self._sweep.sizes[4] if self.impl == "cpp" else self._blocks.block
+        block = self._sweep.block
         pieces = max(_FEWEST_PIECES * with_progress, self._macs * batch / _PIECE, 1)
         return max(1, round(D / pieces / block)) * block if pieces > 1 else D
 
