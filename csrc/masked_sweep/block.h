@@ -95,7 +95,7 @@ class Group {
   }
 
   // Where the units of stretch b of a level begin, how many this one has, and those of its step i.
-  DGM_HOST_DEVICE int begin_of(int l, int b) const { return begins()[l * (n.stretches() + 1) + b]; }
+  DGM_HOST_DEVICE int begin_of(int l, int b) const { return begins()[l * (n.stretches + 1) + b]; }
   DGM_HOST_DEVICE int width(int l) const { return begin_of(l, b_ + 1) - begin_of(l, b_); }
   DGM_HOST_DEVICE Span due_of(int l, int i) const {
     const int* steps = due() + (l - 1) * (n.stretch + 1);
@@ -109,7 +109,7 @@ class Group {
 
   DGM_HOST_DEVICE void begin() {
     for (int i = lane_; i < at_.sums[1]; i += team_) mine(0)[i] = 0.0f;
-    const int count = n.stretches() + 1;
+    const int count = n.stretches + 1;
     for (int i = thread_; i < (n.hidden + 2) * count; i += threads_) {
       begins()[i] = static_cast<int>(n.row(i / count)[n.features + 1 + i % count]);
     }
@@ -232,72 +232,107 @@ class Group {
 
   DGM_HOST_DEVICE void wait() const { block.sync_team(s_, crew_); }
 
+  // A level in a step: the units that it finishes, and those of the level before that are new to
+  // it.
+  struct Stage {
+    Span due, found;
+    float* sums;
+    int quads;
+    const float* units;
+    Weights weights;
+  };
+
+  DGM_HOST_DEVICE Stage stage_of(int l, int i) const {
+    const int P = n.parameters;
+    return {
+        l < n.last() ? due_of(l, i) : Span{i * P, (i + 1) * P},
+        l > 1 ? due_of(l - 1, i) : features_before(i),
+        sums(l),
+        width(l) / kQuad,
+        units_of(l - 1),
+        weights_within(l - 1)};
+  }
+
+  DGM_HOST_DEVICE Span features_before(int i) const { return {i > 0 ? i - 1 : 0, i}; }
+  DGM_HOST_DEVICE float* units_of(int l) const { return level(l) + begin_of(l, b_); }
+  DGM_HOST_DEVICE Weights weights_within(int e) const {
+    const Matrix<float> copies = staged(e);
+    return at_.is_staged ? Weights{copies.data, copies.pitch} : weights(e);
+  }
+
+  // What the next stage asks of no other thread is on its way before they wait for one another.
   DGM_HOST_DEVICE void make_steps() const {
+    Stage stage = stage_of(1, 0);
     for (int i = 0; i < steps(); ++i) {
       for (int l = 1; l <= n.hidden; ++l) {
-        const Span units = due_of(l, i);
-        finish_units(l, i, units);
-        if (units.begin < units.end) wait();
+        finish_units(l, stage);
+        const bool is_new = stage.due.begin < stage.due.end;
+        stage = stage_of(l + 1, i);
+        if (is_new) wait();
       }
-      make_feature(i);
-      if (i + 1 < steps()) wait();
+      make_feature(i, stage);
+      if (i + 1 == steps()) break;
+      stage = stage_of(1, i + 1);
+      wait();
     }
   }
 
-  // Adds what was found since the step before to the sums of units that are not finished; finishes
-  // those that are due.
-  DGM_HOST_DEVICE void finish_units(int l, int i, const Span& units) const {
-    const int quads = width(l) / kQuad, skip = n.skips[l];
-    for (int quad = lane_; quad < quads; quad += crew_) {
-      if (quad < units.begin / kQuad) continue;
-      float* to = sums(l) + quad * kQuad;
-      Quad sum = load(to);
-      add_found(l - 1, i, quad, sum);
-      store(to, sum);
+  // Adds what was found to the sums of units that are not finished; finishes those that are due.
+  DGM_HOST_DEVICE void finish_units(int l, const Stage& stage) const {
+    const Span due = stage.due;
+    const int skip = n.skips[l];
+    for (int quad = lane_; quad < stage.quads; quad += crew_) {
+      const int first = quad * kQuad, last = first + kQuad;
+      if (last <= due.begin) continue;
+      Quad sum = load(stage.sums + first);
+      add_found(stage.units, stage.weights, stage.found, quad, sum);
+      store(stage.sums + first, sum);
+      const int end = due.end < last ? due.end : last;
 #pragma unroll 1
-      for (int j = 0; j < kQuad; ++j) {
-        const int u = quad * kQuad + j;
-        if (u < units.begin || u >= units.end) continue;
-        if (skip > 0) to[j] += sums(skip)[u];
-        level(l)[begin_of(l, b_) + u] = activate(n.activation, to[j]);
+      for (int u = due.begin > first ? due.begin : first; u < end; ++u) {
+        float z = number(sum, u - first);
+        if (skip > 0) stage.sums[u] = z += sums(skip)[u];
+        units_of(l)[u] = activate(n.activation, z);
       }
     }
   }
 
-  // Adds what an edge's units give that step i, or of features the one before, has found.
-  DGM_HOST_DEVICE void add_found(int e, int i, int quad, Quad& sum) const {
-    const BlockEdge edge = n.edge(e);
-    const Span found = edge.from > 0 ? due_of(edge.from, i) : Span{i > 0 ? i - 1 : 0, i};
-    const float* units = level(edge.from) + begin_of(edge.from, b_);
-    const Matrix<float> copies = staged(e);
-    const Weights all = at_.is_staged ? Weights{copies.data, copies.pitch} : weights(e);
+  // A number of a quad that stays in registers.
+  DGM_HOST_DEVICE static float number(const Quad& quad, int i) {
+    return i == 0 ? quad.of[0] : i == 1 ? quad.of[1] : i == 2 ? quad.of[2] : quad.of[3];
+  }
+
+  DGM_HOST_DEVICE static void add_found(
+      const float* units, const Weights& weights, const Span& found, int quad, Quad& sum) {
 #pragma unroll 4
     for (int k = found.begin; k < found.end; ++k) {
-      const Quad weight = load(all.quad(k, quad));
+      const Quad weight = load(weights.quad(k, quad));
 #pragma unroll
       for (int j = 0; j < kQuad; ++j) sum.of[j] = fmaf(units[k], weight.of[j], sum.of[j]);
     }
   }
 
-  DGM_HOST_DEVICE void make_feature(int i) const {
-    const int first = i * n.parameters, quads = width(n.last()) / kQuad;
-    const bool simple = is_simple(d.step.kind);
-    const float* p = sums(n.last()) + first;
-    for (int quad = lane_; quad < quads; quad += crew_) {
-      if (quad < first / kQuad) continue;
-      float* to = sums(n.last()) + quad * kQuad;
-      Quad sum = load(to);
-      add_found(n.hidden, i, quad, sum);
-      if (n.edges > n.last()) add_found(n.last(), i, quad, sum);
-      store(to, sum);
+  DGM_HOST_DEVICE void make_feature(int i, const Stage& stage) const {
+    const bool simple = is_simple(d.step.kind), direct = n.edges > n.last();
+    for (int quad = lane_; quad < stage.quads; quad += crew_) {
+      const int first = quad * kQuad;
+      if (first + kQuad <= stage.due.begin) continue;
+      Quad sum = load(stage.sums + first);
+      add_found(stage.units, stage.weights, stage.found, quad, sum);
+      if (direct) {
+        add_found(units_of(0), weights_within(n.last()), features_before(i), quad, sum);
+      }
+      store(stage.sums + first, sum);
       // All of its parameters are this thread's.
-      if (simple && quad == first / kQuad) {
+      if (simple && first <= stage.due.begin) {
+        const int place = stage.due.begin - first;
         float log_slope = 0.0f;
-        const float x = make_simple(d.step, p, noise_of(i), log_slope);
+        const float x = make_simple(
+            d.step, number(sum, place), number(sum, place + 1), noise_of(i)[0], log_slope);
         put(i, x, log_slope);
       }
     }
-    if (!simple) make_together(i, p);
+    if (!simple) make_together(i, stage.sums + stage.due.begin);
   }
 
   // Of a spline's parameters, or of logits.

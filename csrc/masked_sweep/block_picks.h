@@ -79,17 +79,18 @@ DGM_HOST_DEVICE bool is_simple(Kind kind) {
          kind == Kind::affine;
 }
 
+// `q` is the second parameter where there are two.
 DGM_HOST_DEVICE float make_simple(
-    const Step& step, const float* p, const float* noise, float& log_slope) {
+    const Step& step, float p, float q, float noise, float& log_slope) {
   switch (step.kind) {
     case Kind::bernoulli:
-      return bernoulli(step, p[0], noise[0]);
+      return bernoulli(step, p, noise);
     case Kind::logistic:
-      return logistic(step, p[0], p[1], noise[0]);
+      return logistic(step, p, q, noise);
     case Kind::gaussian:
-      return gaussian(step, p[0], p[1], noise[0]);
+      return gaussian(step, p, q, noise);
     default:
-      return affine(step, p[0], p[1], noise[0], log_slope);
+      return affine(step, p, q, noise, log_slope);
   }
 }
 

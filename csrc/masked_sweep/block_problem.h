@@ -27,11 +27,11 @@ struct BlockEdge {
 // finishes lie together, padded with zeros to whole chunks of a product.
 struct BlockNetwork {
   int features, context, parameters, hidden;
-  int stretch, edges;
-  int units[kLevels];    // of each level, padded
-  int widest[kLevels];   // of each level, the most that a stretch has, padded
-  int columns[kLevels];  // of each hidden level, its first column in `levels` of a state
-  int skips[kLevels];    // of each hidden level, the one whose sums it adds to its own, or 0
+  int stretch, stretches, edges;  // features of a stretch, how many there are
+  int units[kLevels];             // of each level, padded
+  int widest[kLevels];            // of each level, the most that a stretch has, padded
+  int columns[kLevels];           // of each hidden level, its first column in `levels` of a state
+  int skips[kLevels];  // of each hidden level, the one whose sums it adds to its own, or 0
   Activation activation;
   // (hidden + 2, features + 1 and stretches + 1): a level's first unit of each step, and where its
   // units of each stretch begin.
@@ -41,12 +41,11 @@ struct BlockNetwork {
   const float* biases[kLevels];   // of each level but the first
 
   DGM_HOST_DEVICE int last() const { return hidden + 1; }
-  DGM_HOST_DEVICE int stretches() const { return (features + stretch - 1) / stretch; }
   DGM_HOST_DEVICE BlockEdge edge(int e) const {
     return e <= hidden ? BlockEdge{e, e + 1} : BlockEdge{0, last()};
   }
   DGM_HOST_DEVICE const int64_t* row(int level) const {
-    return starts + static_cast<int64_t>(level) * (features + 1 + stretches() + 1);
+    return starts + static_cast<int64_t>(level) * (features + 1 + stretches + 1);
   }
   DGM_HOST_DEVICE int start(int level, int step) const {
     return static_cast<int>(row(level)[step]);
@@ -67,6 +66,7 @@ inline BlockNetwork network_of(
   n.parameters = at(2);
   n.hidden = at(3);
   n.stretch = at(4);
+  n.stretches = (n.features + n.stretch - 1) / n.stretch;
   n.edges = n.last() + at(5);
   n.activation = activation;
   n.starts = starts;
@@ -123,7 +123,7 @@ struct Shared {
     floats *= samples;
     const int widest = *std::max_element(n.widest + 1, n.widest + n.last() + 1);
     partial = take(samples * std::max(blocks::kTasks * blocks::kQuad, widest));
-    begins = take((n.hidden + 2) * (n.stretches() + 1));
+    begins = take((n.hidden + 2) * (n.stretches + 1));
     due = take(n.hidden * (n.stretch + 1));
     is_staged = staged(n) <= kMostStaged;
     for (int e = 0; e < n.edges && is_staged; ++e) weights[e] = take(staged(n, e));

@@ -1,7 +1,8 @@
 // Runs the GPU's sweep through a masked network on threads of a CPU: `masked_sweep_block FROM TO`.
 //
 // FROM holds arrays, each after its number of bytes, in the order of `main`; TO gets x, what hidden
-// units hold, the sums of log-slopes and {bytes of shared memory, samples of a block} likewise.
+// units hold, the sums of log-slopes and {bytes of shared memory, samples of a block, waits of a
+// crew} likewise.
 
 #include <cstdint>
 #include <cstdio>
@@ -38,6 +39,7 @@ class SweepBlock : public CpuBlock {
       : CpuBlock(block), run_as_(run_as), crews_(crews) {}
 
   int warp() const { return run_as_.warp; }
+  int64_t waits_of_crew() const { return waits_; }
   void sync_team(int sample, int threads) const {
     if (threads != run_as_.crew) throw std::runtime_error("a crew is of another size");
     const int64_t i = waits_++;
@@ -63,8 +65,10 @@ class SweepBlock : public CpuBlock {
   mutable std::vector<Copy> copies_;
 };
 
+// Returns how often a crew waits.
 template <int S>
-void run(const sweep::BlockSweep& work, const RunAs& run_as) {
+int64_t run(const sweep::BlockSweep& work, const RunAs& run_as) {
+  int64_t waits = 0;
   const sweep::Shared shared(work.network, work.step, S);
   for (int64_t first = 0; first < work.samples; first += S) {
     std::vector<std::unique_ptr<Crew>> crews;
@@ -73,7 +77,22 @@ void run(const sweep::BlockSweep& work, const RunAs& run_as) {
         sizeof(float) * shared.floats, run_as.threads, run_as.left_out, [&](const CpuBlock& block) {
           const SweepBlock one(block, run_as, crews);
           sweep::Group<S, SweepBlock>(work, shared, one, first).run();
+          if (block.thread() == 0) waits = one.waits_of_crew();
         });
+  }
+  return waits;
+}
+
+int64_t run(const sweep::BlockSweep& work, const RunAs& run_as) {
+  switch (run_as.samples) {
+    case 1:
+      return run<1>(work, run_as);
+    case 2:
+      return run<2>(work, run_as);
+    case 4:
+      return run<4>(work, run_as);
+    default:
+      return run<8>(work, run_as);
   }
 }
 
@@ -116,12 +135,14 @@ int main(int, char** argv) {
       noise.data(),
       given.empty() ? nullptr : reinterpret_cast<const bool*>(given.data())};
 
-  const RunAs run_as{static_cast<int>(as[0]), static_cast<int>(as[1]), static_cast<int>(as[2]),
-                     static_cast<int>(as[3]), as[4], as[5]};
-  if (run_as.samples == 1) run<1>(work, run_as);
-  if (run_as.samples == 2) run<2>(work, run_as);
-  if (run_as.samples == 4) run<4>(work, run_as);
-  if (run_as.samples == 8) run<8>(work, run_as);
+  const RunAs run_as{
+      static_cast<int>(as[0]),
+      static_cast<int>(as[1]),
+      static_cast<int>(as[2]),
+      static_cast<int>(as[3]),
+      as[4],
+      as[5]};
+  const int64_t waits = run(work, run_as);
 
   std::FILE* to = std::fopen(argv[2], "wb");
   write(x, to);
@@ -129,7 +150,8 @@ int main(int, char** argv) {
   write(log_det, to);
   const std::vector<int64_t> plan{
       sweep::shared_bytes(work.network, work.step, 1),
-      sweep::samples_of_block(work.network, work.step, samples, processors[0], processors[1])};
+      sweep::samples_of_block(work.network, work.step, samples, processors[0], processors[1]),
+      waits};
   write(plan, to);
   std::fclose(to);
   return 0;
