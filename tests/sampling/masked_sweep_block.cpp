@@ -2,7 +2,7 @@
 //
 // FROM holds arrays, each after its number of bytes, in the order of `main`; TO gets x, what hidden
 // units hold, the sums of log-slopes and {bytes of shared memory, samples of a block, waits of a
-// crew} likewise.
+// block, waits of a crew} likewise.
 
 #include <cstdint>
 #include <cstdio>
@@ -24,6 +24,10 @@ struct RunAs {
   int64_t left_out, left_out_of_crew;
 };
 
+struct Waits {
+  int64_t of_block, of_crew;
+};
+
 // Where the threads of a sample's crew wait, in turn as those of a block.
 struct Crew {
   explicit Crew(int threads)
@@ -39,10 +43,14 @@ class SweepBlock : public CpuBlock {
       : CpuBlock(block), run_as_(run_as), crews_(crews) {}
 
   int warp() const { return run_as_.warp; }
-  int64_t waits_of_crew() const { return waits_; }
+  void sync() const {
+    ++waits_.of_block;
+    CpuBlock::sync();
+  }
+  Waits waits() const { return waits_; }
   void sync_team(int sample, int threads) const {
     if (threads != run_as_.crew) throw std::runtime_error("a crew is of another size");
-    const int64_t i = waits_++;
+    const int64_t i = waits_.of_crew++;
     if (i != run_as_.left_out_of_crew) crews_[sample]->barriers[i % kBarriers].wait();
   }
   void copy(float* to, const float* from) const { copies_.push_back({to, from, 1}); }
@@ -61,29 +69,29 @@ class SweepBlock : public CpuBlock {
 
   const RunAs& run_as_;
   std::vector<std::unique_ptr<Crew>>& crews_;
-  mutable int64_t waits_ = 0;
+  mutable Waits waits_{};
   mutable std::vector<Copy> copies_;
 };
 
-// Returns how often a crew waits.
+// Returns how often the threads of a block wait.
 template <int S>
-int64_t run(const sweep::BlockSweep& work, const RunAs& run_as) {
-  int64_t waits = 0;
+Waits run(const sweep::BlockSweep& work, const RunAs& run_as) {
+  Waits waits{};
   const sweep::Shared shared(work.network, work.step, S);
-  for (int64_t first = 0; first < work.samples; first += S) {
+  for (int64_t first = 0; first < work.samples && work.begin < work.end; first += S) {
     std::vector<std::unique_ptr<Crew>> crews;
     for (int s = 0; s < S; ++s) crews.push_back(std::make_unique<Crew>(run_as.crew));
     run_block(
         sizeof(float) * shared.floats, run_as.threads, run_as.left_out, [&](const CpuBlock& block) {
           const SweepBlock one(block, run_as, crews);
           sweep::Group<S, SweepBlock>(work, shared, one, first).run();
-          if (block.thread() == 0) waits = one.waits_of_crew();
+          if (block.thread() == 0) waits = one.waits();
         });
   }
   return waits;
 }
 
-int64_t run(const sweep::BlockSweep& work, const RunAs& run_as) {
+Waits run(const sweep::BlockSweep& work, const RunAs& run_as) {
   switch (run_as.samples) {
     case 1:
       return run<1>(work, run_as);
@@ -142,7 +150,7 @@ int main(int, char** argv) {
       static_cast<int>(as[3]),
       as[4],
       as[5]};
-  const int64_t waits = run(work, run_as);
+  const Waits waits = run(work, run_as);
 
   std::FILE* to = std::fopen(argv[2], "wb");
   write(x, to);
@@ -151,7 +159,7 @@ int main(int, char** argv) {
   const std::vector<int64_t> plan{
       sweep::shared_bytes(work.network, work.step, 1),
       sweep::samples_of_block(work.network, work.step, samples, processors[0], processors[1]),
-      waits};
+      waits.of_block, waits.of_crew};
   write(plan, to);
   std::fclose(to);
   return 0;

@@ -152,7 +152,7 @@ def test_a_sweep_moves_from_a_cpu_to_a_block_and_back(program, name, step):
         # Weights within a stretch that are left where they are, and more units than a warp's.
         (SHAPES["wide"], 9, 2),
         (Shape(features=2, hidden=(530,), context=1), 2, 4),
-        (Shape(features=2, hidden=(530,), context=1), 1, 4),
+        (Shape(features=2, hidden=(530,), context=1), 1, 2),
         (SHAPES["two layers"], 1, 2),
     ],
 )
@@ -162,7 +162,9 @@ def test_stretches_of_any_size(program, shape, block, crew):
     blocks = Blocks(program, network, step, block=block, crew=crew)
     state, plan = blocks.go_on(sampler.start(B, context), noise, shape.features)
     assert_same(state.x, naive(network, evaluate, step, noise, context), step)
-    assert plan[0] == shared_bytes(stretches_of(network.layout, block, False, CPU), False, step.kernel)
+    assert plan[0] == shared_bytes(
+        stretches_of(network.layout, block, False, CPU), False, step.kernel
+    )
 
 
 @pytest.mark.parametrize("which", ["some", "all"])
@@ -240,60 +242,63 @@ def test_python_knows_what_a_block_shares(program, name):
 
 
 @pytest.mark.parametrize(
-    ("batch", "processors", "share", "samples"),
+    ("batch", "processors", "kilobytes", "samples"),
     [
-        (0, 132, 1.0, 1),
-        (66, 132, 1.0, 1),
-        (67, 132, 1.0, 2),
-        (264, 132, 1.0, 4),
-        (5000, 132, 1.0, 8),
-        (5000, 132, 0.5, 4),
-        (5000, 132, 0.1, 1),
-        (9, 1, 1.0, 8),
+        (0, 132, 227, 1),
+        (66, 132, 227, 1),
+        (67, 132, 227, 2),
+        (264, 132, 227, 4),
+        (1000, 132, 227, 8),
+        (1000, 132, 60, 4),
+        (1000, 132, 25, 1),
+        (9, 1, 227, 8),
     ],
 )
 def test_samples_of_a_block_leave_half_the_processors_and_fit(
-    program, batch, processors, share, samples
+    program, batch, processors, kilobytes, samples
 ):
     step = STEPS["bernoulli"]
-    network, _, sampler, noise, _ = work_of(Shape(), step, batch)
-    stretches = stretches_of(network.layout, None, False, CPU)
-    memory = int(8 * share * shared_bytes(stretches, False, step.kernel))
-    blocks = Blocks(program, network, step, processors=(processors, memory))
-    assert blocks.go_on(sampler.start(batch), noise, 0)[1][1] == samples
+    network, _, sampler, noise, _ = work_of(Shape(features=20, hidden=(500, 500)), step, batch)
+    blocks = Blocks(program, network, step, processors=(processors, 1024 * kilobytes))
+    state = replace(sampler.start(batch), step=20)
+    assert blocks.go_on(state, noise, 20)[1][1] == samples
 
 
-# So wide that no thread reads only what it wrote itself.
-RACY = Shape(features=4, hidden=(48, 48), context=2)
-# Of a block, and of a crew where a spline is made, and where a category is.
-WAITS, WAITS_OF_CREW = 2 + 2 * 7, {"spline": 18, "categorical": 22, "gaussian": 10}
+# So wide that no thread reads only what it wrote itself, in the second and third of its stretches.
+RACY = Shape(features=6, hidden=(72, 72), context=2)
+# Of a block, and of a crew in a stretch.
+WAITS, WAITS_OF_CREW = 2 + 2 * 7, {"gaussian": 5, "spline": 9, "categorical": 11}
 
 
 @pytest.fixture(scope="module")
 def watched(tmp_path_factory):
     """The program under ThreadSanitizer."""
     folder = tmp_path_factory.mktemp("watched")
-    return build_watched(SOURCE, folder, lambda program: _watch(program, RACY, "spline"))
+    return build_watched(SOURCE, folder, lambda program: _watch(program, "spline"))
 
 
-def _watch(program, shape, name, **left_out):
+def _watch(program, name, **left_out):
     step = STEPS[name]
-    network, _, sampler, noise, context = work_of(shape, step)
-    blocks, state = Blocks(program, network, step, block=2), sampler.start(B, context)
-    return blocks.like(**left_out).go_on(state, noise, shape.features)[1]
+    network, _, sampler, noise, context = work_of(RACY, step)
+    state = sampler.start(B, context)
+    state = replace(state, levels=torch.zeros_like(state.levels), step=2)
+    blocks = Blocks(program, network, step, block=2)
+    return blocks.like(**left_out).go_on(state, noise, 6)[1][2:]
 
 
 @pytest.mark.parametrize("name", STEPS)
 def test_threads_of_a_block_never_race(watched, name):
-    plan = _watch(watched, RACY, name)
+    waits, waits_of_crew = _watch(watched, name)
+    assert waits == WAITS
     if name in WAITS_OF_CREW:
-        assert plan[2] == WAITS_OF_CREW[name]
+        assert waits_of_crew == 2 * WAITS_OF_CREW[name]
 
 
 @pytest.mark.parametrize("left_out", range(WAITS))
 def test_a_block_that_leaves_out_any_wait_is_caught(watched, left_out):
-    with pytest.raises(RuntimeError, match="data race"):
-        _watch(watched, RACY, "gaussian", left_out=left_out)
+    # What is read before it is there may be a place that is none.
+    with pytest.raises(RuntimeError, match=r"data race|SEGV"):
+        _watch(watched, "gaussian", left_out=left_out)
 
 
 @pytest.mark.parametrize(
@@ -301,4 +306,4 @@ def test_a_block_that_leaves_out_any_wait_is_caught(watched, left_out):
 )
 def test_a_crew_that_leaves_out_any_wait_is_caught(watched, name, left_out):
     with pytest.raises(RuntimeError, match="data race"):
-        _watch(watched, RACY, name, left_out_of_crew=left_out)
+        _watch(watched, name, left_out_of_crew=left_out)

@@ -8,7 +8,7 @@ from torch import Tensor
 from dgm_fast._core.implementation import ImplementationUnavailable, cpp, cuda, requested
 from dgm_fast._core.op import Direction, Op
 from dgm_fast.sampling.masked_mlp.network import MaskedNetwork
-from dgm_fast.sampling.masked_mlp.steps import KernelStep
+from dgm_fast.sampling.masked_mlp.steps import Step
 from dgm_fast.sampling.masked_mlp.stretches import unavailable_reason
 
 __all__ = ["choose", "go_on", "pack"]
@@ -62,29 +62,32 @@ pack = _packing.kernels["pack", "cpp"]
 go_on = {name: _sweep.kernels["go_on", name] for name in _sweep.implementations}
 
 
-def choose(
-    impl: str, network: MaskedNetwork, step: KernelStep | None, dtype: torch.dtype, block: int | None
-) -> str:
-    """Return the implementation, `"reference"`, `"cpp"` or `"cuda"`, of a sampler.
+def choose(impl: str, network: MaskedNetwork, step: Step, block: int | None = None) -> str:
+    """Return the implementation, `"reference"`, `"cpp"` or `"cuda"`, of a network's sampler.
 
     Arguments:
         impl: what was asked for.
         network: that is sampled.
-        step: as a kernel takes it, or None where none knows it.
-        dtype: of the computation.
-        block: features of a block, or None.
+        step: what makes a feature.
+        block: features of a block; default what is best.
     """
     known = ("auto", "reference", *_sweep.implementations)
     # A block or a process that asks its ops for Triton asks nothing of a sampler.
     if impl == "auto" and requested(impl) not in known:
         return "reference"
 
-    chosen = _sweep.choose(impl, network.weights[0].device, dtype)
-    reason = None if chosen == "reference" or step is not None else "it does not know this step"
-    if chosen == "cuda" and reason is None:
-        reason = unavailable_reason(network, step, block)
+    weight = network.weights[0]
+    dtype = torch.promote_types(weight.dtype, torch.float32)
+    chosen = _sweep.choose(impl, weight.device, dtype)
+    reason = None if chosen == "reference" else _reason(chosen, network, step, block)
     if reason is None:
         return chosen
     if requested(impl) == chosen:
         raise ImplementationUnavailable(f"masked_sweep: impl={chosen!r} cannot run: {reason}")
     return "reference"
+
+
+def _reason(chosen: str, network: MaskedNetwork, step: Step, block: int | None) -> str | None:
+    if step.kernel is None:
+        return f"it has no kernel of step {type(step).__name__}"
+    return unavailable_reason(network, step.kernel, block) if chosen == "cuda" else None

@@ -68,9 +68,7 @@ def pack_stretches(network: MaskedNetwork, block: int | None) -> PackedNetwork:
     layout = network.layout
     device = network.weights[0].device
     stretches = stretches_of(layout, block, network.is_direct, device)
-    weights = [
-        stretches.packed(weight, source, target) for source, target, weight in network.edges
-    ]
+    weights = [stretches.packed(weight, source, target) for source, target, weight in network.edges]
     biases = [
         stretches.packed_bias(bias, level) for level, bias in enumerate(network.biases, start=1)
     ]

@@ -92,7 +92,7 @@ class MaskedSampler:
             raise ValueError(f"block must be at least 1; got {block}")
         self.layout, self.step, self.device = layout, step, weight.device
         self.dtype = torch.promote_types(weight.dtype, torch.float32)
-        self.impl = op.choose(impl, network, step.kernel, self.dtype, block)
+        self.impl = op.choose(impl, network, step, block)
         self._macs = sum(each.numel() for *_, each in network.edges) // 2
         self._sweep = self._sweep_of(network, block)
 
