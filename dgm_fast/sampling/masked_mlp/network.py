@@ -12,7 +12,7 @@ from dgm_fast.sampling.masked_mlp.layout import MaskedLayout
 
 __all__ = ["ACTIVATIONS", "MaskedNetwork"]
 
-# As torch.nn.functional names them, and in the order of `Activation` in the kernel's problem.h.
+# As torch.nn.functional names them, and in the order of `Activation` in the kernels' step.h.
 ACTIVATIONS = ("relu", "elu", "gelu", "silu", "softplus", "sigmoid", "tanh")
 
 
