@@ -14,16 +14,15 @@
 #include "common/block_products.h"
 #include "masked_sweep/block_picks.h"
 #include "masked_sweep/block_problem.h"
+#include "masked_sweep/block_stage.h"
 #include "rational_quadratic_spline/inverse.h"
 
 namespace dgm::masked_sweep {
 
 using blocks::Chunk;
-using blocks::kQuad;
 using blocks::kSegments;
 using blocks::load;
 using blocks::Product;
-using blocks::Quad;
 using blocks::Segment;
 using blocks::store;
 
@@ -65,11 +64,6 @@ class Group {
   }
 
  private:
-  // Units of a stretch, counted from its first.
-  struct Span {
-    int begin, end;
-  };
-
   // How many threads of a sample make its steps.
   DGM_HOST_DEVICE static int crew(const BlockNetwork& n, int warp, int team) {
     int widest = 0;
@@ -187,15 +181,6 @@ class Group {
     }
   }
 
-  template <typename T>
-  struct Matrix {
-    T* data;
-    int pitch;
-
-    DGM_HOST_DEVICE T* quad(int row, int i) const { return data + row * pitch + i * kQuad; }
-  };
-  using Weights = Matrix<const float>;
-
   DGM_HOST_DEVICE Weights weights(int e) const {
     const BlockEdge edge = n.edge(e);
     const int pitch = n.units[edge.to];
@@ -231,16 +216,6 @@ class Group {
   }
 
   DGM_HOST_DEVICE void wait() const { block.sync_team(s_, crew_); }
-
-  // A level in a step: the units that it finishes, and those of the level before that are new to
-  // it.
-  struct Stage {
-    Span due, found;
-    float* sums;
-    int quads;
-    const float* units;
-    Weights weights;
-  };
 
   DGM_HOST_DEVICE Stage stage_of(int l, int i) const {
     const int P = n.parameters;
@@ -294,21 +269,6 @@ class Group {
         if (skip > 0) stage.sums[u] = z += sums(skip)[u];
         units_of(l)[u] = activate(n.activation, z);
       }
-    }
-  }
-
-  // A number of a quad that stays in registers.
-  DGM_HOST_DEVICE static float number(const Quad& quad, int i) {
-    return i == 0 ? quad.of[0] : i == 1 ? quad.of[1] : i == 2 ? quad.of[2] : quad.of[3];
-  }
-
-  DGM_HOST_DEVICE static void add_found(
-      const float* units, const Weights& weights, const Span& found, int quad, Quad& sum) {
-#pragma unroll 4
-    for (int k = found.begin; k < found.end; ++k) {
-      const Quad weight = load(weights.quad(k, quad));
-#pragma unroll
-      for (int j = 0; j < kQuad; ++j) sum.of[j] = fmaf(units[k], weight.of[j], sum.of[j]);
     }
   }
 

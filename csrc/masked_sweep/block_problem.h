@@ -132,13 +132,13 @@ struct Shared {
  private:
   Shared() = default;
 
-  int take(int size) {
+  int take(int64_t size) {
     const int begin = floats;
-    floats += (size + blocks::kQuad - 1) / blocks::kQuad * blocks::kQuad;
+    floats += static_cast<int>((size + blocks::kQuad - 1) / blocks::kQuad * blocks::kQuad);
     return begin;
   }
-  static int staged(const BlockNetwork& n, int e) {
-    return n.widest[n.edge(e).from] * n.widest[n.edge(e).to];
+  static int64_t staged(const BlockNetwork& n, int e) {
+    return static_cast<int64_t>(n.widest[n.edge(e).from]) * n.widest[n.edge(e).to];
   }
   static int64_t staged(const BlockNetwork& n) {
     int64_t floats = 0;

@@ -195,7 +195,7 @@ def test_what_overflows_harms_nothing_that_does_not_depend_on_it(program):
     assert torch.equal(state.x[1], y[1])
 
 
-@pytest.mark.parametrize("name", ["bernoulli", "categorical", "logistic", "gaussian_mixture"])
+@pytest.mark.parametrize("name", [*CONDITIONALS, "standardizing", "spline"])
 @pytest.mark.parametrize("bias", [0.0, 60.0, float("inf"), float("nan")])
 def test_noise_at_both_ends_and_what_is_no_number(program, name, bias):
     step = STEPS[name]
