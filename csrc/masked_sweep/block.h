@@ -26,7 +26,7 @@ using blocks::Product;
 using blocks::Segment;
 using blocks::store;
 
-// Units of a level that a warp can see to beside its waits; more take all threads of a sample.
+// Units of a level, in a stretch, that one warp sees to; more take all threads of a sample.
 constexpr int kWarpUnits = 512;
 
 // S samples from `first` on, or as many as there are; the number of threads is a multiple of S.
@@ -86,6 +86,9 @@ class Group {
   DGM_HOST_DEVICE int* due() const { return reinterpret_cast<int*>(block.shared() + at_.due); }
   DGM_HOST_DEVICE int* begins() const {
     return reinterpret_cast<int*>(block.shared() + at_.begins);
+  }
+  DGM_HOST_DEVICE Route* routes() const {
+    return reinterpret_cast<Route*>(block.shared() + at_.routes);
   }
 
   // Where the units of stretch b of a level begin, how many this one has, and those of its step i.
@@ -166,29 +169,41 @@ class Group {
       const int l = i / count + 1, step = i % count;
       if (step <= steps()) due()[i] = n.start(l, first_step() + step) - n.start(l, first_step());
     }
+    for (int e = thread_; e < n.edges; e += threads_) routes()[e] = route_of(e);
   }
 
-  // Weights within the stretch.
+  DGM_HOST_DEVICE Route route_of(int e) const {
+    const BlockEdge edge = n.edge(e);
+    // Of parameters, features are made.
+    const int to = edge.to < n.last() ? edge.to : 0;
+    return {
+        at_.levels[edge.from] + begin_of(edge.from, b_),
+        at_.sums[edge.to],
+        width(edge.to) / kQuad,
+        at_.levels[to] + begin_of(to, b_),
+        at_.is_staged ? staged(e) : weights(e),
+        at_.is_staged ? n.widest[edge.to] : n.units[edge.to]};
+  }
+
+  // Brings weights within the stretch near.
   DGM_HOST_DEVICE void stage() const {
     for (int e = 0; e < n.edges; ++e) {
       const BlockEdge edge = n.edge(e);
       const int quads = width(edge.to) / kQuad, count = width(edge.from) * quads;
-      const Weights from = weights(e);
-      const Matrix<float> to = staged(e);
       for (int i = thread_; i < count; i += threads_) {
-        block.copy_quad(to.quad(i / quads, i % quads), from.quad(i / quads, i % quads));
+        const int row = i / quads, column = i % quads * kQuad;
+        block.copy_quad(
+            staged(e) + row * n.widest[edge.to] + column,
+            weights(e) + row * n.units[edge.to] + column);
       }
     }
   }
 
-  DGM_HOST_DEVICE Weights weights(int e) const {
+  DGM_HOST_DEVICE const float* weights(int e) const {
     const BlockEdge edge = n.edge(e);
-    const int pitch = n.units[edge.to];
-    return {n.weights[e] + begin_of(edge.from, b_) * pitch + begin_of(edge.to, b_), pitch};
+    return n.weights[e] + begin_of(edge.from, b_) * n.units[edge.to] + begin_of(edge.to, b_);
   }
-  DGM_HOST_DEVICE Matrix<float> staged(int e) const {
-    return {block.shared() + at_.weights[e], n.widest[n.edge(e).to]};
-  }
+  DGM_HOST_DEVICE float* staged(int e) const { return block.shared() + at_.weights[e]; }
 
   // Adds to a stretch's sums what units of earlier ones give.
   DGM_HOST_DEVICE void add_earlier() const {
@@ -217,38 +232,37 @@ class Group {
 
   DGM_HOST_DEVICE void wait() const { block.sync_team(s_, crew_); }
 
-  DGM_HOST_DEVICE Stage stage_of(int l, int i) const {
-    const int P = n.parameters;
+  DGM_HOST_DEVICE Found found_by(const Route& route, const Span& found) const {
     return {
-        l < n.last() ? due_of(l, i) : Span{i * P, (i + 1) * P},
-        l > 1 ? due_of(l - 1, i) : features_before(i),
-        sums(l),
-        width(l) / kQuad,
-        units_of(l - 1),
-        weights_within(l - 1)};
+        mine(route.found) + found.begin, found.end - found.begin,
+        route.weights + found.begin * route.pitch, route.pitch};
   }
 
-  DGM_HOST_DEVICE Span features_before(int i) const { return {i > 0 ? i - 1 : 0, i}; }
-  DGM_HOST_DEVICE float* units_of(int l) const { return level(l) + begin_of(l, b_); }
-  DGM_HOST_DEVICE Weights weights_within(int e) const {
-    const Matrix<float> copies = staged(e);
-    return at_.is_staged ? Weights{copies.data, copies.pitch} : weights(e);
+  // Of a level in step i, to which some units of the level before are new.
+  DGM_HOST_DEVICE Stage stage_of(int l, int i, const Span& found) const {
+    const Route route = routes()[l - 1];
+    const int first = i * n.parameters;
+    return {
+        found_by(route, found), l < n.last() ? due_of(l, i) : Span{first, first + n.parameters},
+        route.quads, mine(route.sums), mine(route.units)};
   }
 
-  // What the next stage asks of no other thread is on its way before they wait for one another.
+  // Where the next stage's things are is on its way while this one's numbers are.
   DGM_HOST_DEVICE void make_steps() const {
-    Stage stage = stage_of(1, 0);
-    for (int i = 0; i < steps(); ++i) {
+    const int count = steps();
+    Stage stage = stage_of(1, 0, {0, 0});
+    for (int i = 0; i < count; ++i) {
       for (int l = 1; l <= n.hidden; ++l) {
+        const Stage next = stage_of(l + 1, i, stage.due);
         finish_units(l, stage);
-        const bool is_new = stage.due.begin < stage.due.end;
-        stage = stage_of(l + 1, i);
-        if (is_new) wait();
+        if (stage.due.begin < stage.due.end) wait();
+        stage = next;
       }
+      const bool is_last = i + 1 == count;
+      const Stage next = stage_of(1, is_last ? i : i + 1, {i, i + 1});
       make_feature(i, stage);
-      if (i + 1 == steps()) break;
-      stage = stage_of(1, i + 1);
-      wait();
+      if (!is_last) wait();
+      stage = next;
     }
   }
 
@@ -260,50 +274,51 @@ class Group {
       const int first = quad * kQuad, last = first + kQuad;
       if (last <= due.begin) continue;
       Quad sum = load(stage.sums + first);
-      add_found(stage.units, stage.weights, stage.found, quad, sum);
+      stage.found.add_to(sum, quad);
       store(stage.sums + first, sum);
       const int end = due.end < last ? due.end : last;
 #pragma unroll 1
       for (int u = due.begin > first ? due.begin : first; u < end; ++u) {
         float z = number(sum, u - first);
         if (skip > 0) stage.sums[u] = z += sums(skip)[u];
-        units_of(l)[u] = activate(n.activation, z);
+        stage.units[u] = activate(n.activation, z);
       }
     }
   }
 
   DGM_HOST_DEVICE void make_feature(int i, const Stage& stage) const {
-    const bool simple = is_simple(d.step.kind), direct = n.edges > n.last();
+    const bool simple = is_simple(d.step.kind);
+    const float noise = noise_of(i)[0];
+    const bool is_given = given()[i] != 0;
     for (int quad = lane_; quad < stage.quads; quad += crew_) {
-      const int first = quad * kQuad;
-      if (first + kQuad <= stage.due.begin) continue;
+      const int first = quad * kQuad, place = stage.due.begin - first;
+      if (place >= kQuad) continue;
       Quad sum = load(stage.sums + first);
-      add_found(stage.units, stage.weights, stage.found, quad, sum);
-      if (direct) {
-        add_found(units_of(0), weights_within(n.last()), features_before(i), quad, sum);
+      stage.found.add_to(sum, quad);
+      if (n.edges > n.last()) {
+        found_by(routes()[n.last()], {i > 0 ? i - 1 : 0, i}).add_to(sum, quad);
       }
       store(stage.sums + first, sum);
       // All of its parameters are this thread's.
-      if (simple && first <= stage.due.begin) {
-        const int place = stage.due.begin - first;
+      if (simple && place >= 0) {
         float log_slope = 0.0f;
-        const float x = make_simple(
-            d.step, number(sum, place), number(sum, place + 1), noise_of(i)[0], log_slope);
-        put(i, x, log_slope);
+        const float x =
+            make_simple(d.step, number(sum, place), number(sum, place + 1), noise, log_slope);
+        put(i, is_given, x, log_slope, stage.units);
       }
     }
-    if (!simple) make_together(i, stage.sums + stage.due.begin);
+    if (!simple) make_together(i, is_given, stage);
   }
 
   // Of a spline's parameters, or of logits.
-  DGM_HOST_DEVICE void make_together(int i, const float* p) const {
+  DGM_HOST_DEVICE void make_together(int i, bool is_given, const Stage& stage) const {
     wait();
+    const float* p = stage.sums + stage.due.begin;
     const int count = logits_of(d.step, n.parameters);
-    float* exponentials = mine(at_.exponentials);
     if (d.step.kind == Kind::spline) {
       const int bins = static_cast<int>(d.step.levels);
       for (int j = lane_; j < 2 * bins; j += crew_) {
-        exponentials[j] = spline::exponential_of(p, bins, j);
+        mine(at_.exponentials)[j] = spline::exponential_of(p, bins, j);
       }
     } else {
       add_exponentials(p, count);
@@ -312,7 +327,7 @@ class Group {
     if (lane_ == 0) {
       float log_slope = 0.0f;
       const float x = pick(p, count, noise_of(i), log_slope);
-      put(i, x, log_slope);
+      put(i, is_given, x, log_slope, stage.units);
     }
   }
 
@@ -348,13 +363,15 @@ class Group {
     return mine(at_.noise) + i * static_cast<int>(d.step.noise);
   }
 
-  // Shows the network feature i of the stretch, made or kept.
-  DGM_HOST_DEVICE void put(int i, float made, float log_slope) const {
+  // Shows the network feature i of the stretch, made or kept, among `features`.
+  DGM_HOST_DEVICE void put(
+      int i, bool is_given, float made, float log_slope, float* features) const {
     const bool is_done = first_step() + i < d.begin;
     float& x = mine(at_.values)[i];
-    if (!is_done && given()[i] == 0) x = made;
+    if (is_done || is_given) made = x;
+    features[i] = seen_of(d.step, made);
+    x = made;
     mine(at_.slopes)[i] = is_done ? 0.0f : log_slope;
-    level(0)[begin_of(0, b_) + i] = seen_of(d.step, x);
   }
 
   // Writes the features of a stretch.

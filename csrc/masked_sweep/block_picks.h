@@ -14,10 +14,9 @@ namespace dgm::masked_sweep {
 DGM_HOST_DEVICE float sigmoid(float x) { return 1.0f / (1.0f + expf(-x)); }
 
 DGM_HOST_DEVICE float activate(Activation activation, float x) {
+  // Not one of the cases, which a GPU looks up in a table. A NaN stays.
+  if (activation == Activation::relu) return x < 0.0f ? 0.0f : x;
   switch (activation) {
-    case Activation::relu:
-      // A NaN stays.
-      return x < 0.0f ? 0.0f : x;
     case Activation::elu:
       return x > 0.0f ? x : expm1f(x);
     case Activation::gelu:

@@ -8,6 +8,7 @@
 #include "common/block_draws.h"
 #include "common/block_products.h"
 #include "common/host_device.h"
+#include "masked_sweep/block_stage.h"
 #include "masked_sweep/step.h"
 
 namespace dgm::masked_sweep {
@@ -105,7 +106,7 @@ struct BlockSweep {
 struct Shared {
   int levels[kLevels], sums[kLevels];
   int noise, values, slopes, given, exponentials, largest, totals, sample;
-  int partial, begins, due, weights[kLevels], floats;
+  int partial, begins, due, routes, weights[kLevels], floats;
   bool is_staged;  // whether weights within a stretch are among it
 
   Shared(const BlockNetwork& n, const Step& step, int samples) : Shared{} {
@@ -125,6 +126,7 @@ struct Shared {
     partial = take(samples * std::max(blocks::kTasks * blocks::kQuad, widest));
     begins = take((n.hidden + 2) * (n.stretches + 1));
     due = take(n.hidden * (n.stretch + 1));
+    routes = take(kRouteFloats * n.edges);
     is_staged = staged(n) <= kMostStaged;
     for (int e = 0; e < n.edges && is_staged; ++e) weights[e] = take(staged(n, e));
   }

@@ -16,39 +16,57 @@ struct Span {
   int begin, end;
 };
 
-// Weights within a stretch: a row for each unit they come from.
-template <typename T>
-struct Matrix {
-  T* data;
+// Where a stretch has what an edge goes between, in floats from a sample's first: the units it
+// comes from, the sums it goes to, how many quads of them, and where they go when they are
+// finished.
+struct alignas(16) Route {
+  int found, sums, quads, units;
+  const float* weights;
+  int pitch;
+};
+constexpr int kRouteFloats = sizeof(Route) / sizeof(float);
+
+// Units that a step has found, and a row of weights from each to the sums of a level.
+struct Found {
+  const float* units;
+  int count;
+  const float* weights;
   int pitch;
 
-  DGM_HOST_DEVICE T* quad(int row, int i) const { return data + row * pitch + i * kQuad; }
-};
-using Weights = Matrix<const float>;
+  DGM_HOST_DEVICE void add_to(Quad& sum, int quad) const {
+    // Mostly one or two; of many, their weights are on their way together.
+    constexpr int kTogether = 4;
+    const float* row = weights + quad * kQuad;
+    int k = 0;
+#pragma unroll 1
+    for (; k + kTogether <= count; k += kTogether, row += kTogether * pitch) {
+#pragma unroll
+      for (int i = 0; i < kTogether; ++i) add(units[k + i], row + i * pitch, sum);
+    }
+#pragma unroll 1
+    for (; k < count; ++k, row += pitch) add(units[k], row, sum);
+  }
 
-// A level in a step: the units that it finishes, and those of the level before that are new to it.
+ private:
+  DGM_HOST_DEVICE static void add(float unit, const float* row, Quad& sum) {
+    const Quad weight = blocks::load(row);
+#pragma unroll
+    for (int j = 0; j < kQuad; ++j) sum.of[j] = fmaf(unit, weight.of[j], sum.of[j]);
+  }
+};
+
+// A level in a step: what is new to it, the sums that it is added to, those that are due, and where
+// these go when they are finished.
 struct Stage {
-  Span due, found;
-  float* sums;
+  Found found;
+  Span due;
   int quads;
-  const float* units;
-  Weights weights;
+  float *sums, *units;
 };
 
 // A number of a quad that stays in registers.
 DGM_HOST_DEVICE float number(const Quad& quad, int i) {
   return i == 0 ? quad.of[0] : i == 1 ? quad.of[1] : i == 2 ? quad.of[2] : quad.of[3];
-}
-
-// Adds what the units found give to a quad of sums.
-DGM_HOST_DEVICE void add_found(
-    const float* units, const Weights& weights, const Span& found, int quad, Quad& sum) {
-#pragma unroll 4
-  for (int k = found.begin; k < found.end; ++k) {
-    const Quad weight = blocks::load(weights.quad(k, quad));
-#pragma unroll
-    for (int j = 0; j < kQuad; ++j) sum.of[j] = fmaf(units[k], weight.of[j], sum.of[j]);
-  }
 }
 
 }  // namespace dgm::masked_sweep

@@ -9,17 +9,9 @@
 
 namespace dgm::masked_sweep {
 
-enum class Activation : int64_t { relu, elu, gelu, silu, softplus, sigmoid, tanh };
+enum class Activation { relu, elu, gelu, silu, softplus, sigmoid, tanh };
 
-enum class Kind : int64_t {
-  bernoulli,
-  categorical,
-  logistic,
-  gaussian,
-  gaussian_mixture,
-  affine,
-  spline
-};
+enum class Kind { bernoulli, categorical, logistic, gaussian, gaussian_mixture, affine, spline };
 
 // Takes `noise` numbers beside the parameters; y of a flow counts as noise.
 struct Step {

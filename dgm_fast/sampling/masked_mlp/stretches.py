@@ -14,8 +14,9 @@ from dgm_fast.sampling.masked_mlp.steps import KernelStep
 
 __all__ = ["Stretches", "shared_bytes", "stretches_of", "unavailable_reason"]
 
-# As in csrc: masked_sweep/block_problem.h, common/block_products.h and common/block_draws.h.
-_MOST_HIDDEN, _MOST_STAGED, _TASKS, _QUAD, _ROWS, _SEGMENTS = 32, 16384, 256, 4, 8, 32
+# As in csrc: masked_sweep/block_problem.h and block_stage.h, common/block_products.h and
+# block_draws.h.
+_MOST_HIDDEN, _MOST_STAGED, _ROUTE, _TASKS, _QUAD, _ROWS, _SEGMENTS = 32, 16384, 8, 256, 4, 8, 32
 _MOST_FLOATS = 2**31
 # The oldest GPU that the extension is compiled for.
 _CAPABILITY = (8, 0)
@@ -134,6 +135,7 @@ def shared_bytes(stretches: Stretches, direct: bool, step: KernelStep) -> int:
     sizes += [layout.parameters, _SEGMENTS, 2 * _SEGMENTS]
     sizes += [max(_TASKS * _QUAD, *stretches.widest[1:])]
     sizes += [(hidden + 2) * (count + 1), hidden * (size + 1)]
+    sizes += [_ROUTE * (hidden + 1 + direct)]
     within = stretches.within(direct)
     floats = sum(ceil_div(each, _QUAD) * _QUAD for each in sizes)
     return 4 * (floats + (within if within <= _MOST_STAGED else 0))
