@@ -123,17 +123,13 @@ def test_a_sweep_moves_between_a_cpu_and_a_gpu(shape, step):
     cpp = MaskedSampler(make_network(SHAPES[shape], STEPS[step].parameters)[0], STEPS[step])
     state = cpp.start(3, None if context is None else context.cpu())
     for sampler, steps in ((cpp, 13), (cuda, 14), (cpp, None)):
-        device = sampler.device
-        state = replace(
-            state,
-            x=state.x.to(device),
-            context=None if context is None else context.to(device),
-            levels=state.levels.to(device),
-            log_det=state.log_det.to(device),
-        )
+        state = state.to(sampler.device)
         sampler.draw(state, noise, steps=steps)
     torch.testing.assert_close(state.x, whole.x.cpu(), rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(state.log_det, whole.log_det.cpu(), rtol=1e-4, atol=1e-4)
+
+    with pytest.raises(ValueError, match=r"state must be of this sampler's .* on cpu"):
+        cuda.draw(state, noise)
 
 
 @pytest.mark.gpu

@@ -216,6 +216,7 @@ class MaskedSampler:
         if state.x.shape[1:] != expected[1:2] or state.levels.shape[1:] != (units,):
             got = tuple(state.x.shape), tuple(state.levels.shape)
             raise ValueError(f"state must be of this sampler's; got x and levels of {got}")
-        if state.x.dtype != self.dtype:
-            raise ValueError(f"state must be of this sampler's {self.dtype}; got {state.x.dtype}")
+        if (state.x.dtype, state.x.device) != (self.dtype, self.device):
+            wanted, got = f"{self.dtype} on {self.device}", f"{state.x.dtype} on {state.x.device}"
+            raise ValueError(f"state must be of this sampler's {wanted}; got {got}")
         return noise.detach().to(self.device, self.dtype).contiguous()
