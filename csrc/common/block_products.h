@@ -51,12 +51,15 @@ DGM_HOST_DEVICE Quad load_constant(const float* p) {
 #endif
 }
 
-// How a matrix (ins, outs) is cut, both multiples of 16.
+// How a matrix (ins, outs) is cut, both multiples of 8; it may lie in a wider one.
 struct Cut {
-  int ins, outs, rows, parts;
+  int ins, outs, pitch, rows, parts;
 
-  DGM_HOST_DEVICE Cut(int64_t ins_, int64_t outs_)
-      : ins(static_cast<int>(ins_)), outs(static_cast<int>(outs_)) {
+  DGM_HOST_DEVICE Cut(int64_t ins_, int64_t outs_) : Cut(ins_, outs_, outs_) {}
+  DGM_HOST_DEVICE Cut(int64_t ins_, int64_t outs_, int64_t pitch_)
+      : ins(static_cast<int>(ins_)),
+        outs(static_cast<int>(outs_)),
+        pitch(static_cast<int>(pitch_)) {
     const int chunks = ins / kRows, quads = outs / kQuad;
     const int most = quads < kTasks ? kTasks / quads : 1;
     rows = (chunks + most - 1) / most * kRows;
@@ -134,7 +137,7 @@ struct Task {
 
   DGM_HOST_DEVICE Piece piece(const Cut& cut, const float* weight) const {
     const int first = part * cut.rows, left = cut.ins - first;
-    return {weight + first * cut.outs + column, cut.outs, left < cut.rows ? left : cut.rows};
+    return {weight + first * cut.pitch + column, cut.pitch, left < cut.rows ? left : cut.rows};
   }
 };
 
@@ -143,7 +146,9 @@ template <int S>
 class Product {
  public:
   DGM_HOST_DEVICE Product(int64_t ins, int64_t outs, int thread, int threads, float* partial)
-      : cut_(ins, outs), first_(cut_, thread), threads_(threads), partial_(partial) {}
+      : Product(Cut(ins, outs), thread, threads, partial) {}
+  DGM_HOST_DEVICE Product(const Cut& cut, int thread, int threads, float* partial)
+      : cut_(cut), first_(cut_, thread), threads_(threads), partial_(partial) {}
 
   // What this thread needs first of a matrix, to be on its way while others are waited for.
   DGM_HOST_DEVICE Chunk ahead(const float* weight) const {

@@ -58,38 +58,22 @@ Tensor pack(
   return packed;
 }
 
-// `kind`: kind, noise, levels or bins, whether an affine step standardizes; `constants` in the
-// order below.
-Step step_of(const std::vector<int64_t>& kind, const Tensor& constants) {
-  const float* c = pointer<const float>(constants);
-  const spline::Options bins{kind[2], c[2], c[5], c[6], false, false, true};
-  return {static_cast<Kind>(kind[0]),
-          kind[1],
-          kind[2],
-          kind[3] != 0,
-          c[0],
-          c[1],
-          c[2],
-          c[3],
-          c[4],
-          bins};
-}
-
 void go_on(
-    Tensor x, Tensor levels, Tensor log_det, std::optional<Tensor> context, Tensor packed,
-    Tensor biases, Tensor starts, Tensor order, Tensor noise, std::optional<Tensor> given,
-    std::vector<int64_t> sizes, std::vector<int64_t> skips, int64_t activation,
-    std::vector<int64_t> kind, Tensor constants, int64_t begin, int64_t end, bool keep) {
+    Tensor x, Tensor levels, Tensor log_det, std::optional<Tensor> context,
+    std::vector<Tensor> packed, Tensor biases, Tensor starts, Tensor order, Tensor noise,
+    std::optional<Tensor> given, std::vector<int64_t> sizes, std::vector<int64_t> skips,
+    int64_t activation, std::vector<int64_t> kind, Tensor constants, int64_t begin, int64_t end,
+    bool keep) {
   if (x.size(0) == 0 || begin >= end) return;
   Plan plan = plan_of(starts, sizes);
   std::vector<int64_t> begins = begins_of(plan);
   const Sweep work{
       std::move(plan),
-      step_of(kind, constants),
+      step_of(kind, pointer<const float>(constants)),
       static_cast<Activation>(activation),
       std::move(skips),
       std::move(begins),
-      pointer<const float>(packed),
+      pointer<const float>(packed[0]),
       pointer<const float>(biases),
       pointer<const int64_t>(order),
       x.size(0),
@@ -110,7 +94,7 @@ void go_on(
 }  // namespace
 
 STABLE_TORCH_LIBRARY_IMPL(dgm_fast, CPU, m) {
-  m.impl("masked_sweep_pack_cpp", TORCH_BOX(&pack));
+  m.impl("masked_packing_pack_cpp", TORCH_BOX(&pack));
   m.impl("masked_sweep_go_on_cpp", TORCH_BOX(&go_on));
 }
 

@@ -4,7 +4,7 @@
 #include <cstdint>
 #include <vector>
 
-#include "rational_quadratic_spline/problem.h"
+#include "masked_sweep/step.h"
 
 namespace dgm::masked_sweep {
 
@@ -67,29 +67,6 @@ struct Pack {
   std::vector<Source> sources;  // of the plan's edges
   std::vector<int64_t> begins;  // of each block's weights
   float* packed;
-};
-
-enum class Activation : int64_t { relu, elu, gelu, silu, softplus, sigmoid, tanh };
-
-enum class Kind : int64_t {
-  bernoulli,
-  categorical,
-  logistic,
-  gaussian,
-  gaussian_mixture,
-  affine,
-  spline
-};
-
-// What makes a feature of its parameters and of `noise` numbers; y of a flow counts as noise.
-struct Step {
-  Kind kind;
-  int64_t noise, levels;
-  bool standardize;  // affine: x = y e^a + m, or else (y - m) e^-a
-  float temperature, lowest_log_scale, bound, scale, shift;  // the network sees x scale + shift
-  spline::Options spline;
-
-  bool is_flow() const { return kind == Kind::affine || kind == Kind::spline; }
 };
 
 struct Sweep {

@@ -477,3 +477,5 @@ def test_what_does_not_fit_is_named(impl):
     other = MaskedSampler(make_network(Shape(hidden=(5,)), 1)[0], step, impl=impl)
     with pytest.raises(ValueError, match="state must be of this sampler's"):
         sampler.draw(replace(state, levels=other.start(3, None).levels), noise)
+    with pytest.raises(ValueError, match=r"of this sampler's torch.float32 on cpu; got .* on meta"):
+        sampler.draw(state.to("meta"), noise)

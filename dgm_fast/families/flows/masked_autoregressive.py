@@ -16,6 +16,7 @@ from dgm_fast.layers import SplineShape
 from dgm_fast.ops import affine_coupling, rational_quadratic_spline
 from dgm_fast.sampling import AffineInverse, MaskedSampler, SplineInverse
 from dgm_fast.sampling.masked_mlp import BLOCK, MaskedBlocks, Step, is_rounding
+from dgm_fast.sampling.masked_mlp.op import choose
 
 __all__ = ["AffineAutoregressive", "Flip", "MaskedAutoregressive", "SplineAutoregressive"]
 
@@ -26,9 +27,10 @@ class MaskedAutoregressive(nn.Module, ABC):
     .. math:: y_d = f(x_d;\, \theta_d), \quad \theta_d = network(x_1, \dots, x_{d-1}, c)
 
     The Jacobian is triangular, so log |det dy/dx| is the sum of the D log-slopes. `forward` takes
-    one pass of the network. On a CPU `inverse` costs about as much: `MaskedSampler` solves for one
-    feature after another with each of the network's units computed once. On a GPU and under
-    autocast it iterates
+    one pass of the network. `inverse` costs about as much: `MaskedSampler` solves for one feature
+    after another with each of the network's units computed once, on a CPU and in one launch on a
+    GPU (which has not been timed; `impl="reference"` is the other way). Where no kernel runs, with
+    that `impl` on a GPU, and under autocast it iterates
 
     .. math:: x^{(k+1)}_d = f^{-1}(y_d;\, \theta_d(x^{(k)}))
 
@@ -89,10 +91,12 @@ class MaskedAutoregressive(nn.Module, ABC):
     def _sampler(self, y: Tensor) -> MaskedSampler | None:
         if _takes_passes(y):
             return None
-        impl = self.impl if self.impl in ("reference", "cpp") else "auto"
-        sampler = MaskedSampler(self.network.description(), self.inverse_step, impl=impl)
+        impl = self.impl if self.impl in ("reference", "cpp", "cuda") else "auto"
+        network, step = self.network.description(), self.inverse_step
         # A few passes of a small network cost less than its blocks one by one.
-        return sampler if sampler.impl == "cpp" or y.shape[1] >= 2 * BLOCK else None
+        if choose(impl, network, step) == "reference" and not _has_blocks(y):
+            return None
+        return MaskedSampler(network, step, impl=impl)
 
     def _iterate(self, y: Tensor, context: Tensor | None) -> Tensor:
         """Return x by passes of the whole network."""
@@ -115,7 +119,7 @@ class MaskedAutoregressive(nn.Module, ABC):
         alone, _ = self.elementwise(x, fixed, False)
         slopes, by_parameters = torch.autograd.grad(alone.sum(), (x, fixed))
         blocks = None
-        if not _takes_passes(y) and y.shape[1] >= 2 * BLOCK:
+        if not _takes_passes(y) and _has_blocks(y):
             blocks = MaskedBlocks(self.network.description(), y.dtype)
 
         def solve(grad: Tensor) -> Tensor:
@@ -131,9 +135,13 @@ class MaskedAutoregressive(nn.Module, ABC):
 
 
 def _takes_passes(y: Tensor) -> bool:
-    # A GPU would wait for the launches of all blocks' passes, and low precision is to round as
-    # `forward` does.
-    return y.device.type != "cpu" or torch.is_autocast_enabled("cpu")
+    # Low precision is to round as `forward` does.
+    return torch.is_autocast_enabled(y.device.type)
+
+
+def _has_blocks(y: Tensor) -> bool:
+    # A GPU would wait for the launches of all blocks' passes.
+    return y.device.type == "cpu" and y.shape[1] >= 2 * BLOCK
 
 
 def _sweep(sampler: MaskedSampler, y: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:

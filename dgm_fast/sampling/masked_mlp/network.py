@@ -12,7 +12,7 @@ from dgm_fast.sampling.masked_mlp.layout import MaskedLayout
 
 __all__ = ["ACTIVATIONS", "MaskedNetwork"]
 
-# As torch.nn.functional names them, and in the order of `Activation` in the kernel's problem.h.
+# As torch.nn.functional names them, and in the order of `Activation` in the kernels' step.h.
 ACTIVATIONS = ("relu", "elu", "gelu", "silu", "softplus", "sigmoid", "tanh")
 
 
@@ -73,9 +73,14 @@ class MaskedNetwork:
                 )
 
     @property
+    def is_direct(self) -> bool:
+        """Whether inputs go to outputs beside hidden layers."""
+        return self.direct is not None and len(self.layout.hidden) > 0
+
+    @property
     def edges(self) -> list[tuple[int, int, Tensor]]:
         """Which level goes to which, by what weight; direct connections last."""
         edges = [(level, level + 1, weight) for level, weight in enumerate(self.weights)]
-        if self.direct is not None and self.layout.hidden:
+        if self.is_direct:
             edges.append((0, self.layout.levels, self.direct))
         return edges

@@ -1,12 +1,15 @@
-"""The torch operators of the sweep."""
+"""The torch operators of the sweep, and which of its kernels a network runs on."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from dgm_fast._core.implementation import cpp, requested
+from dgm_fast._core.implementation import ImplementationUnavailable, cpp, cuda, requested
 from dgm_fast._core.op import Direction, Op
+from dgm_fast.sampling.masked_mlp.network import MaskedNetwork
+from dgm_fast.sampling.masked_mlp.steps import Step
+from dgm_fast.sampling.masked_mlp.stretches import unavailable_reason
 
 __all__ = ["choose", "go_on", "pack"]
 
@@ -28,33 +31,63 @@ def _fake_go_on(*args: object) -> None:
 
 
 # The sweep fills x, and with `keep` what hidden units hold, in place.
-_op = Op(
+_sweep = Op(
     "masked_sweep",
+    {
+        "go_on": Direction(
+            "(Tensor(a!) x, Tensor(b!) levels, Tensor(c!) log_det, Tensor? context, "
+            "Tensor[] weights, Tensor biases, Tensor starts, Tensor order, Tensor noise, "
+            "Tensor? given, int[] sizes, int[] skips, int activation, int[] kind, "
+            "Tensor constants, int begin, int end, bool keep) -> ()",
+            _fake_go_on,
+        ),
+    },
+    [cpp(torch.float32), cuda(torch.float32)],
+)
+
+# Of the sweep on a CPU; a GPU's are laid out by torch.
+_packing = Op(
+    "masked_packing",
     {
         "pack": Direction(
             "(Tensor[] weights, Tensor[] rows, Tensor[] columns, Tensor starts, int[] sizes) "
             "-> Tensor packed",
             _fake_pack,
         ),
-        "go_on": Direction(
-            "(Tensor(a!) x, Tensor(b!) levels, Tensor(c!) log_det, Tensor? context, Tensor packed, "
-            "Tensor biases, Tensor starts, Tensor order, Tensor noise, Tensor? given, int[] sizes, "
-            "int[] skips, int activation, int[] kind, Tensor constants, int begin, int end, "
-            "bool keep) -> ()",
-            _fake_go_on,
-        ),
     },
     [cpp(torch.float32)],
 )
 
-pack = _op.kernels["pack", "cpp"]
-go_on = _op.kernels["go_on", "cpp"]
+pack = _packing.kernels["pack", "cpp"]
+go_on = {name: _sweep.kernels["go_on", name] for name in _sweep.implementations}
 
 
-def choose(impl: str, device: torch.device, dtype: torch.dtype) -> str:
-    """Return the implementation, `"reference"` or `"cpp"`, of a sampler."""
-    known = ("auto", "reference", *_op.implementations)
+def choose(impl: str, network: MaskedNetwork, step: Step, block: int | None = None) -> str:
+    """Return the implementation, `"reference"`, `"cpp"` or `"cuda"`, of a network's sampler.
+
+    Arguments:
+        impl: what was asked for.
+        network: that is sampled.
+        step: what makes a feature.
+        block: features of a block; default what is best.
+    """
+    known = ("auto", "reference", *_sweep.implementations)
     # A block or a process that asks its ops for Triton asks nothing of a sampler.
     if impl == "auto" and requested(impl) not in known:
         return "reference"
-    return _op.choose(impl, device, dtype)
+
+    weight = network.weights[0]
+    dtype = torch.promote_types(weight.dtype, torch.float32)
+    chosen = _sweep.choose(impl, weight.device, dtype)
+    reason = None if chosen == "reference" else _reason(chosen, network, step, block)
+    if reason is None:
+        return chosen
+    if requested(impl) == chosen:
+        raise ImplementationUnavailable(f"masked_sweep: impl={chosen!r} cannot run: {reason}")
+    return "reference"
+
+
+def _reason(chosen: str, network: MaskedNetwork, step: Step, block: int | None) -> str | None:
+    if step.kernel is None:
+        return f"it has no kernel of step {type(step).__name__}"
+    return unavailable_reason(network, step.kernel, block) if chosen == "cuda" else None

@@ -1,8 +1,9 @@
-"""A masked network as its C++ sweep takes it."""
+"""A masked network as its sweeps in C++ and CUDA take it."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -12,8 +13,9 @@ from dgm_fast.sampling.masked_mlp.layout import MaskedLayout
 from dgm_fast.sampling.masked_mlp.network import ACTIVATIONS, MaskedNetwork
 from dgm_fast.sampling.masked_mlp.state import MaskedState
 from dgm_fast.sampling.masked_mlp.steps import KernelStep
+from dgm_fast.sampling.masked_mlp.stretches import stretches_of
 
-__all__ = ["PackedSweep", "block_of"]
+__all__ = ["PackedNetwork", "PackedSweep", "block_of", "pack_blocks", "pack_stretches"]
 
 # Units of a level that a block adds, about: a few tiles of rows. Larger blocks have larger
 # triangles, whose products are small; smaller ones read what is known more often.
@@ -21,47 +23,97 @@ _UNITS = 42
 
 
 def block_of(layout: MaskedLayout) -> int:
-    """Return the number of features of a block of the sweep."""
+    """Return the number of features of a block of the sweep on a CPU."""
     widest = max((*layout.hidden, layout.features))
     return min(32, max(1, _UNITS * layout.features // widest))
 
 
-class PackedSweep:
-    """Copies the live weights, input-major in the order in which they are used, and sweeps."""
+@dataclass(frozen=True)
+class PackedNetwork:
+    """Arguments of the operator.
 
-    def __init__(self, network: MaskedNetwork, step: KernelStep, block: int | None) -> None:
-        layout = network.layout
-        self.layout = layout
-        block = block_of(layout) if block is None else block
-        sizes = [layout.features, layout.context, layout.parameters, len(layout.hidden)]
-        self.sizes = [*sizes, block, int(len(network.edges) > len(network.weights))]
-        self.skips = list(network.skips) or [0] * len(layout.hidden)
+    Attributes:
+        weights: on a CPU all live ones in the order in which they are used, on a GPU of each edge.
+        biases: of hidden units and parameters, level by level.
+        starts: of each level its first unit of each step.
+        order: (D,), the feature of each step.
+        sizes: as the kernel's `plan_of`, or `network_of`, has them; the fifth is the block.
+    """
+
+    weights: list[Tensor]
+    biases: Tensor
+    starts: Tensor
+    order: Tensor
+    sizes: list[int]
+
+
+def pack_blocks(network: MaskedNetwork, block: int | None) -> PackedNetwork:
+    """Copy the live weights, input-major in the order in which a CPU uses them."""
+    layout = network.layout
+    sizes = _sizes(network, block_of(layout) if block is None else block)
+    weights = [weight.detach().float().contiguous() for *_, weight in network.edges]
+    rows = [layout.units[target] for _, target, _ in network.edges]
+    # None at all of a level that is sorted already.
+    columns = [
+        layout.units[source][: 0 if layout.is_sorted[source] else None]
+        for source, *_ in network.edges
+    ]
+    packed = op.pack(weights, rows, columns, layout.starts, sizes)
+    biases = _sorted_biases(network.biases, layout.units[1:])
+    return PackedNetwork([packed], biases, layout.starts, layout.order, sizes)
+
+
+def pack_stretches(network: MaskedNetwork, block: int | None) -> PackedNetwork:
+    """Copy the weights, input-major with the units of each stretch together."""
+    layout = network.layout
+    device = network.weights[0].device
+    stretches = stretches_of(layout, block, network.is_direct, device)
+    weights = [stretches.packed(weight, source, target) for source, target, weight in network.edges]
+    biases = [
+        stretches.packed_bias(bias, level) for level, bias in enumerate(network.biases, start=1)
+    ]
+    sizes = [*_sizes(network, stretches.size), *stretches.units, *stretches.widest, *layout.hidden]
+    return PackedNetwork(weights, torch.cat(biases), stretches.starts, stretches.order, sizes)
+
+
+class PackedSweep:
+    """Sweeps through a packed network.
+
+    Arguments:
+        network: that was packed.
+        step: what makes a feature of its parameters.
+        packed: the network as the kernel takes it.
+        go_on: the kernel.
+    """
+
+    def __init__(
+        self,
+        network: MaskedNetwork,
+        step: KernelStep,
+        packed: PackedNetwork,
+        go_on: Callable[..., None],
+    ) -> None:
+        self.features, self.packed, self.block = network.layout.features, packed, packed.sizes[4]
+        self.skips = list(network.skips) or [0] * len(network.layout.hidden)
         self.activation = ACTIVATIONS.index(network.activation)
         self.kind, self.constants = step.integers, step.constants
-        weights = [weight.detach().float().contiguous() for *_, weight in network.edges]
-        rows = [layout.units[target] for _, target, _ in network.edges]
-        # None at all of a level that is sorted already.
-        columns = [
-            layout.units[source][: 0 if layout.is_sorted[source] else None]
-            for source, *_ in network.edges
-        ]
-        self.weights = op.pack(weights, rows, columns, layout.starts, self.sizes)
-        self.biases = _sorted_biases(network.biases, layout.units[1:])
+        self._go_on = go_on
 
     def go_on(self, state: MaskedState, noise: Tensor, end: int) -> None:
         """Move the state on to step `end`, in place."""
-        op.go_on(
+        packed = self.packed
+        self._go_on(
             state.x,
             state.levels,
             state.log_det,
             state.context,
-            self.weights,
-            self.biases,
-            self.layout.starts,
-            self.layout.order,
+            packed.weights,
+            packed.biases,
+            packed.starts,
+            packed.order,
             noise,
             state.given,
-            self.sizes,
+            packed.sizes,
             self.skips,
             self.activation,
             self.kind,
@@ -69,8 +121,15 @@ class PackedSweep:
             state.step,
             end,
             # Of a sweep that ends nobody asks what units hold.
-            end < self.layout.features,
+            end < self.features,
         )
+        state.step = end
+
+
+def _sizes(network: MaskedNetwork, block: int) -> list[int]:
+    layout = network.layout
+    sizes = [layout.features, layout.context, layout.parameters, len(layout.hidden)]
+    return [*sizes, block, int(network.is_direct)]
 
 
 def _sorted_biases(biases: Sequence[Tensor | None], units: Sequence[Tensor]) -> Tensor:

@@ -11,7 +11,7 @@ from dgm_fast._core.checks import check_floating, check_tensor
 from dgm_fast.sampling.masked_mlp import op
 from dgm_fast.sampling.masked_mlp.blocks import BLOCK, MaskedBlocks
 from dgm_fast.sampling.masked_mlp.network import MaskedNetwork
-from dgm_fast.sampling.masked_mlp.packed import PackedSweep
+from dgm_fast.sampling.masked_mlp.packed import PackedSweep, pack_blocks, pack_stretches
 from dgm_fast.sampling.masked_mlp.state import MaskedState
 from dgm_fast.sampling.masked_mlp.steps import Step
 
@@ -36,17 +36,19 @@ class MaskedSampler:
         network: copied, so that training goes on without the sampler.
         step: f, a `Draw` or the inverse of a flow.
         impl: `"auto"`, `"reference"`, in which blocks of features are iterated in plain PyTorch on
-            any device, or `"cpp"`.
-        block: features of a block; default what measured fastest. Of the reference, D makes it the
-            fixed-point iteration of the whole network.
+            any device, `"cpp"` on a CPU, or `"cuda"`, one launch on an NVIDIA GPU, which `auto`
+            takes there where it can run, though it has not been timed.
+        block: features of a block; default what measured fastest on a CPU. Of the reference, D
+            makes it the fixed-point iteration of the whole network.
 
     Shapes:
         x (B, D), noise (B, D, N), for a flow (B, D, 1) of y.
 
     Precision:
         Computes in float32 for bfloat16 and float16 networks too; float64 runs on the reference.
-        Of the C++ kernel, the bits of a sample depend neither on the batch, nor on threads, nor on
-        where a sweep was cut into pieces. Between implementations, noise within rounding of the
+        Of the kernels, the bits of a sample depend neither on the batch, nor on threads, nor on
+        where a sweep was cut into pieces, but for the sum of log-slopes of pieces that end within
+        a block. Between implementations, noise within rounding of the
         border between two values may fall to either side.
 
     Gradients:
@@ -92,17 +94,15 @@ class MaskedSampler:
             raise ValueError(f"block must be at least 1; got {block}")
         self.layout, self.step, self.device = layout, step, weight.device
         self.dtype = torch.promote_types(weight.dtype, torch.float32)
-        self.impl = op.choose(impl, self.device, self.dtype)
-        if step.kernel is None and self.impl == "cpp":
-            if impl == "cpp":
-                raise ValueError(f"impl='cpp' has no kernel of step {type(step).__name__}")
-            self.impl = "reference"
-
+        self.impl = op.choose(impl, network, step, block)
         self._macs = sum(each.numel() for *_, each in network.edges) // 2
-        if self.impl == "cpp":
-            self._sweep = PackedSweep(network, step.kernel, block)
-        else:
-            self._blocks = MaskedBlocks(network, self.dtype, block or BLOCK)
+        self._sweep = self._sweep_of(network, block)
+
+    def _sweep_of(self, network: MaskedNetwork, block: int | None) -> PackedSweep | MaskedBlocks:
+        if self.impl == "reference":
+            return MaskedBlocks(network, self.dtype, block or BLOCK)
+        pack = pack_blocks if self.impl == "cpp" else pack_stretches
+        return PackedSweep(network, self.step.kernel, pack(network, block), op.go_on[self.impl])
 
     def start(
         self,
@@ -166,20 +166,25 @@ class MaskedSampler:
                 until = min(end, (state.step // piece + 1) * piece)
                 self._go_on(state, noise, until)
                 if progress is not None:
+                    self._wait()
                     progress(state.step, D)
         return state.x
 
+    def _wait(self) -> None:
+        """Wait for what a GPU was sent, so that progress is of what is done."""
+        if self.device.type == "cuda":
+            torch.cuda.current_stream(self.device).synchronize()
+
     def _go_on(self, state: MaskedState, noise: Tensor, until: int) -> None:
-        if self.impl == "cpp":
-            self._sweep.go_on(state, noise, until)
-            state.step = until
+        if self.impl == "reference":
+            self._sweep.go_on(state, noise, until, self.step)
         else:
-            self._blocks.go_on(state, noise, until, self.step)
+            self._sweep.go_on(state, noise, until)
 
     def _piece(self, batch: int, with_progress: bool) -> int:
         """Return how many features go between two looks at the keyboard."""
         D = self.layout.features
-        block = self._sweep.sizes[4] if self.impl == "cpp" else self._blocks.block
+        block = self._sweep.block
         pieces = max(_FEWEST_PIECES * with_progress, self._macs * batch / _PIECE, 1)
         return max(1, round(D / pieces / block)) * block if pieces > 1 else D
 
@@ -211,6 +216,7 @@ class MaskedSampler:
         if state.x.shape[1:] != expected[1:2] or state.levels.shape[1:] != (units,):
             got = tuple(state.x.shape), tuple(state.levels.shape)
             raise ValueError(f"state must be of this sampler's; got x and levels of {got}")
-        if state.x.dtype != self.dtype:
-            raise ValueError(f"state must be of this sampler's {self.dtype}; got {state.x.dtype}")
+        if (state.x.dtype, state.x.device) != (self.dtype, self.device):
+            wanted, got = f"{self.dtype} on {self.device}", f"{state.x.dtype} on {state.x.device}"
+            raise ValueError(f"state must be of this sampler's {wanted}; got {got}")
         return noise.detach().to(self.device, self.dtype).contiguous()

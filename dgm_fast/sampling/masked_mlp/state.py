@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 __all__ = ["MaskedState"]
@@ -40,3 +41,9 @@ class MaskedState:
         log_det = self.log_det.clone()
         levels = self.levels.clone()
         return MaskedState(self.x.clone(), self.given, self.context, levels, log_det, self.step)
+
+    def to(self, device: torch.device | str) -> MaskedState:
+        """Return the state on another device; kernels of CPUs and GPUs lay it out alike."""
+        tensors = (self.x, self.given, self.context, self.levels, self.log_det)
+        moved = (None if each is None else each.to(device) for each in tensors)
+        return MaskedState(*moved, self.step)

@@ -22,7 +22,7 @@ from dgm_fast.ops import affine_coupling, rational_quadratic_spline
 
 __all__ = ["AffineInverse", "Draw", "KernelStep", "SplineInverse", "Step"]
 
-# In the order of `Kind` in the kernel's problem.h.
+# In the order of `Kind` in the kernels' step.h.
 _CONDITIONALS = (
     BernoulliConditional,
     CategoricalConditional,
@@ -35,7 +35,7 @@ _AFFINE, _SPLINE = range(len(_CONDITIONALS), len(_CONDITIONALS) + 2)
 
 @dataclass(frozen=True)
 class KernelStep:
-    """A step as the C++ kernel takes it; the network sees x * scale + shift."""
+    """A step as the kernels take it; the network sees x * scale + shift."""
 
     kind: int
     noise: int
@@ -95,7 +95,7 @@ class Step(ABC):
     @property
     @abstractmethod
     def kernel(self) -> KernelStep | None:
-        """Itself as the C++ kernel takes it; None where that does not know it."""
+        """Itself as the kernels take it; None where they do not know it."""
 
     @abstractmethod
     def make(self, parameters: Tensor, noise: Tensor) -> tuple[Tensor, Tensor | None]:
