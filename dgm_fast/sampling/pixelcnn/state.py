@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+import torch
 from torch import Tensor
 
 __all__ = ["PixelState"]
@@ -41,3 +42,8 @@ class PixelState:
         """Return a copy, from which the images can go on in another way."""
         moving = {name: getattr(self, name).clone() for name in ("images", "rows", "done")}
         return replace(self, **moving)
+
+    def to(self, device: torch.device | str) -> PixelState:
+        """Return the state on another device; all implementations lay it out alike."""
+        moving = ("images", "given", "noise", "rows", "condition")
+        return replace(self, **{name: getattr(self, name).to(device) for name in moving})
