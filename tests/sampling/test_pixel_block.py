@@ -63,9 +63,10 @@ def test_a_block_draws_what_the_reference_draws(program, config):
         room_for(sampler, 5),
         room_for(sampler, 5),
     )
-    drawn, _ = blocks.draw(state.clone(), parameters_out=found)
+    drawn, plan = blocks.draw(state.clone(), parameters_out=found)
     sampler.draw(state, parameters_out=expected)
 
+    assert plan[0] == shared_bytes(Sizes(*blocks.packed.sizes))
     assert torch.equal(drawn.images, state.images)
     assert agrees(found, expected)
     assert agrees(drawn.rows, state.rows)
@@ -186,13 +187,6 @@ def test_pixels_that_are_given_need_no_noise(program):
     )
 
 
-@each_config
-def test_python_knows_what_a_block_shares(program, config):
-    blocks, sampler = both(program, config)
-    plan = blocks.draw(start_of(sampler, config, 1), 0)[1]
-    assert plan[0] == shared_bytes(Sizes(*blocks.packed.sizes))
-
-
 @pytest.mark.parametrize(
     ("batch", "processors", "share", "images"),
     [
@@ -216,8 +210,8 @@ def test_images_of_a_block_leave_half_the_processors_and_fit(
     assert blocks.draw(start_of(sampler, config, batch), 0)[1][1] == images
 
 
-# So wide that no thread reads only what it wrote itself, and so short that a row's pointers lie where
-# the last draw's did.
+# So wide that no thread reads only what it wrote itself, and so short that a row's pointers lie
+# where the last draw's did.
 RACY = small("gated", (2, 2), layers=0, output="categorical", levels=40)
 # Of two sums and a map; of four sums, a map, a draw and the end.
 ROW, PIXEL = 2 * 2 + 1, 4 * 2 + 1 + 3 + 1
