@@ -50,6 +50,7 @@ class Group {
   struct Ahead {
     Cut cut;
     Task task;
+    const float* weight;
     Chunk chunk;
   };
 
@@ -75,11 +76,7 @@ class Group {
     copy(net.taps, n.taps + 1, at_.taps);
     for (int i = thread_; i < kRows; i += threads_) shared<float>(at_.zeros)[i] = 0.0f;
     for (int i = thread_; i < n.steps; i += threads_) {
-      const Work& w = net.works[i];
-      if (w.ahead) continue;
-      const int64_t pieces = net.taps[w.own_end].piece - net.taps[w.own].piece;
-      const Cut cut(pieces * kRows, net.places[w.out].floats);
-      shared<Turn>(at_.turns)[turn_of(i)] = {i, cut};
+      if (!net.works[i].ahead) shared<Turn>(at_.turns)[place_of_turn(i)] = turn_of(i);
     }
   }
 
@@ -90,8 +87,23 @@ class Group {
     for (int i = thread_; i < count; i += threads_) shared<int>(to)[i] = static_cast<int>(from[i]);
   }
 
+  DGM_HOST_DEVICE Turn turn_of(int step) const {
+    const Work& w = net.works[step];
+    const Place& out = net.places[w.out];
+    const Tap& first = net.taps[w.own];
+    const Cut cut((net.taps[w.own_end].piece - first.piece) * kRows, out.floats);
+    return {
+        step,
+        static_cast<int>(w.kind),
+        static_cast<int>(out.stride()),
+        static_cast<int>(w.for_draw && w.kind != kDraw),
+        static_cast<int>(w.own),
+        static_cast<int>(first.matrix),
+        cut};
+  }
+
   // Turns are those of a pixel's first draw, layer by layer, then those of its second, ...
-  DGM_HOST_DEVICE int turn_of(int step) const {
+  DGM_HOST_DEVICE int place_of_turn(int step) const {
     int before = 0;
     for (int i = 0; i < n.steps; ++i) {
       const int64_t group = net.works[i].group, own = net.works[step].group;
@@ -158,7 +170,7 @@ class Group {
     for (int begin = 0; begin < pairs(w); begin += kPairs) {
       const Spots own = pair(w, row, begin + q);
       look_up_pairs(w, row, begin);
-      const Ahead ahead = load_ahead(cut, w.above);
+      const Ahead ahead = load_ahead(cut, net.weights + tap(w.above).matrix);
       block.sync();
       multiply<kPairs>(ahead, w.above, spots(), seen());
       block.sync();
@@ -179,21 +191,23 @@ class Group {
   DGM_HOST_DEVICE void draw_pixel(int row, int column) {
     const bool given = is_given(row, column);
     look_up_pixel(row, column);
-    Ahead ahead = load_turn(next(0, row, column, given), row, column, given);
-    for (int k = next(0, row, column, given); k < turns_; k = next(k + 1, row, column, given)) {
-      const WorkOf<int>& w = work(turn(k).work);
-      const Spots& own = spots()[k * S + s_];
+    int k = next(0, row, column, given);
+    Ahead ahead = load_turn(k, row, column, given);
+    while (k < turns_) {
+      const Turn& t = turn(k);
+      const WorkOf<int>& w = work(t.work);
+      const Spots* all = spots() + k * S;
+      k = next(k + 1, row, column, given);
       block.sync();
-      if (w.kind == kDraw) {
-        draw(w, own, row, column, given);
-      } else if (w.kind != kAffine) {
-        map(w, own, lane_, team_);
+      if (t.kind == kDraw) {
+        draw(w, all[s_], row, column, given);
+      } else if (t.kind != kAffine) {
+        map(w, all[s_], lane_, team_);
       } else {
-        multiply<S>(ahead, w.own, spots() + k * S, seen() + (w.own - n.above) * S);
-        const Cut cut = ahead.cut;
-        ahead = load_turn(next(k + 1, row, column, given), row, column, given);
+        multiply<S>(ahead, t.own, all, seen() + (t.own - static_cast<int>(n.above)) * S);
+        ahead = load_turn(k, row, column, given);
         block.sync();
-        finish<S>(w, cut, own.out, s_, lane_, team_, true);
+        finish<S>(w, t.cut, all[s_].out, s_, lane_, team_, true);
       }
     }
     block.sync();
@@ -225,24 +239,23 @@ class Group {
   // The next turn from k on whose value exists at a pixel, and is looked at there.
   DGM_HOST_DEVICE int next(int k, int row, int column, bool given) const {
     for (; k < turns_; ++k) {
-      const WorkOf<int>& w = work(turn(k).work);
-      const PlaceOf<int>& p = place(w.out);
-      const bool idle = given && w.for_draw && w.kind != kDraw && d.parameters == nullptr;
-      if (!idle && p.has(row) && p.has(column)) break;
+      const Turn& t = turn(k);
+      const bool idle = given && t.for_draw && d.parameters == nullptr;
+      if (!idle && ((row | column) & (t.stride - 1)) == 0) break;
     }
     return k;
   }
 
   // Weights of the first product from turn k on.
   DGM_HOST_DEVICE Ahead load_turn(int k, int row, int column, bool given) const {
-    while (k < turns_ && work(turn(k).work).kind != kAffine) k = next(k + 1, row, column, given);
-    if (k == turns_) return load_ahead(Cut(0, kQuad), 0);
-    return load_ahead(turn(k).cut, work(turn(k).work).own);
+    while (k < turns_ && turn(k).kind != kAffine) k = next(k + 1, row, column, given);
+    if (k == turns_) return load_ahead(Cut(0, kQuad), net.weights);
+    return load_ahead(turn(k).cut, net.weights + turn(k).matrix);
   }
 
-  DGM_HOST_DEVICE Ahead load_ahead(const Cut& cut, int first) const {
+  DGM_HOST_DEVICE Ahead load_ahead(const Cut& cut, const float* weight) const {
     const Task task(cut, thread_);
-    return {cut, task, task.piece(cut, net.weights + tap(first).matrix).chunk(0)};
+    return {cut, task, weight, task.piece(cut, weight).chunk(0)};
   }
 
   // Leaves sums of parts of a matrix's rows, the first of which begins with what there is to add.
@@ -250,12 +263,11 @@ class Group {
   DGM_HOST_DEVICE void multiply(
       const Ahead& ahead, int first, const Spots* spots, const float** seen) const {
     const Cut& cut = ahead.cut;
-    const float* weight = net.weights + tap(first).matrix;
     Chunk chunk = ahead.chunk;
     for (Task task = ahead.task; task.part < cut.parts;) {
       Sums<N> sums{};
       if (task.part == 0) begin<N>(spots, task.column, sums);
-      const Piece piece = task.piece(cut, weight);
+      const Piece piece = task.piece(cut, ahead.weight);
       int t = first, i = tap(first).piece + task.part * (cut.rows / kRows);
       for (int row = 0; row < piece.rows; row += kRows, ++i) {
         const Chunk next = piece.chunk(row + kRows);
@@ -272,7 +284,7 @@ class Group {
         store(partial() + (task.part * N + q) * cut.outs + task.column, sums.of[q]);
       }
       task.skip(cut, threads_);
-      if (task.part < cut.parts) chunk = task.piece(cut, weight).chunk(0);
+      if (task.part < cut.parts) chunk = task.piece(cut, ahead.weight).chunk(0);
     }
   }
 

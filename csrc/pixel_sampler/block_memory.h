@@ -16,10 +16,13 @@ constexpr int kMostImages = 8;
 // Columns of images that go together through what is known of a row before it is begun.
 constexpr int kPairs = 8;
 
-// A step of a pixel that is drawn.
-struct Turn {
-  int work;
-  Cut cut;  // of the product with its own taps
+// A step of a pixel that is drawn, with what has to be known of it at once.
+struct alignas(16) Turn {
+  int work, kind;
+  int stride;
+  int for_draw;
+  int own, matrix;  // its own taps and all of their matrices, one under another
+  Cut cut;
 };
 
 // Where a step finds what it starts from and what it adds, or null, and where its value goes.

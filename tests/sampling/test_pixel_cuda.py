@@ -163,8 +163,8 @@ GPU = {"name": "a GPU", "major": 8, "minor": 0, "shared_memory_per_block_optin":
         ({}, {"major": 7, "minor": 5}, "it needs compute capability 8.0; a GPU has 7.5"),
         (
             {},
-            {"shared_memory_per_block_optin": 5327},
-            "an image needs 5328 bytes of shared memory, of which a GPU has 5327",
+            {"shared_memory_per_block_optin": 5679},
+            "an image needs 5680 bytes of shared memory, of which a GPU has 5679",
         ),
         (
             {"floats": 2**31},

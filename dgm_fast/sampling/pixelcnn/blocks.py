@@ -15,7 +15,7 @@ __all__ = ["ROWS", "Sizes", "shared_bytes", "sizes_of", "unavailable_reason"]
 # As in csrc: common/block_products.h, common/block_draws.h and pixel_sampler/block_memory.h.
 ROWS, _TASKS, _QUAD, _SEGMENTS, _PAIRS = 8, 256, 4, 32, 8
 # Of the kernel's tables of a place, a step, a tap and a step of a pixel.
-_PLACE, _WORK, _TAP, _TURN = 7, 13, 5, 5
+_PLACE, _WORK, _TAP, _TURN = 7, 13, 5, 12
 # Floats of a step's pointers, and of a tap's.
 _SPOTS, _SEEN = 6, 2
 # Places among floats are 32-bit integers.
