@@ -99,7 +99,8 @@ class Group {
         static_cast<int>(w.for_draw && w.kind != kDraw),
         static_cast<int>(w.own),
         static_cast<int>(first.matrix),
-        cut};
+        cut,
+        1.0f / static_cast<float>(cut.outs)};
   }
 
   // Turns are those of a pixel's first draw, layer by layer, then those of its second, ...
@@ -167,10 +168,11 @@ class Group {
   DGM_HOST_DEVICE void multiply_row(const WorkOf<int>& w, int row) {
     const int team = threads_ / kPairs, q = thread_ / team;
     const Cut cut((tap(w.above_end).piece - tap(w.above).piece) * kRows, place(w.out).floats);
+    const float per_out = 1.0f / static_cast<float>(cut.outs);
     for (int begin = 0; begin < pairs(w); begin += kPairs) {
       const Spots own = pair(w, row, begin + q);
       look_up_pairs(w, row, begin);
-      const Ahead ahead = load_ahead(cut, net.weights + tap(w.above).matrix);
+      const Ahead ahead = load_ahead(cut, per_out, net.weights + tap(w.above).matrix);
       block.sync();
       multiply<kPairs>(ahead, w.above, spots(), seen());
       block.sync();
@@ -249,12 +251,12 @@ class Group {
   // Weights of the first product from turn k on.
   DGM_HOST_DEVICE Ahead load_turn(int k, int row, int column, bool given) const {
     while (k < turns_ && turn(k).kind != kAffine) k = next(k + 1, row, column, given);
-    if (k == turns_) return load_ahead(Cut(0, kQuad), net.weights);
-    return load_ahead(turn(k).cut, net.weights + turn(k).matrix);
+    if (k == turns_) return load_ahead(Cut(0, kQuad), 1.0f / kQuad, net.weights);
+    return load_ahead(turn(k).cut, turn(k).per_out, net.weights + turn(k).matrix);
   }
 
-  DGM_HOST_DEVICE Ahead load_ahead(const Cut& cut, const float* weight) const {
-    const Task task(cut, thread_);
+  DGM_HOST_DEVICE Ahead load_ahead(const Cut& cut, float per_out, const float* weight) const {
+    const Task task(cut, thread_, per_out);
     return {cut, task, weight, task.piece(cut, weight).chunk(0)};
   }
 

@@ -23,6 +23,7 @@ struct alignas(16) Turn {
   int for_draw;
   int own, matrix;  // its own taps and all of their matrices, one under another
   Cut cut;
+  float per_out;
 };
 
 // Where a step finds what it starts from and what it adds, or null, and where its value goes.
