@@ -11,6 +11,7 @@ from dgm_fast.distributions import BernoulliPixels, CategoricalPixels
 from dgm_fast.distributions.discretized_logistic import lowest_log_scale
 from dgm_fast.sampling.pixelcnn import op
 from dgm_fast.sampling.pixelcnn.eager import EagerLoop
+from dgm_fast.sampling.pixelcnn.graphed import GraphedLoop
 from dgm_fast.sampling.pixelcnn.network import PixelNetwork
 from dgm_fast.sampling.pixelcnn.packed import pack
 from dgm_fast.sampling.pixelcnn.plan import make_plan
@@ -78,7 +79,8 @@ class PixelSampler:
         self._bias, self._labels = plan.bias, plan.labels
         self.floats, self.multiply_adds = plan.floats, plan.multiply_adds
         if self.impl == "reference":
-            self._loop = EagerLoop(plan, self.output, self.size)
+            loop = GraphedLoop if self.device.type == "cuda" else EagerLoop
+            self._loop = loop(plan, self.output, self.size)
         else:
             self._packed = pack(plan)
 
