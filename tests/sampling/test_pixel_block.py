@@ -18,7 +18,7 @@ from tests.sampling.block_programs import build, build_watched, needs_compiler
 from tests.sampling.pixel_blocks import Blocks
 from tests.sampling.pixel_cases import (
     CONFIGS,
-    VARIED,
+    FEW,
     each_config,
     few_configs,
     model_of,
@@ -227,7 +227,7 @@ def _draw_watched(program, config, batch=1, **options):
     blocks.draw(start_of(sampler, config, batch), parameters_out=room_for(sampler, batch))
 
 
-@pytest.mark.parametrize("config", [RACY, *(CONFIGS[n] for n in VARIED)], ids=["racy", *VARIED])
+@pytest.mark.parametrize("config", [RACY, *(CONFIGS[name] for name in FEW)], ids=["racy", *FEW])
 def test_threads_of_a_block_never_race(watched, config):
     _draw_watched(watched, config, 3, images=2, threads=8)
 
