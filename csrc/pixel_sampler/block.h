@@ -76,7 +76,7 @@ class Group {
     copy(net.taps, n.taps + 1, at_.taps);
     for (int i = thread_; i < kRows; i += threads_) shared<float>(at_.zeros)[i] = 0.0f;
     for (int i = thread_; i < n.steps; i += threads_) {
-      if (!net.works[i].ahead) shared<Turn>(at_.turns)[place_of_turn(i)] = turn_of(i);
+      if (!net.works[i].ahead) shared<Turn>(at_.turns)[place_of_turn(net, i)] = turn_of(net, i);
     }
   }
 
@@ -87,34 +87,8 @@ class Group {
     for (int i = thread_; i < count; i += threads_) shared<int>(to)[i] = static_cast<int>(from[i]);
   }
 
-  DGM_HOST_DEVICE Turn turn_of(int step) const {
-    const Work& w = net.works[step];
-    const Place& out = net.places[w.out];
-    const Tap& first = net.taps[w.own];
-    const Cut cut((net.taps[w.own_end].piece - first.piece) * kRows, out.floats);
-    return {
-        step,
-        static_cast<int>(w.kind),
-        static_cast<int>(out.stride()),
-        static_cast<int>(w.for_draw && w.kind != kDraw),
-        static_cast<int>(w.own),
-        static_cast<int>(first.matrix),
-        cut,
-        1.0f / static_cast<float>(cut.outs)};
-  }
-
-  // Turns are those of a pixel's first draw, layer by layer, then those of its second, ...
-  DGM_HOST_DEVICE int place_of_turn(int step) const {
-    int before = 0;
-    for (int i = 0; i < n.steps; ++i) {
-      const int64_t group = net.works[i].group, own = net.works[step].group;
-      before += !net.works[i].ahead && (group < own || (group == own && i < step));
-    }
-    return before;
-  }
-
   // Where a value of an image lies at a pixel.
-  DGM_HOST_DEVICE float* at(int value, int row, int column, int s) const {
+  DGM_HOST_DEVICE float* value_at(int value, int row, int column, int s) const {
     const PlaceOf<int>& p = place(value);
     if (p.where == kInPixel) return shared<float>(at_.values) + s * n.pixel + p.offset;
     const int64_t spot = static_cast<int64_t>(column >> p.shift) * p.floats + p.offset;
@@ -123,20 +97,20 @@ class Group {
   }
 
   // Where a tap finds its input, or null where there is none.
-  DGM_HOST_DEVICE const float* at(const TapOf<int>& tap, int row, int column, int s) const {
+  DGM_HOST_DEVICE const float* input_at(const TapOf<int>& tap, int row, int column, int s) const {
     const PlaceOf<int>& p = place(tap.source);
     const int r = row + tap.down, c = column + tap.right;
     const bool is_there = s < count_ && r >= 0 && c >= 0 && c < width_ && p.has(r) && p.has(c);
-    return is_there ? at(tap.source, r, c, s) : nullptr;
+    return is_there ? value_at(tap.source, r, c, s) : nullptr;
   }
 
   // Of a sum that is only begun, `whole` is false.
   DGM_HOST_DEVICE Spots
-  at(const WorkOf<int>& w, int row, int column, int s, bool resumed, bool whole) const {
+  spots_at(const WorkOf<int>& w, int row, int column, int s, bool resumed, bool whole) const {
     if (s >= count_) return {};
-    float* out = at(w.out, row, column, s);
-    const float* add = whole && w.add >= 0 ? at(w.add, row, column, s) : nullptr;
-    if (w.kind != kAffine) return {at(w.source, row, column, s), add, out};
+    float* out = value_at(w.out, row, column, s);
+    const float* add = whole && w.add >= 0 ? value_at(w.add, row, column, s) : nullptr;
+    if (w.kind != kAffine) return {value_at(w.source, row, column, s), add, out};
     const float* bias = d.condition + (first_ + s) * d.condition_step + w.bias;
     return {resumed ? out : bias, add, out};
   }
@@ -154,7 +128,7 @@ class Group {
   DGM_HOST_DEVICE int pairs(const WorkOf<int>& w) const { return place(w.out).columns * S; }
   DGM_HOST_DEVICE Spots pair(const WorkOf<int>& w, int row, int pair) const {
     const int column = (pair / S) << place(w.out).shift;
-    return pair < pairs(w) ? at(w, row, column, pair % S, false, w.ahead) : Spots{};
+    return pair < pairs(w) ? spots_at(w, row, column, pair % S, false, w.ahead) : Spots{};
   }
 
   DGM_HOST_DEVICE void map_row(const WorkOf<int>& w, int row) {
@@ -185,7 +159,7 @@ class Group {
     const int taps = w.above_end - w.above;
     for (int i = thread_; i < taps * kPairs; i += threads_) {
       const int p = begin + i % kPairs, column = (p / S) << place(w.out).shift;
-      seen()[i] = at(tap(w.above + i / kPairs), row, column, p % S);
+      seen()[i] = input_at(tap(w.above + i / kPairs), row, column, p % S);
     }
   }
 
@@ -230,11 +204,11 @@ class Group {
   DGM_HOST_DEVICE void look_up_pixel(int row, int column) {
     for (int i = thread_; i < turns_ * S; i += threads_) {
       const WorkOf<int>& w = work(turn(i / S).work);
-      spots()[i] = at(w, row, column, i % S, w.begun(), true);
+      spots()[i] = spots_at(w, row, column, i % S, w.begun(), true);
     }
     const int above = static_cast<int>(n.above), own = static_cast<int>(n.taps) - above;
     for (int i = thread_; i < own * S; i += threads_) {
-      seen()[i] = at(tap(above + i / S), row, column, i % S);
+      seen()[i] = input_at(tap(above + i / S), row, column, i % S);
     }
   }
 
@@ -326,15 +300,15 @@ class Group {
 
   DGM_HOST_DEVICE void draw(
       const WorkOf<int>& w, const Spots& own, int row, int column, bool given) {
-    const int64_t place = own.out == nullptr ? 0 : pixel(row, column, s_);
-    const int64_t feature = place * net.draws + w.group;
+    const int64_t spot = own.out == nullptr ? 0 : pixel(row, column, s_);
+    const int64_t feature = spot * net.draws + w.group;
     for (int i = lane_; own.out != nullptr && d.parameters != nullptr && i < d.output.outputs;
          i += team_) {
       d.parameters[feature * d.output.outputs + i] = own.from[i];
     }
     if (!given) weigh(own);
     if (lane_ != 0 || own.out == nullptr) return;
-    if (!d.given[place]) {
+    if (!d.given[spot]) {
       float levels[3];
       pick(own.from, d.noise + feature * d.output.uniforms, levels);
       for (int i = 0; i < d.output.at_once; ++i) *level(w, row, column, i) = levels[i];

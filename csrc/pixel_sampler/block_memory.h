@@ -18,13 +18,38 @@ constexpr int kPairs = 8;
 
 // A step of a pixel that is drawn, with what has to be known of it at once.
 struct alignas(16) Turn {
-  int work, kind;
-  int stride;
-  int for_draw;
+  int work, kind, stride;
+  int for_draw;     // only the draw itself depends on it
   int own, matrix;  // its own taps and all of their matrices, one under another
   Cut cut;
   float per_out;
 };
+
+DGM_HOST_DEVICE Turn turn_of(const Network& net, int step) {
+  const Work& w = net.works[step];
+  const Place& out = net.places[w.out];
+  const Tap& first = net.taps[w.own];
+  const Cut cut((net.taps[w.own_end].piece - first.piece) * kRows, out.floats);
+  return {
+      step,
+      static_cast<int>(w.kind),
+      static_cast<int>(out.stride()),
+      static_cast<int>(w.for_draw && w.kind != kDraw),
+      static_cast<int>(w.own),
+      static_cast<int>(first.matrix),
+      cut,
+      1.0f / static_cast<float>(cut.outs)};
+}
+
+// Turns are those of a pixel's first draw, layer by layer, then those of its second, ...
+DGM_HOST_DEVICE int place_of_turn(const Network& net, int step) {
+  int before = 0;
+  for (int i = 0; i < net.sizes.steps; ++i) {
+    const int64_t group = net.works[i].group, own = net.works[step].group;
+    before += !net.works[i].ahead && (group < own || (group == own && i < step));
+  }
+  return before;
+}
 
 // Where a step finds what it starts from and what it adds, or null, and where its value goes.
 struct Spots {
