@@ -45,5 +45,8 @@ class PixelState:
 
     def to(self, device: torch.device | str) -> PixelState:
         """Return the state on another device; all implementations lay it out alike."""
-        moving = ("images", "given", "noise", "rows", "condition")
-        return replace(self, **{name: getattr(self, name).to(device) for name in moving})
+        names = ("images", "given", "noise", "rows", "condition")
+        moved = {name: getattr(self, name).to(device) for name in names}
+        # Images that go on apart count their rows apart.
+        done = self.done if moved["images"] is self.images else self.done.clone()
+        return replace(self, **moved, done=done)
