@@ -85,7 +85,7 @@ def test_what_is_colder_is_what_the_reference_draws(program, config, temperature
 def test_neither_images_nor_threads_of_a_block_change_a_bit(program, config):
     _, sampler = both(program, config)
     start, found = start_of(sampler, config, 9, around=True), []
-    for images, threads in ((1, 8), (2, 24), (4, 8), (8, 8)):
+    for images, threads in ((1, 8), (2, 24), (8, 8)):
         blocks = Blocks(program, model_of(config)._describe(), images, threads)
         parameters = room_for(sampler, 9)
         found.append((blocks.draw(start, parameters_out=parameters)[0], parameters))
@@ -208,11 +208,11 @@ def test_images_of_a_block_leave_half_the_processors_and_fit(
 
 # So wide that no thread reads only what it wrote itself, and so short that a row's pointers lie
 # where the last draw's did.
-RACY = small("gated", (2, 2), layers=0, output="categorical", levels=40)
+RACY = small("gated", (2, 1), layers=0, output="categorical", levels=40)
 # Of two sums and a map; of four sums, a map, a draw and the end.
 ROW, PIXEL = 2 * 2 + 1, 4 * 2 + 1 + 3 + 1
-# Up to the second row. The first row's map waits for what was made two steps before.
-WAITS = [wait for wait in range(1 + ROW + 2 * PIXEL) if wait != ROW]
+# Up to the second row. A row's map waits for what was made two steps before.
+WAITS = [wait for wait in range(1 + ROW + PIXEL) if wait != ROW]
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,8 @@ import torch
 from dgm_fast.sampling import PixelSampler
 from dgm_fast.sampling.pixelcnn.eager import EagerLoop
 from dgm_fast.sampling.pixelcnn.graphed import GraphedLoop
-from tests.sampling.pixel_cases import CONFIGS, FEW, each_config, model_of, start_of
+from tests.families.pixel_models import small
+from tests.sampling.pixel_cases import CONFIGS, LEVELS, each_config, model_of, start_of
 
 
 class Called(GraphedLoop):
@@ -51,12 +52,15 @@ def compare(config, loop, dtype=torch.float32, device="cpu"):
     assert int(state.done) == config.image_shape[1]
 
 
-@pytest.mark.parametrize("name", [*FEW, "one row", "gated of large kernels"])
-def test_rows_on_tensors_that_stay_are_what_the_loop_draws(name):
-    compare(CONFIGS[name], Called, torch.float64)
+COLOURS = small("pixelcnn", (3, 2, 2), **LEVELS)
 
 
-@pytest.mark.parametrize(("name", "kinds"), [("gated", 1), ("pp of three scales", 4)])
+@pytest.mark.parametrize("config", [COLOURS, CONFIGS["gated"], CONFIGS["one row"]])
+def test_rows_on_tensors_that_stay_are_what_the_loop_draws(config):
+    compare(config, Called, torch.float64)
+
+
+@pytest.mark.parametrize(("name", "kinds"), [("gated of large kernels", 1), ("pp", 2)])
 def test_rows_of_one_kind_are_one_graph(name, kinds):
     config, images = CONFIGS[name], []
     for loop in (EagerLoop, Called):
