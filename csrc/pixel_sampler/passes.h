@@ -33,10 +33,10 @@ class Group {
         net(draw.network),
         first(first),
         count(count),
-        now_(net.values),
-        in_row_(count * room(pixel_sampler::kInRow, 1)),
-        in_run_(count * room(pixel_sampler::kInPixel, draw.width)),
-        in_pixel_(count * room(pixel_sampler::kInPixel, 1)),
+        now_(net.sizes.values),
+        in_row_(count * net.sizes.row),
+        in_run_(count * net.sizes.pixel * draw.width),
+        in_pixel_(count * net.sizes.pixel),
         scratch_((draw.output.outputs + kLanes) * 2) {}
 
   void run() {
@@ -52,18 +52,6 @@ class Group {
   }
 
  private:
-  // Floats that values kept somewhere take of a sample; of a run, those of `width` pixels.
-  int64_t room(int64_t where, int64_t width) const {
-    int64_t floats = 0;
-    for (int64_t v = 0; v < net.values; ++v) {
-      const Place& p = net.places[v];
-      if (p.where == where) {
-        floats += where == pixel_sampler::kInRow ? p.columns * p.floats : width * p.floats;
-      }
-    }
-    return floats;
-  }
-
   bool is_given(int64_t row, int64_t c) const {
     for (int64_t s = 0; s < count; ++s) {
       if (!d.given[((first + s) * d.height + row) * d.width + c]) return false;
@@ -73,41 +61,38 @@ class Group {
 
   View view(int64_t value, int64_t row) const {
     const Place& p = net.places[value];
-    const int64_t shift = __builtin_ctzll(static_cast<uint64_t>(p.stride));
     if (p.where == pixel_sampler::kInRow) {
-      return {in_row_.data() + p.offset * count, p.floats, count * p.floats, shift};
+      return {in_row_.data() + p.offset * count, p.floats, count * p.floats, p.shift};
     }
-    const int64_t slot = p.rows == 1 ? 0 : (row >> shift) % p.rows;
-    float* data = d.rows + first * d.state + p.offset + slot * p.columns * p.floats;
-    return {data, d.state, p.floats, shift};
+    float* data = d.rows + first * d.state + p.offset + p.slot(row) * p.columns * p.floats;
+    return {data, d.state, p.floats, p.shift};
   }
 
   // Values that only their own pixel sees lie close together, but of a run side by side.
   void keep_pixels(bool run) {
-    for (int64_t v = 0; v < net.values; ++v) {
+    for (int64_t v = 0; v < net.sizes.values; ++v) {
       const Place& p = net.places[v];
       if (p.where != pixel_sampler::kInPixel) continue;
-      const int64_t shift = __builtin_ctzll(static_cast<uint64_t>(p.stride));
-      now_[v] =
-          run ? View{in_run_.data() + p.offset * count * d.width, p.floats, count * p.floats, shift}
-              : View{in_pixel_.data() + p.offset * count, p.floats, 0, shift};
+      float* data =
+          run ? in_run_.data() + p.offset * count * d.width : in_pixel_.data() + p.offset * count;
+      now_[v] = {data, p.floats, run ? count * p.floats : 0, p.shift};
     }
     is_run_ = run;
   }
 
   // What depends on rows above alone, and the beginning of sums that see them.
   void begin_row(int64_t row) {
-    for (int64_t v = 0; v < net.values; ++v) {
+    for (int64_t v = 0; v < net.sizes.values; ++v) {
       if (net.places[v].where != pixel_sampler::kInPixel) now_[v] = view(v, row);
     }
     keep_pixels(false);
     const Span all{0, d.width};
-    for (int64_t i = 0; i < net.steps; ++i) {
+    for (int64_t i = 0; i < net.sizes.steps; ++i) {
       const Work& work = net.works[i];
       if (!net.places[work.out].has(row)) continue;
       if (work.ahead) {
         make(work, row, all);
-      } else if (work.first < work.own) {
+      } else if (work.begun()) {
         begin(work, row, all);
       }
     }
@@ -117,7 +102,7 @@ class Group {
   void draw_pixel(int64_t row, Span span) {
     if (is_run_) keep_pixels(false);
     for (int64_t group = 0; group < net.draws; ++group) {
-      for (int64_t i = 0; i < net.steps; ++i) {
+      for (int64_t i = 0; i < net.sizes.steps; ++i) {
         const Work& work = net.works[i];
         if (work.group != group || work.ahead) continue;
         if (work.kind == pixel_sampler::kDraw) {
@@ -132,10 +117,10 @@ class Group {
   // Pixels that are given to all samples, layer by layer.
   void go_through(int64_t row, Span span) {
     if (!is_run_) keep_pixels(true);
-    for (int64_t i = 0; i < net.steps; ++i) {
+    for (int64_t i = 0; i < net.sizes.steps; ++i) {
       if (net.works[i].kind == pixel_sampler::kDraw) reveal(net.works[i], row, span);
     }
-    for (int64_t i = 0; i < net.steps; ++i) {
+    for (int64_t i = 0; i < net.sizes.steps; ++i) {
       const Work& work = net.works[i];
       if (work.ahead || (work.for_draw && d.parameters == nullptr)) continue;
       if (work.kind == pixel_sampler::kDraw) {
@@ -149,8 +134,8 @@ class Group {
   // Calls f(sample, column) where a value exists.
   template <typename F>
   DGM_INLINE_MEMBER void for_each(const Place& place, Span span, const F& f) const {
-    const int64_t begin = (span.first + place.stride - 1) & -place.stride;
-    for (int64_t c = begin; c < span.last; c += place.stride) {
+    const int64_t stride = place.stride(), begin = (span.first + stride - 1) & -stride;
+    for (int64_t c = begin; c < span.last; c += stride) {
       for (int64_t s = 0; s < count; ++s) f(s, c);
     }
   }
@@ -159,7 +144,7 @@ class Group {
     const View out = now_[work.out];
     const Place& place = net.places[work.out];
     if (work.kind == pixel_sampler::kAffine) {
-      if (work.ahead || work.first == work.own) begin(work, row, span);
+      if (work.ahead || !work.begun()) begin(work, row, span);
     } else {
       const View from = now_[work.source];
       const int64_t floats = net.places[work.source].floats;
@@ -173,7 +158,7 @@ class Group {
         add(added.at(s, c), place.floats, out.at(s, c));
       });
     }
-    multiply_taps(work, work.own, work.end, row, span);
+    multiply_taps(work, work.own, work.own_end, row, span);
     if (work.then != pixel_sampler::kAffine) {
       for_each(place, span, [&](int64_t s, int64_t c) {
         map(work.then, out.at(s, c), place.floats, out.at(s, c));
@@ -187,7 +172,7 @@ class Group {
     for_each(place, span, [&](int64_t s, int64_t c) {
       copy(d.condition + (first + s) * d.condition_step + work.bias, place.floats, out.at(s, c));
     });
-    multiply_taps(work, work.first, work.own, row, span);
+    multiply_taps(work, work.above, work.above_end, row, span);
   }
 
   // Each matrix is used for all samples and columns before the next.

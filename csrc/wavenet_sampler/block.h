@@ -6,6 +6,7 @@
 
 #include "common/block_draws.h"
 #include "common/block_products.h"
+#include "common/block_samples.h"
 #include "wavenet_sampler/block_picks.h"
 #include "wavenet_sampler/problem.h"
 
@@ -64,16 +65,11 @@ inline int64_t shared_bytes(const Sizes& sizes, int64_t signals) {
   return static_cast<int64_t>(sizeof(float)) * Shared(sizes, signals).floats;
 }
 
-// How many signals a block has: as few as leave half of the processors without a block, because all
-// of them want more weights than the cache gives, and no more than its shared memory holds.
 inline int signals_of_block(
     const Sizes& sizes, int64_t samples, int64_t processors, int64_t most_bytes) {
-  int signals = 1;
-  while (signals < kMostSignals && 2 * ((samples + signals - 1) / signals) > processors &&
-         shared_bytes(sizes, 2 * signals) <= most_bytes) {
-    signals *= 2;
-  }
-  return signals;
+  return samples_of_block(samples, processors, kMostSignals, [&](int signals) {
+    return shared_bytes(sizes, signals) <= most_bytes;
+  });
 }
 
 // S signals from `first` on, or as many as there are; the number of threads is a multiple of S.

@@ -9,33 +9,21 @@
 #include <cstdint>
 
 #include "common/cuda.h"
+#include "common/gpu_block.cuh"
 #include "wavenet_sampler/arguments.h"
 #include "wavenet_sampler/block.h"
 
 namespace dgm::wavenet_sampler {
 namespace {
 
-constexpr int kThreads = kTasks;
 constexpr int kMostLayers = 200;
 
 struct Layers {
   int64_t dilations[kMostLayers], rings[kMostLayers];
 };
 
-class GpuBlock {
- public:
-  __device__ explicit GpuBlock(float* shared) : shared_(shared) {}
-  __device__ __forceinline__ int thread() const { return static_cast<int>(threadIdx.x); }
-  __device__ __forceinline__ int threads() const { return kThreads; }
-  __device__ __forceinline__ float* shared() const { return shared_; }
-  __device__ __forceinline__ void sync() const { __syncthreads(); }
-
- private:
-  float* shared_;
-};
-
 template <int S>
-__global__ void __launch_bounds__(kThreads, 1)
+__global__ void __launch_bounds__(GpuBlock::kThreads, 1)
     draw_kernel(const __grid_constant__ Draw given, const __grid_constant__ Layers layers) {
   extern __shared__ float4 shared[];
   Draw draw = given;
@@ -52,7 +40,7 @@ void launch(const Draw& draw, const Layers& layers, cudaStream_t stream) {
   // What is wrong with it, the launch says.
   cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
   const int64_t blocks = (draw.samples + S - 1) / S;
-  kernel<<<static_cast<unsigned>(blocks), kThreads, bytes, stream>>>(draw, layers);
+  kernel<<<static_cast<unsigned>(blocks), GpuBlock::kThreads, bytes, stream>>>(draw, layers);
   check_launch();
 }
 

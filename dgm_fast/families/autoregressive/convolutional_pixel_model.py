@@ -40,7 +40,7 @@ class ConvolutionalPixelModel(PixelModel):
         It draws images (B, C, H, W) in raster order: those of a model with `flip` upside down.
         """
         # The others name kernels of ops.
-        impl = self.impl if self.impl in ("reference", "cpp") else "auto"
+        impl = self.impl if self.impl in ("reference", "cpp", "cuda") else "auto"
         return PixelSampler(self._describe(), impl=impl)
 
     def _draw(

@@ -10,10 +10,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dgm_fast.distributions import PixelOutput
-from dgm_fast.sampling.pixelcnn.plan import IN_ROW, IN_STATE, Plan, Tap, Work
+from dgm_fast.sampling.pixelcnn.plan import IN_ROW, IN_STATE, Place, Plan, Tap, Work
 from dgm_fast.sampling.pixelcnn.state import PixelState
 
-__all__ = ["EagerLoop", "runs"]
+__all__ = ["EagerLoop", "Row", "kept_at", "runs"]
 
 
 def _gate(x: Tensor) -> Tensor:
@@ -45,6 +45,7 @@ class EagerLoop:
         self.by_group = sorted(self.by_layer, key=lambda each: each[1].group)
         self.above = [_stacked(work.above) for work in plan.works]
         self.own = [_stacked(work.own) for work in plan.works]
+        self._indices: dict[tuple[int, ...], Tensor] = {}
 
     def go_on(
         self, state: PixelState, last: int, temperature: float, parameters_out: Tensor | None
@@ -52,12 +53,33 @@ class EagerLoop:
         """Move the state on in place, up to a row."""
         whole = state.given.all(0).tolist()
         for row in range(int(state.done), last):
-            _Row(self, state, row, temperature, parameters_out).draw(runs(whole[row]))
+            self.draw_row(state, row, whole[row], temperature, parameters_out)
             state.done.add_(1)
 
+    def draw_row(
+        self,
+        state: PixelState,
+        row: int,
+        given: Sequence[bool],
+        temperature: float,
+        parameters_out: Tensor | None,
+    ) -> None:
+        """Draw a row, of which some pixels are given to all images."""
+        Row(self, state, row, temperature, parameters_out).draw(runs(given))
 
-class _Row:
-    """One row of all images. What pixels made is in `now`, what other pixels look at in `kept`."""
+    def index_of(self, spots: tuple[int, ...]) -> Tensor:
+        """Return spots as a tensor, which stays: a graph may not copy it to a GPU."""
+        if spots not in self._indices:
+            self._indices[spots] = torch.tensor(spots, device=self.plan.bias.device)
+        return self._indices[spots]
+
+
+class Row:
+    """One row of all images. What pixels made is in `now`, what other pixels look at in `kept`.
+
+    Arguments:
+        first: the row with which the state's images begin.
+    """
 
     def __init__(
         self,
@@ -66,17 +88,18 @@ class _Row:
         row: int,
         temperature: float,
         parameters_out: Tensor | None,
+        first: int = 0,
     ) -> None:
         self.loop, self.plan, self.output = loop, loop.plan, loop.output
-        self.state, self.row = state, row
+        self.state, self.row, self.line = state, row, row - first
         self.temperature, self.parameters_out = temperature, parameters_out
         self.kept: list[Tensor | None] = []
         for place in self.plan.places:
-            values, shape = None, (place.rows, place.columns, place.floats)
+            values = None
             if place.where == IN_STATE:
-                floats = slice(place.offset, place.offset + math.prod(shape))
-                values = state.rows[:, floats].unflatten(1, shape)
+                values = kept_at(place, state.rows)
             elif place.where == IN_ROW:
+                shape = place.rows, place.columns, place.floats
                 values = state.rows.new_empty(state.batch, *shape)
             self.kept.append(values)
         self.now: dict[int, Tensor] = {}
@@ -169,12 +192,11 @@ class _Row:
         if columns.step == place.stride and right % place.stride == 0 and all(exist):
             first = (columns.start + right) // place.stride
             return values[:, first : first + len(columns)]
-        spots = [
+        spots = tuple(
             (c + right) // place.stride if e and (c + right) % place.stride == 0 else place.columns
             for c, e in zip(columns, exist, strict=True)
-        ]
-        index = torch.tensor(spots, device=kept.device)
-        return F.pad(values, (0, 0, 0, 1)).index_select(1, index)
+        )
+        return F.pad(values, (0, 0, 0, 1)).index_select(1, self.loop.index_of(spots))
 
     def _keep(self, work: Work, columns: range, value: Tensor) -> None:
         """Put a value where other pixels find it."""
@@ -187,7 +209,7 @@ class _Row:
     def _draw(self, work: Work, columns: range, given: bool) -> None:
         """Draw what is not given of one draw of a pixel."""
         steps, group = len(self.loop.draws), self.loop.groups[work.out]
-        features = [(self.row * self.loop.size[1] + c) * steps + group for c in columns]
+        features = [(self.line * self.loop.size[1] + c) * steps + group for c in columns]
         parameters = self._at(work.source, columns, self.now)
         parameters = parameters[..., : self.output.parameters // steps]
         if self.parameters_out is not None:
@@ -196,7 +218,7 @@ class _Row:
             levels = self._levels(work, columns)
             noise = self.state.noise[:, features[0]]
             drawn = self.output.pick(parameters[:, 0], noise, self.temperature)
-            keep = self.state.given[:, self.row, columns.start, None]
+            keep = self.state.given[:, self.line, columns.start, None]
             levels[:, 0] = torch.where(keep, levels[:, 0], drawn.to(levels.dtype))
             self._reveal(work, columns)
 
@@ -204,7 +226,7 @@ class _Row:
         """Return a view (B, n, V) of the image's levels of one draw."""
         at_once = self.output.values_at_once
         first = self.loop.groups[work.out] * at_once
-        levels = self.state.images[:, first : first + at_once, self.row]
+        levels = self.state.images[:, first : first + at_once, self.line]
         return levels[..., columns.start : columns.stop].transpose(1, 2)
 
     def _reveal(self, work: Work, columns: range) -> None:
@@ -213,6 +235,12 @@ class _Row:
         if self.plan.places[work.out].depth > value.shape[-1]:
             value = F.pad(value, (0, 1), value=1.0)
         self._keep(work, columns, value)
+
+
+def kept_at(place: Place, rows: Tensor) -> Tensor:
+    """Return a view (B, rows, columns, floats) of what a state keeps of a value."""
+    shape = place.rows, place.columns, place.floats
+    return rows[:, place.offset : place.offset + math.prod(shape)].unflatten(1, shape)
 
 
 def runs(given: Sequence[bool]) -> Iterator[tuple[int, int, bool]]:

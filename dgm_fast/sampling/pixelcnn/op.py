@@ -1,11 +1,13 @@
-"""The torch operator of the sampler of images."""
+"""The torch operator of the sampler of images, and which of its kernels a network runs on."""
 
 from __future__ import annotations
 
 import torch
 
-from dgm_fast._core.implementation import cpp, requested
+from dgm_fast._core.implementation import ImplementationUnavailable, cpp, cuda, requested
 from dgm_fast._core.op import Direction, Op
+from dgm_fast.sampling.pixelcnn.blocks import unavailable_reason
+from dgm_fast.sampling.pixelcnn.plan import Plan
 
 __all__ = ["choose", "draw"]
 
@@ -21,22 +23,30 @@ _op = Op(
         "draw": Direction(
             "(Tensor(a!) images, Tensor(b!) rows, Tensor(c!) done, Tensor(d!)? parameters, "
             "Tensor given, Tensor noise, Tensor condition, Tensor weights, Tensor places, "
-            "Tensor works, Tensor taps, int last, str output, int outputs, int at_once, "
-            "int levels, bool ones, float temperature, float lowest_log_scale, "
+            "Tensor works, Tensor taps, int[] sizes, int last, str output, int outputs, "
+            "int at_once, int levels, bool ones, float temperature, float lowest_log_scale, "
             "int multiply_adds) -> ()",
             _fake_draw,
         )
     },
-    [cpp(torch.float32)],
+    [cpp(torch.float32), cuda(torch.float32)],
 )
 
-draw = _op.kernels["draw", "cpp"]
+draw = {name: _op.kernels["draw", name] for name in _op.implementations}
 
 
-def choose(impl: str, device: torch.device, dtype: torch.dtype) -> str:
-    """Return the implementation, `"reference"` or `"cpp"`, of a sampler."""
+def choose(impl: str, plan: Plan) -> str:
+    """Return the implementation, `"reference"`, `"cpp"` or `"cuda"`, of a plan's sampler."""
     known = ("auto", "reference", *_op.implementations)
     # A block or a process that asks its ops for Triton asks nothing of a sampler.
     if impl == "auto" and requested(impl) not in known:
         return "reference"
-    return _op.choose(impl, device, dtype)
+
+    device = plan.bias.device
+    chosen = _op.choose(impl, device, plan.bias.dtype)
+    reason = unavailable_reason(plan, device) if chosen == "cuda" else None
+    if reason is None:
+        return chosen
+    if requested(impl) == "cuda":
+        raise ImplementationUnavailable(f"pixel_sampler: impl='cuda' cannot run: {reason}")
+    return "reference"

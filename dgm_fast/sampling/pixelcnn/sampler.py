@@ -11,6 +11,7 @@ from dgm_fast.distributions import BernoulliPixels, CategoricalPixels
 from dgm_fast.distributions.discretized_logistic import lowest_log_scale
 from dgm_fast.sampling.pixelcnn import op
 from dgm_fast.sampling.pixelcnn.eager import EagerLoop
+from dgm_fast.sampling.pixelcnn.graphed import GraphedLoop
 from dgm_fast.sampling.pixelcnn.network import PixelNetwork
 from dgm_fast.sampling.pixelcnn.packed import pack
 from dgm_fast.sampling.pixelcnn.plan import make_plan
@@ -32,7 +33,9 @@ class PixelSampler:
     Arguments:
         network: described step by step; its weights are copied, so that training goes on without
             the sampler.
-        impl: `"auto"`, `"reference"`, a cached loop in plain PyTorch on any device, or `"cpp"`.
+        impl: `"auto"`, `"reference"`, a cached loop in plain PyTorch on any device, `"cpp"` on a
+            CPU, or `"cuda"`, one launch for all rows of a call, on an NVIDIA GPU. It has not been
+            timed on one yet; `"reference"` is the other way there.
 
     Shapes:
         Images (B, C, H, W) of levels in the dtype computed in, given (B, H, W) bool, noise
@@ -71,12 +74,13 @@ class PixelSampler:
         self.dtype = torch.promote_types(weight.dtype, torch.float32)
         self.device, self.output = weight.device, network.output
         self.size, self.classes, self._ones = network.size, network.classes, network.ones
-        self.impl = op.choose(impl, self.device, self.dtype)
         plan = make_plan(network, self.dtype)
+        self.impl = op.choose(impl, plan)
         self._bias, self._labels = plan.bias, plan.labels
         self.floats, self.multiply_adds = plan.floats, plan.multiply_adds
         if self.impl == "reference":
-            self._loop = EagerLoop(plan, self.output, self.size)
+            loop = GraphedLoop if self.device.type == "cuda" else EagerLoop
+            self._loop = loop(plan, self.output, self.size)
         else:
             self._packed = pack(plan)
 
@@ -166,9 +170,9 @@ class PixelSampler:
         output, packed = self.output, self._packed
         parameters = None
         if parameters_out is not None:
-            parameters = parameters_out.to(self.dtype).contiguous()
+            parameters = parameters_out.to(self.device, self.dtype).contiguous()
         kinds = {BernoulliPixels: "bernoulli", CategoricalPixels: "categorical"}
-        op.draw(
+        op.draw[self.impl](
             state.images,
             state.rows,
             state.done,
@@ -180,6 +184,7 @@ class PixelSampler:
             packed.places,
             packed.works,
             packed.taps,
+            packed.sizes,
             last,
             kinds.get(type(output), "logistic_mixture"),
             output.parameters // output.ordered_channels,
@@ -225,7 +230,8 @@ class PixelSampler:
             state.rows.shape[1:] != (self.floats,)
             or state.images.shape[1:] != (self.output.channels, *self.size)
             or state.condition.shape[1:] != self._bias.shape[1:]
-            or state.rows.dtype != self.dtype
+            or (state.rows.dtype, state.rows.device) != (self.dtype, self.device)
         ):
-            got = tuple(state.rows.shape), state.rows.dtype
-            raise ValueError(f"state must be of this sampler's; got rows {got[0]} of {got[1]}")
+            rows = state.rows
+            got = f"{tuple(rows.shape)} of {rows.dtype} on {rows.device}"
+            raise ValueError(f"state must be of this sampler's; got rows {got}")

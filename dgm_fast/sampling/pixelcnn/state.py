@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+import torch
 from torch import Tensor
 
 __all__ = ["PixelState"]
@@ -41,3 +42,11 @@ class PixelState:
         """Return a copy, from which the images can go on in another way."""
         moving = {name: getattr(self, name).clone() for name in ("images", "rows", "done")}
         return replace(self, **moving)
+
+    def to(self, device: torch.device | str) -> PixelState:
+        """Return the state on another device; all implementations lay it out alike."""
+        names = ("images", "given", "noise", "rows", "condition")
+        moved = {name: getattr(self, name).to(device) for name in names}
+        # Images that go on apart count their rows apart.
+        done = self.done if moved["images"] is self.images else self.done.clone()
+        return replace(self, **moved, done=done)

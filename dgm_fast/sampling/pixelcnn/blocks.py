@@ -1,0 +1,109 @@
+"""Which networks the CUDA sampler runs: what a block of threads shares has to fit its memory."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from dgm_fast._core.integers import ceil_div
+from dgm_fast.sampling.pixelcnn.plan import IN_PIXEL, IN_ROW, Plan, Tap
+
+__all__ = ["ROWS", "Sizes", "shared_bytes", "sizes_of", "unavailable_reason"]
+
+# As in csrc: common/block_products.h, common/block_draws.h and pixel_sampler/block_memory.h.
+ROWS, _TASKS, _QUAD, _SEGMENTS, _PAIRS = 8, 256, 4, 32, 8
+# Of the kernel's tables of a place, a step, a tap and a step of a pixel.
+_PLACE, _WORK, _TAP, _TURN = 7, 13, 5, 12
+# Floats of a step's pointers, and of a tap's.
+_SPOTS, _SEEN = 6, 2
+# Places among floats are 32-bit integers.
+_MOST_FLOATS = 2**31
+# The oldest GPU that the extension is compiled for.
+_CAPABILITY = (8, 0)
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """What room a sampler takes, in the order of `Sizes` in the kernel's `problem.h`."""
+
+    row: int
+    pixel: int
+    values: int
+    steps: int
+    taps: int
+    turns: int
+    above: int
+    most_above: int
+    own_sums: int
+    above_sums: int
+
+
+def sizes_of(plan: Plan) -> Sizes:
+    """Return the sizes of a plan."""
+    works = plan.works
+    drawn = [plan.places[work.source].floats for work in works if work.kind == "draw"]
+    return Sizes(
+        row=sum(p.rows * p.columns * p.floats for p in plan.places if p.where == IN_ROW),
+        pixel=sum(p.floats for p in plan.places if p.where == IN_PIXEL),
+        values=len(plan.places),
+        steps=len(works),
+        taps=sum(len(work.above) + len(work.own) for work in works),
+        turns=sum(not work.ahead for work in works),
+        above=sum(len(work.above) for work in works),
+        most_above=max(len(work.above) for work in works),
+        own_sums=max(drawn + [_sums(plan, work.out, work.own) for work in works]),
+        above_sums=max(_sums(plan, work.out, work.above) for work in works),
+    )
+
+
+def unavailable_reason(plan: Plan, device: torch.device) -> str | None:
+    """Return why the kernel cannot run a plan on a GPU, or None when it can."""
+    gpu, sizes = torch.cuda.get_device_properties(device), sizes_of(plan)
+    if (gpu.major, gpu.minor) < _CAPABILITY:
+        return f"it needs compute capability 8.0; {gpu.name} has {gpu.major}.{gpu.minor}"
+
+    matrices = [(work.above + work.own, plan.places[work.out].floats) for work in plan.works]
+    for what, floats in (
+        ("the weights", sum(_rows(taps) * outs for taps, outs in matrices)),
+        ("what is kept of an image", plan.floats),
+        ("a row of an image", sizes.row),
+    ):
+        if floats >= _MOST_FLOATS:
+            return f"{what} must hold less than {_MOST_FLOATS} floats; got {floats}"
+
+    needed, has = shared_bytes(sizes), gpu.shared_memory_per_block_optin
+    if needed > has:
+        return f"an image needs {needed} bytes of shared memory, of which {gpu.name} has {has}"
+    return None
+
+
+def shared_bytes(sizes: Sizes) -> int:
+    """Return what a block of one image shares, as `Shared` of `block_memory.h` has it."""
+    own = sizes.taps - sizes.above
+    parts = [
+        sizes.values * _PLACE,
+        sizes.steps * _WORK,
+        (sizes.taps + 1) * _TAP,
+        sizes.turns * _TURN,
+        ROWS,
+        sizes.pixel,
+        max(sizes.own_sums, _PAIRS * sizes.above_sums),
+        max(sizes.turns, _PAIRS) * _SPOTS,
+        max(own, _PAIRS * sizes.most_above) * _SEEN,
+        *(_SEGMENTS, 2 * _SEGMENTS),
+    ]
+    return 4 * sum(ceil_div(part, _QUAD) * _QUAD for part in parts)
+
+
+def _rows(taps: Sequence[Tap]) -> int:
+    """Return how many rows the matrices of taps have, each in whole pieces."""
+    return sum(ceil_div(len(tap.matrix), ROWS) * ROWS for tap in taps)
+
+
+def _sums(plan: Plan, out: int, taps: Sequence[Tap]) -> int:
+    """Return how many sums of parts of its rows a product leaves, as `Cut` cuts it."""
+    outs, pieces = plan.places[out].floats, _rows(taps) // ROWS
+    rows = max(1, ceil_div(pieces, max(1, _TASKS // (outs // _QUAD))))
+    return max(1, ceil_div(pieces, rows)) * outs
