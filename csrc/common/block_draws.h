@@ -6,6 +6,7 @@
 #include <cmath>
 #include <cstdint>
 
+#include "common/filters.h"
 #include "common/host_device.h"
 
 namespace dgm::blocks {
@@ -84,6 +85,52 @@ DGM_HOST_DEVICE double drop_below(
     sum += exponentials[i];
   }
   return sum;
+}
+
+// What the threads of a sample share of its softmax: the logits, and room for `kSegments` numbers
+// of segments, their sums, and an exponential of each logit.
+struct Softmax {
+  const float* logits;
+  int count;
+  float* of_segments;
+  double* sums;
+  float* exponentials;
+};
+
+// Fills in exponentials and sums of the values that may be drawn, of a positive temperature. A
+// sample's threads are `lane` of `team`; all threads of a block come here together.
+template <typename Block>
+DGM_HOST_DEVICE void weigh(
+    const Softmax& x, const Filters& filters, int lane, int team, const Block& block) {
+  const auto for_each = [&](const auto& f) {
+    for (int i = lane; i < kSegments; i += team) f(i, Segment(x.count, i));
+    block.sync();
+  };
+  const auto drop_lower = [&] {
+    for_each([&](int i, const Segment& segment) {
+      x.sums[i] = drop_below(x.of_segments, x.logits, segment, x.exponentials);
+    });
+  };
+
+  for_each(
+      [&](int i, const Segment& segment) { x.of_segments[i] = largest_of(x.logits, segment); });
+  for_each([&](int i, const Segment& segment) {
+    x.sums[i] =
+        exponentials_of(x.logits, segment, x.of_segments, filters.temperature, x.exponentials);
+  });
+  if (filters.top_k > 0 && filters.top_k < x.count) {
+    for_each([&](int i, const Segment& segment) {
+      x.of_segments[i] = lowest_of_top_k(x.logits, x.count, segment, filters.top_k);
+    });
+    drop_lower();
+  }
+  if (filters.top_p < 1.0) {
+    for_each([&](int i, const Segment& segment) {
+      x.of_segments[i] =
+          lowest_of_nucleus(x.logits, x.exponentials, x.sums, x.count, segment, filters.top_p);
+    });
+    drop_lower();
+  }
 }
 
 // The place whose stretch of the cumulative softmax holds u.

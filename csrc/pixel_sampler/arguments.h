@@ -40,15 +40,22 @@ void draw(
     Tensor images, Tensor rows, Tensor done, std::optional<Tensor> parameters, Tensor given,
     Tensor noise, Tensor condition, Tensor weights, Tensor places, Tensor works, Tensor taps,
     std::vector<int64_t> sizes, int64_t last, std::string output, int64_t outputs, int64_t at_once,
-    int64_t levels, bool ones, double temperature, double lowest_log_scale, int64_t multiply_adds) {
+    int64_t levels, bool ones, double temperature, int64_t top_k, double top_p,
+    double lowest_log_scale, int64_t multiply_adds) {
   int64_t* row = pointer<int64_t>(done);
   const int64_t samples = images.size(0);
   if (samples > 0 && *row < last) {
     const Draw work{
         {rows_of<Place>(places), rows_of<Work>(works), rows_of<Tap>(taps),
          pointer<const float>(weights), sizes_of(sizes), images.size(1) / at_once},
-        {distribution_of(output), outputs, at_once, levels, noise.size(2), ones,
-         static_cast<float>(temperature), static_cast<float>(lowest_log_scale)},
+        {distribution_of(output),
+         outputs,
+         at_once,
+         levels,
+         noise.size(2),
+         ones,
+         {static_cast<float>(temperature), top_k, top_p},
+         static_cast<float>(lowest_log_scale)},
         samples,
         images.size(2),
         images.size(3),

@@ -322,28 +322,24 @@ class Group {
 
   // The softmax of what one place is drawn of.
   DGM_HOST_DEVICE void weigh(const Spots& own) {
-    const int count = logits_of(d.output), last = own.out == nullptr ? 0 : kSegments;
-    if (count == 0 || d.output.temperature == 0.0f) return;
-    for (int i = lane_; i < last; i += team_) {
-      largest()[i] = largest_of(own.from, Segment(count, i));
-    }
-    block.sync();
-    for (int i = lane_; i < last; i += team_) {
-      totals()[i] = exponentials_of(
-          own.from, Segment(count, i), largest(), d.output.temperature, exponentials());
-    }
-    block.sync();
+    const int count = logits_of(d.output);
+    if (count == 0 || d.output.filters.temperature == 0.0f) return;
+    const Softmax softmax{own.from, count, largest(), totals(), exponentials()};
+    // Threads of an image that is not there have no segment.
+    const int lane = own.out == nullptr ? kSegments : lane_;
+    blocks::weigh(softmax, d.output.filters, lane, team_, block);
   }
 
   DGM_HOST_DEVICE void pick(const float* parameters, const float* uniforms, float* levels) const {
     const Output& o = d.output;
     if (o.distribution == Distribution::bernoulli) {
-      levels[0] = binary(parameters[0], o.temperature, uniforms[0]);
+      levels[0] = binary(parameters[0], o.filters.temperature, uniforms[0]);
       return;
     }
     const int count = logits_of(o);
-    const int k = o.temperature == 0.0f ? place_of_largest(parameters, count)
-                                        : place_of(exponentials(), totals(), count, uniforms[0]);
+    const int k = o.filters.temperature == 0.0f
+                      ? place_of_largest(parameters, count)
+                      : place_of(exponentials(), totals(), count, uniforms[0]);
     if (o.distribution == Distribution::categorical) {
       levels[0] = static_cast<float>(k);
     } else {

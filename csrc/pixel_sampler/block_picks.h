@@ -58,7 +58,7 @@ DGM_HOST_DEVICE float encode(float level, int64_t levels) {
 
 // m + T s ln(u / (1 - u)).
 DGM_HOST_DEVICE float logistic(const Output& o, float mean, float log_scale, float u) {
-  const float scale = o.temperature * expf(fmaxf(log_scale, o.lowest_log_scale));
+  const float scale = o.filters.temperature * expf(fmaxf(log_scale, o.lowest_log_scale));
   // Of no width, an infinity is none.
   return mean + scale * fminf(fmaxf(logf(u / (1.0f - u)), -100.0f), 100.0f);
 }

@@ -37,7 +37,7 @@ class Group {
         in_row_(count * net.sizes.row),
         in_run_(count * net.sizes.pixel * draw.width),
         in_pixel_(count * net.sizes.pixel),
-        scratch_((draw.output.outputs + kLanes) * 2) {}
+        scratch_(draw.output.outputs + kLanes) {}
 
   void run() {
     for (int64_t row = d.done; row < d.last; ++row) {
@@ -207,7 +207,7 @@ class Group {
     for_each(net.places[work.out], span, [&](int64_t s, int64_t c) {
       const int64_t pixel = ((first + s) * d.height + row) * d.width + c;
       const int64_t feature = pixel * net.draws + work.group;
-      const float* parameters = from.at(s, c);
+      float* parameters = from.at(s, c);
       for (int64_t i = 0; d.parameters != nullptr && i < o.outputs; ++i) {
         d.parameters[feature * o.outputs + i] = parameters[i];
       }

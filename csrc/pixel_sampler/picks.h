@@ -32,7 +32,7 @@ static void mixture(
     float* levels) {
   const bool colours = o.at_once == 3;
   const int64_t kinds = colours ? 3 : 2, K = o.outputs / (1 + o.at_once * kinds);
-  const int64_t k = place_of(parameters, K, o.temperature, uniforms[0], scratch);
+  const int64_t k = place_of(parameters, K, o.filters.temperature, uniforms[0], scratch);
   const auto of = [&](int64_t channel, int64_t kind) {
     return parameters[K + (channel * kinds + kind) * K + k];
   };
@@ -45,22 +45,22 @@ static void mixture(
       mean += tanh(broadcast(of(1, 2)))[0] * seen[0] + tanh(broadcast(of(2, 2)))[0] * seen[1];
     }
     const float log_scale = std::max(of(c, 1), o.lowest_log_scale);
-    levels[c] = level_of(logistic(mean, log_scale, o.temperature, uniforms[1 + c]), o.levels);
+    levels[c] =
+        level_of(logistic(mean, log_scale, o.filters.temperature, uniforms[1 + c]), o.levels);
     seen[c] = encode(levels[c], o.levels);
   }
 }
 
-// `scratch` has room for the parameters in whole vectors.
+// Uses the parameters up; `scratch` has room for them in whole vectors.
 static void pick(
-    const Output& o, const float* parameters, const float* uniforms, float* scratch,
-    float* levels) {
+    const Output& o, float* parameters, const float* uniforms, float* scratch, float* levels) {
   switch (o.distribution) {
     case Distribution::bernoulli:
-      levels[0] = binary(parameters[0], o.temperature, uniforms[0]);
+      levels[0] = binary(parameters[0], o.filters.temperature, uniforms[0]);
       break;
     case Distribution::categorical:
       levels[0] =
-          static_cast<float>(place_of(parameters, o.outputs, o.temperature, uniforms[0], scratch));
+          static_cast<float>(place_of(parameters, o.outputs, o.filters, uniforms[0], scratch));
       break;
     case Distribution::mixture:
       mixture(o, parameters, uniforms, scratch, levels);

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 
+#include "common/filters.h"
 #include "common/host_device.h"
 
 namespace dgm::pixel_sampler {
@@ -77,8 +78,9 @@ enum class Distribution { bernoulli, categorical, mixture };
 struct Output {
   Distribution distribution;
   int64_t outputs, at_once, levels, uniforms;
-  bool ones;  // whether the network sees a channel of ones behind those
-  float temperature, lowest_log_scale;
+  bool ones;        // whether the network sees a channel of ones behind those
+  Filters filters;  // of categorical levels; of others the temperature alone
+  float lowest_log_scale;
 };
 
 struct Draw {

@@ -14,7 +14,7 @@ from dgm_fast.families import (
     PixelCNNpp,
     PixelCNNppConfig,
 )
-from dgm_fast.sampling import naive_sample
+from dgm_fast.sampling import filter_logits, naive_sample, pick_token
 
 MODELS = {
     PixelCNNConfig: PixelCNN,
@@ -57,7 +57,7 @@ def order_of(model):
 
 
 @torch.no_grad()
-def naive(model, noise, label=None, given=None, mask=None, temperature=1.0):
+def naive(model, noise, label=None, given=None, mask=None, temperature=1.0, **filters):
     """Images (n, C, H, W) by a pass of the network for every feature, as it is in its dtype."""
     output, (C, H, W) = model.output, model.config.image_shape
     n, dtype = len(noise), next(model.parameters()).dtype
@@ -67,9 +67,15 @@ def naive(model, noise, label=None, given=None, mask=None, temperature=1.0):
         steps = mask[:, None].expand(-1, output.ordered_channels, -1, -1)
         known = steps.permute(0, 2, 3, 1).reshape(n, -1)
 
+    def pick(parameters, noise):
+        if filters:
+            logits = filter_logits(parameters, temperature=temperature, **filters)
+            return pick_token(logits, noise)[..., None]
+        return output.pick(parameters, noise, temperature)
+
     features = naive_sample(
         lambda x: output.to_features(model._run(output.to_images(x, H, W), label)),
-        lambda parameters, noise: output.pick(parameters, noise, temperature),
+        pick,
         noise.to(dtype),
         order_of(model),
         output.to_features(images),

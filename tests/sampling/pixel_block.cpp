@@ -57,7 +57,7 @@ int main(int, char** argv) {
       {rows_of<sampler::Place>(places), rows_of<sampler::Work>(works), rows_of<sampler::Tap>(taps),
        data(weights), sizes, shape[3]},
       {static_cast<sampler::Distribution>(output[0]), output[1], output[2], output[3], output[4],
-       output[5] != 0, heat[0], heat[1]},
+       output[5] != 0, {heat[0], output[6], heat[1]}, heat[2]},
       samples,
       shape[1],
       shape[2],

@@ -12,6 +12,7 @@ import torch
 from dgm_fast.distributions import BernoulliPixels, CategoricalPixels
 from dgm_fast.distributions.discretized_logistic import lowest_log_scale
 from dgm_fast.sampling import PixelNetwork
+from dgm_fast.sampling.filters import Filters
 from dgm_fast.sampling.pixelcnn.packed import pack
 from dgm_fast.sampling.pixelcnn.plan import make_plan
 from tests.sampling.block_programs import run
@@ -43,12 +44,13 @@ class Blocks:
     def packed(self):
         return pack(make_plan(self.network, torch.float32))
 
-    def draw(self, state, rows=None, *, temperature=1.0, parameters_out=None):
+    def draw(self, state, rows=None, *, parameters_out=None, **filters):
         """Move the state on as `PixelSampler.draw` does; return it, and the program's plan."""
         output, (height, width) = self.network.output, self.network.size
         each = output.parameters // output.ordered_channels
         kind = next((i for i, k in enumerate(DISTRIBUTIONS) if isinstance(output, k)), 2)
         done = int(state.done)
+        temperature, top_k, top_p = Filters(**filters).constants
         last = height if rows is None else min(height, done + rows)
         keep, lowest = parameters_out is not None, lowest_log_scale(output.levels)
         drawn = [kind, each, output.values_at_once, output.levels, output.uniforms]
@@ -57,8 +59,8 @@ class Blocks:
             [self.images, self.threads, self.left_out],
             self.processors,
             self.packed.sizes,
-            [*drawn, self.network.ones],
-            torch.tensor([temperature, lowest]),
+            [*drawn, self.network.ones, top_k],
+            torch.tensor([temperature, top_p, lowest]),
             shape,
             self.packed.places,
             self.packed.works,

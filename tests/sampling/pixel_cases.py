@@ -47,6 +47,13 @@ VARIED = [*FEW, "pixelcnn of whole vectors", "gated of a mixture of colours", "p
 few_configs = pytest.mark.parametrize("config", [CONFIGS[name] for name in FEW], ids=FEW)
 
 
+LEFT_OUT = [
+    (CONFIGS[name], filters)
+    for name in ("pixelcnn of levels upside down", "gated of colours", "pp of three scales")
+    for filters in ({"top_k": 2}, {"top_p": 0.6}, {"top_k": 3, "top_p": 0.8, "temperature": 1.4})
+]
+
+
 def model_of(config, impl="auto", dtype=torch.float32):
     return make_model(config, gain=1.5, impl=impl).eval().to(dtype)
 

@@ -19,6 +19,7 @@ from tests.sampling.pixel_blocks import Blocks
 from tests.sampling.pixel_cases import (
     CONFIGS,
     FEW,
+    LEFT_OUT,
     each_config,
     few_configs,
     model_of,
@@ -78,6 +79,14 @@ def test_what_is_colder_is_what_the_reference_draws(program, config, temperature
     blocks, sampler = both(program, config)
     drawn, _ = blocks.draw(start_of(sampler, config, 3), temperature=temperature)
     state = sampler.draw(start_of(sampler, config, 3), temperature=temperature)
+    assert torch.equal(drawn.images, state.images)
+
+
+@pytest.mark.parametrize(("config", "filters"), LEFT_OUT)
+def test_a_block_leaves_out_what_the_reference_leaves_out(program, config, filters):
+    blocks, sampler = both(program, config, images=4)
+    drawn, _ = blocks.draw(start_of(sampler, config, 3), **filters)
+    state = sampler.draw(start_of(sampler, config, 3), **filters)
     assert torch.equal(drawn.images, state.images)
 
 

@@ -17,6 +17,7 @@ from dgm_fast.sampling.pixelcnn.plan import make_plan
 from tests.families.pixel_models import small
 from tests.sampling.pixel_cases import (
     CONFIGS,
+    LEFT_OUT,
     each_config,
     few_configs,
     model_of,
@@ -76,6 +77,17 @@ def test_the_kernel_draws_what_the_reference_draws(config, batch):
     picked = torch.where(start.given[:, None], start.images, picked)
     assert int((state.images - picked).abs().max()) <= (cuda.output.levels > 5)
     assert float((state.images == picked).double().mean()) > 0.99
+
+
+@pytest.mark.gpu
+@needs_cuda_kernel
+@pytest.mark.parametrize(("config", "filters"), LEFT_OUT)
+def test_what_the_reference_leaves_out_is_left_out(config, filters):
+    found, expected = (
+        on_gpu(config, impl).draw(start_on_gpu(config, 3), **filters)
+        for impl in ("cuda", "reference")
+    )
+    assert torch.equal(found.images, expected.images)
 
 
 @pytest.mark.gpu

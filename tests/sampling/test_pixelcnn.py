@@ -20,6 +20,7 @@ from tests.families.pixel_models import naive, small
 from tests.processes import ROOT
 from tests.sampling.pixel_cases import (
     IMPLEMENTATIONS,
+    LEFT_OUT,
     each_config,
     few_configs,
     holes,
@@ -55,6 +56,16 @@ def test_what_is_colder_draws_what_passes_draw(config, impl, temperature):
     noise, label = model.draw_noise(3, torch.Generator().manual_seed(0)), label_of(model, 3)
     x = model.sample(3, label, noise=noise, temperature=temperature)
     expected = naive(model_of(config, dtype=torch.float64), noise, label, temperature=temperature)
+    assert torch.equal(x.double(), expected.reshape(x.shape))
+    assert not torch.equal(x, model.sample(3, label, noise=noise))
+
+
+@pytest.mark.parametrize(("config", "filters"), LEFT_OUT)
+def test_what_is_left_out_is_not_drawn(config, filters, impl):
+    model = model_of(config, impl)
+    noise, label = model.draw_noise(3, torch.Generator().manual_seed(0)), label_of(model, 3)
+    x = model.sample(3, label, noise=noise, **filters)
+    expected = naive(model_of(config, dtype=torch.float64), noise, label, **filters)
     assert torch.equal(x.double(), expected.reshape(x.shape))
     assert not torch.equal(x, model.sample(3, label, noise=noise))
 

@@ -241,6 +241,8 @@ def test_drawing_errors_name_the_argument(impl):
     for options, match in (
         ({"temperature": -1.0}, "temperature must be at least 0; got -1.0"),
         ({"temperature": float("nan")}, "temperature must be at least 0; got nan"),
+        ({"top_k": 0}, "top_k must be at least 1; got 0"),
+        ({"top_p": 0.5}, "top_k and top_p .* BernoulliPixels: got None and 0.5"),
         ({"rows": -1}, "rows must not be negative; got -1"),
         ({"parameters_out": torch.zeros(3, 5, 1)}, r"parameters_out must have shape \(B, D, P\)"),
     ):

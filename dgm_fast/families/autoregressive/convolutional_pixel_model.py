@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from dgm_fast.families.autoregressive.pixel_model import PixelModel
 from dgm_fast.layers import MaskedConv2d
 from dgm_fast.sampling import PixelNetwork, PixelSampler, PixelState
+from dgm_fast.sampling.filters import Filters
 
 __all__ = ["ConvolutionalPixelModel", "pointwise"]
 
@@ -49,7 +50,7 @@ class ConvolutionalPixelModel(PixelModel):
         known: Tensor,
         label: Tensor | None,
         noise: Tensor,
-        temperature: float,
+        filters: Filters,
         progress: Callable[[int, int], object] | None,
     ) -> None:
         sampler, n, H = self.sampler(), len(images), images.shape[2]
@@ -63,15 +64,15 @@ class ConvolutionalPixelModel(PixelModel):
                 given=known[some],
                 noise=noise[some],
             )
-            for done in self._rows(sampler, state, temperature):
+            for done in self._rows(sampler, state, filters):
                 images[some, :, :done] = state.images[:, :, :done]
                 if progress is not None:
                     progress(first * H + done * state.batch, n * H)
 
-    def _rows(self, sampler: PixelSampler, state: PixelState, temperature: float) -> Iterator[int]:
+    def _rows(self, sampler: PixelSampler, state: PixelState, filters: Filters) -> Iterator[int]:
         """Draw images; yields how many rows are done, after some each."""
         H, W = sampler.size
         rows = max(1, _PIECE // (W * state.batch * sampler.multiply_adds))
         while int(state.done) < H:
-            sampler.draw(state, rows, temperature=temperature)
+            sampler.draw(state, rows, **vars(filters))
             yield int(state.done)

@@ -22,9 +22,11 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
+from dgm_fast.distributions import CategoricalPixels
 from dgm_fast.families.autoregressive.pixel_model import PixelConfig, PixelModel
 from dgm_fast.families.autoregressive.transformer_blocks import Stack, StackSizes, begin_small
 from dgm_fast.sampling import TransformerNetwork, TransformerSampler
+from dgm_fast.sampling.filters import Filters
 
 __all__ = ["ImageTransformer", "ImageTransformerConfig"]
 
@@ -134,7 +136,13 @@ class ImageTransformer(PixelModel):
         mode: Literal["auto", "eager", "compiled", "graph"] = "auto",
         temperature: float = 1.0,
     ) -> TransformerSampler:
-        """Return a sampler of the weights as they are now, in the order of the pixels."""
+        """Return a sampler of the weights as they are now, in the order of the pixels.
+
+        The temperature is that of binary pixels; of categorical ones the draw is told it, and
+        which values to leave out.
+        """
+        if isinstance(self.output, CategoricalPixels):
+            return TransformerSampler(self.described(), mode=mode)
 
         def pick(parameters: Tensor, noise: Tensor) -> Tensor:
             return self.output.pick(parameters, noise, temperature).squeeze(-1).long()
@@ -160,18 +168,19 @@ class ImageTransformer(PixelModel):
         known: Tensor,
         label: Tensor | None,
         noise: Tensor,
-        temperature: float,
+        filters: Filters,
         progress: Callable[[int, int], object] | None,
     ) -> None:
         n, (C, H, W) = len(images), self.config.image_shape
         features = self.output.to_features(images).view(n, self._features).long()
         # All channels of a pixel are given, or none.
         given = known.flatten(1).repeat_interleave(C, dim=1)
-        sampler = self.sampler(temperature=temperature)
+        options = vars(filters) if isinstance(self.output, CategoricalPixels) else {}
+        sampler = self.sampler(temperature=filters.temperature)
         state = sampler.start(n, label)
         kept = features.where(given, -1)
         try:
-            sampler.draw(state, noise=noise, given=kept, progress=progress)
+            sampler.draw(state, noise=noise, given=kept, progress=progress, **options)
         finally:
             # As many as there are when it ends early.
             features[:, : state.time] = state.tokens

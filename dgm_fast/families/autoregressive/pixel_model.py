@@ -12,9 +12,15 @@ import torch
 from torch import Tensor, nn
 
 from dgm_fast._core.random import draw_seed
-from dgm_fast.distributions import PIXEL_OUTPUTS, PixelOutput, make_pixel_output
+from dgm_fast.distributions import (
+    PIXEL_OUTPUTS,
+    CategoricalPixels,
+    PixelOutput,
+    make_pixel_output,
+)
 from dgm_fast.families import checks
 from dgm_fast.families.pretrained import Pretrained
+from dgm_fast.sampling.filters import Filters
 from dgm_fast.sampling.interrupted import keeping
 
 __all__ = ["PixelConfig", "PixelModel"]
@@ -140,7 +146,7 @@ class PixelModel(Pretrained, nn.Module, ABC):
         known: Tensor,
         label: Tensor | None,
         noise: Tensor,
-        temperature: float,
+        filters: Filters,
         progress: Callable[[int, int], object] | None,
     ) -> None:
         """Draw in images (n, C, H, W) the pixels that are not `known` (n, H, W), piece by piece.
@@ -172,6 +178,8 @@ class PixelModel(Pretrained, nn.Module, ABC):
         given: Tensor | None = None,
         given_mask: Tensor | None = None,
         temperature: float = 1.0,
+        top_k: int | None = None,
+        top_p: float | None = None,
         noise: Tensor | None = None,
         progress: Callable[[int, int], object] | None = None,
     ) -> Tensor:
@@ -194,6 +202,8 @@ class PixelModel(Pretrained, nn.Module, ABC):
             given_mask: True for the pixels that are given, broadcast to (*shape, H, W).
             temperature: divides logits and multiplies scales; below 1, samples are likelier than
                 the model has them.
+            top_k: of categorical values, draw among so many likeliest alone.
+            top_p: likewise among the likeliest that together have this probability.
             noise: (n, D, N) for all n samples, as `draw_noise` makes it; default drawn.
             progress: told how much is done and how much there is, some times a second.
 
@@ -213,8 +223,8 @@ class PixelModel(Pretrained, nn.Module, ABC):
         elif noise.ndim != 3 or noise.shape[:2] != (n, self._features):
             expected = f"(n, D, N) with n = {n} and D = {self._features}"
             raise ValueError(f"noise must have shape {expected}; got {tuple(noise.shape)}")
-        if not temperature >= 0:
-            raise ValueError(f"temperature must be at least 0; got {temperature}")
+        filters = Filters(temperature, top_k, top_p)
+        filters.check(isinstance(self.output, CategoricalPixels), type(self.output).__name__)
 
         rows = noise.unflatten(1, (self.config.image_shape[1], -1))
         images = self._in_order(images, 2)
@@ -228,7 +238,7 @@ class PixelModel(Pretrained, nn.Module, ABC):
                 self._in_order(known, 1),
                 label,
                 self._in_order(rows, 1).flatten(1, 2),
-                temperature,
+                filters,
                 progress,
             )
         return drawn()

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dgm_fast.distributions import PixelOutput
+from dgm_fast.sampling.filters import Filters
 from dgm_fast.sampling.pixelcnn.plan import IN_ROW, IN_STATE, Place, Plan, Tap, Work
 from dgm_fast.sampling.pixelcnn.state import PixelState
 
@@ -48,12 +49,12 @@ class EagerLoop:
         self._indices: dict[tuple[int, ...], Tensor] = {}
 
     def go_on(
-        self, state: PixelState, last: int, temperature: float, parameters_out: Tensor | None
+        self, state: PixelState, last: int, filters: Filters, parameters_out: Tensor | None
     ) -> None:
         """Move the state on in place, up to a row."""
         whole = state.given.all(0).tolist()
         for row in range(int(state.done), last):
-            self.draw_row(state, row, whole[row], temperature, parameters_out)
+            self.draw_row(state, row, whole[row], filters, parameters_out)
             state.done.add_(1)
 
     def draw_row(
@@ -61,11 +62,11 @@ class EagerLoop:
         state: PixelState,
         row: int,
         given: Sequence[bool],
-        temperature: float,
+        filters: Filters,
         parameters_out: Tensor | None,
     ) -> None:
         """Draw a row, of which some pixels are given to all images."""
-        Row(self, state, row, temperature, parameters_out).draw(runs(given))
+        Row(self, state, row, filters, parameters_out).draw(runs(given))
 
     def index_of(self, spots: tuple[int, ...]) -> Tensor:
         """Return spots as a tensor, which stays: a graph may not copy it to a GPU."""
@@ -86,13 +87,13 @@ class Row:
         loop: EagerLoop,
         state: PixelState,
         row: int,
-        temperature: float,
+        filters: Filters,
         parameters_out: Tensor | None,
         first: int = 0,
     ) -> None:
         self.loop, self.plan, self.output = loop, loop.plan, loop.output
         self.state, self.row, self.line = state, row, row - first
-        self.temperature, self.parameters_out = temperature, parameters_out
+        self.filters, self.parameters_out = filters, parameters_out
         self.kept: list[Tensor | None] = []
         for place in self.plan.places:
             values = None
@@ -217,7 +218,8 @@ class Row:
         if not given:
             levels = self._levels(work, columns)
             noise = self.state.noise[:, features[0]]
-            drawn = self.output.pick(parameters[:, 0], noise, self.temperature)
+            drawn = self.filters.pick(self.output.pick, parameters[:, 0], noise)
+            drawn = drawn.view(len(levels), -1)
             keep = self.state.given[:, self.line, columns.start, None]
             levels[:, 0] = torch.where(keep, levels[:, 0], drawn.to(levels.dtype))
             self._reveal(work, columns)

@@ -8,6 +8,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from dgm_fast.sampling.filters import Filters
 from dgm_fast.sampling.graph import StepGraph
 from dgm_fast.sampling.pixelcnn.eager import EagerLoop, Row, kept_at, runs
 from dgm_fast.sampling.pixelcnn.plan import IN_STATE
@@ -36,17 +37,17 @@ class GraphedLoop(EagerLoop):
         state: PixelState,
         row: int,
         given: Sequence[bool],
-        temperature: float,
+        filters: Filters,
         parameters_out: Tensor | None,
     ) -> None:
         """Draw a row; one that is given to all goes through at once."""
         if all(given):
-            super().draw_row(state, row, given, temperature, parameters_out)
+            super().draw_row(state, row, given, filters, parameters_out)
             return
-        wanted = state.images.shape, state.condition.shape, temperature
+        wanted = state.images.shape, state.condition.shape, filters
         if self._captured != wanted:
             self._rows = None  # before another takes memory
-            self._rows = GraphedRows(self, state, temperature)
+            self._rows = GraphedRows(self, state, filters)
             self._captured = wanted
         self._rows.draw(state, row, parameters_out)
 
@@ -59,8 +60,8 @@ class GraphedRows:
     graph sees the zeros with which a state begins.
     """
 
-    def __init__(self, loop: EagerLoop, state: PixelState, temperature: float) -> None:
-        self.loop, self.temperature = loop, temperature
+    def __init__(self, loop: EagerLoop, state: PixelState, filters: Filters) -> None:
+        self.loop, self.filters = loop, filters
         places = loop.plan.places
         self.kept = [place for place in places if place.where == IN_STATE]
         self.kinds = max(place.stride for place in places)
@@ -99,6 +100,6 @@ class GraphedRows:
         parameters = noise.new_empty(*noise.shape[:2], each)
         done = torch.tensor(row)
         state = PixelState(levels, given, noise, self.rows, self.condition, done)
-        drawn = Row(self.loop, state, row, self.temperature, parameters, first=row)
+        drawn = Row(self.loop, state, row, self.filters, parameters, first=row)
         drawn.draw(runs([False] * given.shape[2]))
         return levels, parameters

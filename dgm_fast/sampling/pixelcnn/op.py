@@ -24,8 +24,8 @@ _op = Op(
             "(Tensor(a!) images, Tensor(b!) rows, Tensor(c!) done, Tensor(d!)? parameters, "
             "Tensor given, Tensor noise, Tensor condition, Tensor weights, Tensor places, "
             "Tensor works, Tensor taps, int[] sizes, int last, str output, int outputs, "
-            "int at_once, int levels, bool ones, float temperature, float lowest_log_scale, "
-            "int multiply_adds) -> ()",
+            "int at_once, int levels, bool ones, float temperature, int top_k, float top_p, "
+            "float lowest_log_scale, int multiply_adds) -> ()",
             _fake_draw,
         )
     },

@@ -9,6 +9,7 @@ from dgm_fast._core.checks import check_floating, check_integers, check_shape, s
 from dgm_fast._core.random import draw_seed
 from dgm_fast.distributions import BernoulliPixels, CategoricalPixels
 from dgm_fast.distributions.discretized_logistic import lowest_log_scale
+from dgm_fast.sampling.filters import Filters
 from dgm_fast.sampling.pixelcnn import op
 from dgm_fast.sampling.pixelcnn.eager import EagerLoop
 from dgm_fast.sampling.pixelcnn.graphed import GraphedLoop
@@ -128,6 +129,8 @@ class PixelSampler:
         rows: int | None = None,
         *,
         temperature: float = 1.0,
+        top_k: int | None = None,
+        top_p: float | None = None,
         parameters_out: Tensor | None = None,
     ) -> PixelState:
         """Draw the next rows; moves `state` on in place, and returns it.
@@ -136,11 +139,13 @@ class PixelSampler:
             state: of `start`; clone it to keep it.
             rows: how many, or up to the last.
             temperature: divides logits and multiplies scales; 0 leaves no chance.
+            top_k: of categorical values, draw among so many likeliest alone.
+            top_p: likewise among the likeliest that together have this probability.
             parameters_out: (B, D, P), filled with what each value of these rows was drawn from.
         """
         self._check_state(state)
-        if not temperature >= 0:
-            raise ValueError(f"temperature must be at least 0; got {temperature}")
+        filters = Filters(temperature, top_k, top_p)
+        filters.check(isinstance(self.output, CategoricalPixels), type(self.output).__name__)
         if rows is not None and rows < 0:
             raise ValueError(f"rows must not be negative; got {rows}")
         if parameters_out is not None:
@@ -154,9 +159,9 @@ class PixelSampler:
             state.done.fill_(last)
         elif self.impl == "reference":
             with torch.autocast(self.device.type, enabled=False):
-                self._loop.go_on(state, last, temperature, parameters_out)
+                self._loop.go_on(state, last, filters, parameters_out)
         else:
-            self._go_on(state, last, temperature, parameters_out)
+            self._go_on(state, last, filters, parameters_out)
         return state
 
     def draw_noise(self, batch: int, generator: torch.Generator | None = None) -> Tensor:
@@ -165,7 +170,7 @@ class PixelSampler:
         return self.output.draw_noise(batch, self.features, seed, self.dtype)
 
     def _go_on(
-        self, state: PixelState, last: int, temperature: float, parameters_out: Tensor | None
+        self, state: PixelState, last: int, filters: Filters, parameters_out: Tensor | None
     ) -> None:
         output, packed = self.output, self._packed
         parameters = None
@@ -191,7 +196,7 @@ class PixelSampler:
             output.values_at_once,
             output.levels,
             self._ones,
-            temperature,
+            *filters.constants,
             lowest_log_scale(output.levels),
             self.multiply_adds,
         )
