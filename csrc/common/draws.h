@@ -52,11 +52,13 @@ static int64_t place_of(
     end += scratch[place];
     if (!(end <= wanted)) break;
   }
+  // Nor is it picked for that where its probability is zero.
+  while (place > 0 && scratch[place] == 0.0f) --place;
   return place;
 }
 
 // m + T s ln(u / (1 - u)).
-static float logistic(float mean, float log_scale, float temperature, float u) {
+[[maybe_unused]] static float logistic(float mean, float log_scale, float temperature, float u) {
   const float scale = temperature * exp(broadcast(log_scale))[0];
   const float logit = log(broadcast(u / (1.0f - u)))[0];
   // Of no width, an infinity is none.

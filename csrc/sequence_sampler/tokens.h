@@ -1,0 +1,88 @@
+// What samplers of sequences are given and what they draw, of any network.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <functional>
+#include <limits>
+
+namespace dgm::sequence_sampler {
+
+// Columns of every matrix are padded with zeros to whole vectors of any instruction set.
+constexpr int64_t kPad = 16;
+
+inline int64_t padded(int64_t size) { return (size + kPad - 1) / kPad * kPad; }
+
+// Which tokens may be drawn, as `filter_logits` says; top_k is 0 and top_p is 1 where all may.
+struct Filters {
+  float temperature;
+  int64_t top_k;
+  double top_p;
+
+  bool leave_out(int64_t count) const {
+    return temperature == 0.0f || (top_k > 0 && top_k < count) || top_p < 1.0;
+  }
+};
+
+// Sequences have inputs that have not been looked at, the last of which parameters are wanted
+// after; then each token drawn is the next input.
+struct Tokens {
+  int64_t samples, fed, steps, outputs;
+  const int64_t* inputs;  // (samples, fed)
+  const int64_t* given;   // (samples, steps), negative where a token is drawn, or null
+  const float* noise;     // (samples, steps); null, with no steps, where only parameters are wanted
+  Filters filters;
+  int64_t* drawn;     // (samples, steps)
+  float* parameters;  // (samples, steps or 1, outputs), or null
+};
+
+inline void drop_below(float lowest, float* logits, int64_t count) {
+  for (int64_t i = 0; i < count; ++i) {
+    if (logits[i] < lowest) logits[i] = -std::numeric_limits<float>::infinity();
+  }
+}
+
+// The lowest logit of the nucleus; `sorted` is scratch.
+inline float edge_of_nucleus(const float* logits, int64_t count, double top_p, float* sorted) {
+  std::copy(logits, logits + count, sorted);
+  std::sort(sorted, sorted + count, std::greater<float>());
+  const auto weight = [&](int64_t i) {
+    return std::exp(static_cast<double>(sorted[i]) - static_cast<double>(sorted[0]));
+  };
+  double total = 0.0;
+  for (int64_t i = 0; i < count; ++i) total += weight(i);
+
+  double before = 0.0;
+  int64_t last = 0;
+  for (; last + 1 < count; ++last) {
+    before += weight(last) / total;
+    if (!(before < top_p)) break;
+  }
+  return sorted[last];
+}
+
+// Turns logits into those of the tokens that may be drawn, minus infinity of the others; where one
+// is NaN or the largest infinite, the first token is drawn anyway.
+inline void filter(float* logits, int64_t count, const Filters& filters, float* scratch) {
+  float most = -std::numeric_limits<float>::infinity();
+  for (int64_t i = 0; i < count; ++i) {
+    if (std::isnan(logits[i])) return;
+    most = std::max(most, logits[i]);
+  }
+  if (std::isinf(most)) return;
+  if (filters.temperature == 0.0f) return drop_below(most, logits, count);
+
+  for (int64_t i = 0; i < count; ++i) logits[i] /= filters.temperature;
+  if (filters.top_k > 0 && filters.top_k < count) {
+    std::copy(logits, logits + count, scratch);
+    float* kth = scratch + filters.top_k - 1;
+    std::nth_element(scratch, kth, scratch + count, std::greater<float>());
+    drop_below(*kth, logits, count);
+  }
+  if (filters.top_p < 1.0) {
+    drop_below(edge_of_nucleus(logits, count, filters.top_p, scratch), logits, count);
+  }
+}
+
+}  // namespace dgm::sequence_sampler
