@@ -162,7 +162,7 @@ def compiled_sampler(model: TokenModel, mode: str | None) -> object:
         sampler = model.sampler(mode="compiled")
         sampler._step = torch.compile(sampler.passes.step, dynamic=False, mode=mode)
         return sampler
-    sampler = RecurrentSampler(model.described())
+    sampler = RecurrentSampler(model.described(), impl="reference")
     sampler._one = torch.compile(sampler._one, dynamic=False, mode=mode)
     return sampler
 

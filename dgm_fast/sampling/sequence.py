@@ -152,8 +152,8 @@ class SequenceSampler(ABC):
         """
         raise NotImplementedError(f"{type(self).__name__} has no kernel")
 
-    def _is_looked_at(self, state: SequenceState) -> bool:
-        """Whether a draw that was interrupted has left the parameters of the next token."""
+    def _has_looked(self, state: SequenceState) -> bool:
+        """Whether a draw, then interrupted, has looked at all there is, and left its parameters."""
         return False
 
     def _room(self, state: SequenceState, count: int) -> int:
@@ -226,7 +226,9 @@ class SequenceSampler(ABC):
         self._check_length(state, count)
         whole = self._given(given, state.batch, count)
         self._check_out(parameters_out, state.batch, count)
-        most = self._tokens_of_a_piece(state.batch, count, progress is not None)
+        most = 1
+        if self._draws_ahead:
+            most = self._tokens_of_a_piece(state.batch, count, progress is not None)
 
         state.reserve(count)
         while (done := state.time - before) < count:
@@ -268,11 +270,16 @@ class SequenceSampler(ABC):
         return 0
 
     def _tokens_of_a_piece(self, batch: int, count: int, with_progress: bool) -> int:
-        if not self._draws_ahead:
-            return 1
-        work = self._multiply_adds * batch * count
+        # Weights of one sequence are read as those of eight.
+        work = self._multiply_adds * max(batch, 8) * count
         pieces = max(_FEWEST_PIECES * with_progress, work / _PIECE, 1)
         return max(1, round(count / pieces))
+
+    def _in_pieces(self, inputs: Tensor) -> list[Tensor]:
+        """Cut what a kernel has to look at (B, m) so that Python sees the keyboard in between."""
+        batch, count = inputs.shape
+        pieces = inputs.split(self._tokens_of_a_piece(batch, count, False), dim=1)
+        return [each.contiguous() for each in pieces]
 
     def _draw_piece(
         self,
@@ -283,7 +290,7 @@ class SequenceSampler(ABC):
         out: Tensor | None,
     ) -> None:
         """Append tokens, those that are kept where they are not negative."""
-        if self._draws_ahead and not self._is_looked_at(state):
+        if self._draws_ahead and not self._has_looked(state):
             self._draw_ahead(state, noise, kept, filters, out)
             return
 

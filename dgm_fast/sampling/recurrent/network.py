@@ -1,4 +1,4 @@
-"""What a sampler of recurrent networks is made from: the parameters, as torch's modules hold them."""
+"""What a sampler of recurrent networks is made from: parameters, as torch's modules hold them."""
 
 from __future__ import annotations
 

@@ -35,13 +35,13 @@ class RecurrentMemory:
 class RecurrentSampler(SequenceSampler):
     """Draws the tokens of a recurrent network; sequences may go on for ever.
 
-    A step is a cell a layer. In the reference, what was fed runs through the layers whole, one after
-    another; the kernel takes it in token by token.
+    A step is a cell a layer. In the reference, what was fed runs through the layers whole, one
+    after another; the kernel takes it in token by token.
 
     Arguments:
         network: copied, so that training goes on without the sampler.
-        impl: `"auto"`, `"reference"`, a loop in plain PyTorch on any device, or `"cpp"`, which draws
-            many tokens a call.
+        impl: `"auto"`, `"reference"`, a loop in plain PyTorch on any device, or `"cpp"`, which
+            draws many tokens a call.
 
     Precision:
         Computes in float32 for bfloat16 and float16 networks too; float64 runs on the reference.
@@ -81,13 +81,12 @@ class RecurrentSampler(SequenceSampler):
         kept = (zeros,) if network.cell == "gru" else (zeros, zeros)
         return RecurrentMemory((kept,) * len(network.layers))
 
-    def _is_looked_at(self, state: SequenceState) -> bool:
+    def _has_looked(self, state: SequenceState) -> bool:
         return state.memory.seen > state.time
 
     @property
     def _multiply_adds(self) -> int:
-        layers = self.network.layers
-        return sum(weight.numel() for layer in layers for weight in layer[:2])
+        return sum(each.numel() for each in self._packed.weights[1:])
 
     def _launch(
         self,
@@ -97,28 +96,42 @@ class RecurrentSampler(SequenceSampler):
         given: Tensor | None = None,
         filters: dict[str, Any] = NO_FILTERS,
     ) -> tuple[Tensor, RecurrentMemory]:
-        memory, packed = state.memory, self._packed
         # The kernel moves copies on: an interrupt leaves the states that the memory says.
-        hidden = tuple(tuple(each.clone() for each in layer) for layer in memory.hidden)
-        tokens = op.draw(
+        hidden = tuple(tuple(each.clone() for each in layer) for layer in state.memory.hidden)
+        *most, last = self._in_pieces(state.inputs(0, state.memory.seen))
+        for inputs in most:
+            self._run(hidden, None, inputs, None, None, NO_FILTERS)
+        tokens = self._run(hidden, parameters, last, given, noise, filters)
+        seen = state.time + max(1, tokens.shape[1])
+        return tokens, RecurrentMemory(hidden, seen)
+
+    def _run(
+        self,
+        hidden: tuple[tuple[Tensor, ...], ...],
+        parameters: Tensor | None,
+        inputs: Tensor,
+        given: Tensor | None,
+        noise: Tensor | None,
+        filters: dict[str, Any],
+    ) -> Tensor:
+        """Return the tokens (B, n) that the kernel draws after inputs."""
+        return op.draw(
             [each for layer in hidden for each in layer],
             parameters,
-            state.inputs(0, memory.seen).contiguous(),
+            inputs,
             given,
             noise,
-            packed.weights,
-            packed.sizes,
-            self.network.cell == "lstm",
+            self._packed.weights,
+            self._packed.sizes,
+            self._packed.lstm,
             filters["temperature"],
             filters["top_k"] or 0,
             filters["top_p"] or 1.0,
         )
-        seen = state.time + max(1, tokens.shape[1])
-        return tokens, RecurrentMemory(hidden, seen)
 
     def _next(self, state: SequenceState) -> Tensor:
         network, memory = self.network, state.memory
-        if self._is_looked_at(state):
+        if self._has_looked(state):
             return memory.logits
         if self.impl == "cpp":
             logits = torch.empty(state.batch, 1, self.parameters)

@@ -38,6 +38,13 @@ class PackedTransformer:
         for layer in network.layers:
             self.weights += _layer(layer, heads)
 
+    @property
+    def multiply_adds(self) -> int:
+        """Return about how many an input of a full window takes."""
+        width, *_, length = self.sizes
+        layers = (len(self.weights) - 4) // 4
+        return sum(each.numel() for each in self.weights[3:]) + 2 * layers * length * width
+
     def new_cache(self, batch: int) -> Cache:
         """Return the cache of a batch that nothing has been looked at of.
 

@@ -61,8 +61,8 @@ class TransformerSampler(SequenceSampler):
     Arguments:
         network: copied, so that training goes on without the sampler.
         keep: tokens that a sliding window keeps, or None: to go beyond T is an error.
-        impl: `"auto"`, `"reference"`, a loop in plain PyTorch on any device, or `"cpp"`, which draws
-            many tokens a call. To ask for a mode is to ask for the reference.
+        impl: `"auto"`, `"reference"`, a loop in plain PyTorch on any device, or `"cpp"`, which
+            draws many tokens a call. To ask for a mode is to ask for the reference.
         mode: of the reference: `"eager"` looks at the part of the cache that is filled;
             `"compiled"` compiles a step over all of it with torch.compile, once a batch size, which
             takes some seconds; `"graph"` replays it as a CUDA graph. `"auto"`: graph on a GPU, else
@@ -121,9 +121,9 @@ class TransformerSampler(SequenceSampler):
         super().__init__(*shape, weight.device, dtype, pick, impl)
         self.length, self.keep = network.length, keep
         network = network.to(dtype)
-        self._weights = sum(each.numel() for layer in network.layers for each in vars(layer).values())
+        self.mode = None
         if impl == "cpp":
-            self.passes = PackedTransformer(network)
+            self._packed = PackedTransformer(network)
         else:
             self.passes = Passes(network)
             self._prepare(mode)
@@ -147,7 +147,8 @@ class TransformerSampler(SequenceSampler):
         return self.keep + (time - self.length) % (self.length - self.keep)
 
     def _begin(self, batch: int) -> TransformerMemory:
-        return TransformerMemory(self.passes.new_cache(batch))
+        layout = self._packed if self.impl == "cpp" else self.passes
+        return TransformerMemory(layout.new_cache(batch))
 
     def _check_length(self, state: SequenceState, count: int) -> None:
         if self.keep is None and state.time + count > self.length:
@@ -162,7 +163,7 @@ class TransformerSampler(SequenceSampler):
 
     @property
     def _multiply_adds(self) -> int:
-        return self._weights
+        return self._packed.multiply_adds
 
     def _window(self, state: SequenceState) -> TransformerMemory:
         """Return the memory, begun again where the window has slid."""
@@ -171,7 +172,7 @@ class TransformerSampler(SequenceSampler):
             return state.memory
         return replace(state.memory, begin=begin, seen=0)
 
-    def _is_looked_at(self, state: SequenceState) -> bool:
+    def _has_looked(self, state: SequenceState) -> bool:
         return self._window(state).seen > self.visible(state.time)
 
     def _launch(
@@ -182,25 +183,43 @@ class TransformerSampler(SequenceSampler):
         given: Tensor | None = None,
         filters: dict[str, Any] = NO_FILTERS,
     ) -> tuple[Tensor, TransformerMemory]:
-        memory, packed = self._window(state), self.passes
-        tokens = op.draw(
-            [each for pair in memory.cache for each in pair],
+        memory = self._window(state)
+        *most, last = self._in_pieces(state.inputs(memory.begin, memory.seen))
+        seen = memory.seen
+        for inputs in most:
+            self._run(memory.cache, seen, None, inputs, None, None, NO_FILTERS)
+            seen += inputs.shape[1]
+        tokens = self._run(memory.cache, seen, parameters, last, given, noise, filters)
+        seen = self.visible(state.time) + max(1, tokens.shape[1])
+        return tokens, replace(memory, seen=seen, parameters=None)
+
+    def _run(
+        self,
+        cache: Cache,
+        seen: int,
+        parameters: Tensor | None,
+        inputs: Tensor,
+        given: Tensor | None,
+        noise: Tensor | None,
+        filters: dict[str, Any],
+    ) -> Tensor:
+        """Return the tokens (B, n) that the kernel draws after inputs that follow those seen."""
+        return op.draw(
+            [each for pair in cache for each in pair],
             parameters,
-            state.inputs(memory.begin, memory.seen).contiguous(),
+            inputs,
             given,
             noise,
-            packed.weights,
-            packed.sizes,
-            memory.seen,
+            self._packed.weights,
+            self._packed.sizes,
+            seen,
             filters["temperature"],
             filters["top_k"] or 0,
             filters["top_p"] or 1.0,
         )
-        seen = self.visible(state.time) + max(1, tokens.shape[1])
-        return tokens, replace(memory, seen=seen, parameters=None)
 
     def _next(self, state: SequenceState) -> Tensor:
-        if self._is_looked_at(state):
+        if self._has_looked(state):
             return state.memory.parameters
         if self.impl == "cpp":
             parameters = torch.empty(state.batch, 1, self.parameters)
