@@ -100,7 +100,8 @@ struct Rows {
 };
 
 // Adds rows times a matrix (depth, width).
-[[maybe_unused]] static void multiply(const Rows& rows, const float* right, int64_t depth, int64_t width) {
+[[maybe_unused]] static void multiply(
+    const Rows& rows, const float* right, int64_t depth, int64_t width) {
   const int64_t vectors = width / kLanes;
   for (int64_t r = 0; r < rows.count;) {
     const int64_t left = std::min(rows.count - r, kMostRows);

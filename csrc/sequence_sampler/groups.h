@@ -49,16 +49,12 @@ static void draw_group(const Tokens& t, int64_t first, int64_t count, Network& n
   }
 }
 
-// Calls draw(first, count) for groups: as many as threads, or more, as equal as they can be.
+// Calls draw(first, count) for groups.
 template <typename Draw>
 static void for_each_group(
     const Tokens& t, int64_t threads, int64_t multiply_adds, const Draw& draw) {
-  const int64_t fewest = (t.samples + kMostTogether - 1) / kMostTogether;
-  const int64_t groups = std::min(t.samples, (fewest + threads - 1) / threads * threads);
-  run_tasks(groups, t.samples * (t.fed + t.steps) * multiply_adds, [&](int64_t i) {
-    const int64_t first = t.samples * i / groups;
-    draw(first, t.samples * (i + 1) / groups - first);
-  });
+  const int64_t work = t.samples * (t.fed + t.steps) * multiply_adds;
+  run_groups(t.samples, kMostTogether, threads, work, draw);
 }
 
 }  // namespace sampling

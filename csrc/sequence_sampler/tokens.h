@@ -62,18 +62,18 @@ inline float edge_of_nucleus(const float* logits, int64_t count, double top_p, f
   return sorted[last];
 }
 
-// Turns logits into those of the tokens that may be drawn, minus infinity of the others; where one
-// is NaN or the largest infinite, the first token is drawn anyway.
+// Turns logits into those of the tokens that may be drawn, minus infinity of the others. Where one
+// is NaN or the largest infinite, the first token is drawn, whatever stays.
 inline void filter(float* logits, int64_t count, const Filters& filters, float* scratch) {
   float most = -std::numeric_limits<float>::infinity();
   for (int64_t i = 0; i < count; ++i) {
-    if (std::isnan(logits[i])) return;
-    most = std::max(most, logits[i]);
+    if (filters.temperature != 0.0f) logits[i] /= filters.temperature;
+    most = std::isnan(logits[i]) || std::isnan(most) ? NAN : std::max(most, logits[i]);
   }
-  if (std::isinf(most)) return;
-  if (filters.temperature == 0.0f) return drop_below(most, logits, count);
+  // Not in any order.
+  if (!std::isfinite(most)) return;
 
-  for (int64_t i = 0; i < count; ++i) logits[i] /= filters.temperature;
+  if (filters.temperature == 0.0f) drop_below(most, logits, count);
   if (filters.top_k > 0 && filters.top_k < count) {
     std::copy(logits, logits + count, scratch);
     float* kth = scratch + filters.top_k - 1;
