@@ -323,6 +323,10 @@ class SequenceSampler(ABC):
         state.append(tokens)
         state.memory = memory
 
+    def _empty_parameters(self, batch: int) -> Tensor:
+        """Return room for the parameters (B, 1, P) of a token."""
+        return torch.empty(batch, 1, self.parameters, dtype=self.dtype, device=self.device)
+
     def _check_out(self, out: Tensor | None, batch: int, count: int) -> None:
         """Check where parameters shall go."""
         shape = batch, count, self.parameters

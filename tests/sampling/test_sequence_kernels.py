@@ -191,6 +191,23 @@ def test_tokens_given_to_some_or_all_are_kept(config):
     assert parameters[:, 3:7].isnan().all()
 
 
+@exact
+def test_torchs_default_dtype_changes_nothing(config):
+    model = make_model(config)
+    sampler = model.sampler(impl="cpp")
+    noise = noise_of(sampler, 2)
+    drawn, _ = sampler.draw(sampler.start(2), noise=noise)
+    torch.set_default_dtype(torch.float64)
+    try:
+        sampler = model.sampler(impl="cpp")
+        again, state = sampler.draw(sampler.start(2), noise=noise[:, :10])
+        sampler.pick = lambda parameters, u: pick_token(parameters, u)
+        rest, _ = sampler.draw(state, noise=noise[:, 10:])
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert torch.equal(torch.cat([again, rest], dim=1), drawn)
+
+
 def test_a_window_may_keep_nothing():
     network = make_model(CONFIGS["rotary"]).described()
     found = [TransformerSampler(network, keep=0, impl=impl) for impl in ("cpp", "reference")]

@@ -134,7 +134,7 @@ class RecurrentSampler(SequenceSampler):
         if self._has_looked(state):
             return memory.logits
         if self.impl == "cpp":
-            logits = torch.empty(state.batch, 1, self.parameters)
+            logits = self._empty_parameters(state.batch)
             _, memory = self._launch(state, logits)
             state.memory = replace(memory, logits=logits[:, 0])
             return state.memory.logits

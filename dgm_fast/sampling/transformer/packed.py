@@ -26,13 +26,13 @@ class PackedTransformer:
 
     def __init__(self, network: TransformerNetwork) -> None:
         width, heads = network.width, network.heads
-        self.head, hidden = width // heads, len(network.layers[0].up)
-        self.sizes = [width, heads, self.head, hidden, len(network.head), network.length]
+        head, hidden = width // heads, len(network.layers[0].up)
+        self.sizes = [width, heads, head, hidden, len(network.head), network.length]
         none = network.head.new_zeros(0)
         positions, turns = network.positions, none
         if positions is None:
             positions = none
-            turns = rotary_table(network.length, self.head).transpose(0, 1).contiguous()
+            turns = rotary_table(network.length, head, none.device).transpose(0, 1).contiguous()
         self.weights = [pad_last(network.embedding), pad_last(positions), turns]
         self.weights.append(_after_norm(network.head, network.norm))
         for layer in network.layers:

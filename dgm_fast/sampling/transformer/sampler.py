@@ -222,7 +222,7 @@ class TransformerSampler(SequenceSampler):
         if self._has_looked(state):
             return state.memory.parameters
         if self.impl == "cpp":
-            parameters = torch.empty(state.batch, 1, self.parameters)
+            parameters = self._empty_parameters(state.batch)
             _, memory = self._launch(state, parameters)
             state.memory = replace(memory, parameters=parameters[:, 0])
             return state.memory.parameters
