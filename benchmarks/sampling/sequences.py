@@ -3,8 +3,8 @@
 `eager` passes all that is in sight through the network for each token. `best_eager` is what one
 writes by hand: torch's modules, a cache that grows by concatenation, or a hidden state. `compile_*`
 compiles a step over a cache of fixed size, as `mode="compiled"` of the sampler does, or a step of
-the cells. All streams begin with a prompt as long as a transformer's places, and windows slide
-alike.
+the cells. `ours` is the sampler as `auto` chooses it. All streams begin with a prompt as long as a
+transformer's places, and windows slide alike.
 """
 
 from __future__ import annotations
@@ -162,7 +162,7 @@ def compiled_sampler(model: TokenModel, mode: str | None) -> object:
         sampler = model.sampler(mode="compiled")
         sampler._step = torch.compile(sampler.passes.step, dynamic=False, mode=mode)
         return sampler
-    sampler = RecurrentSampler(model.described())
+    sampler = RecurrentSampler(model.described(), impl="reference")
     sampler._one = torch.compile(sampler._one, dynamic=False, mode=mode)
     return sampler
 

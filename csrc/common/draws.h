@@ -68,7 +68,7 @@ static int64_t place_of(
 }
 
 // m + T s ln(u / (1 - u)).
-static float logistic(float mean, float log_scale, float temperature, float u) {
+[[maybe_unused]] static float logistic(float mean, float log_scale, float temperature, float u) {
   const float scale = temperature * exp(broadcast(log_scale))[0];
   const float logit = log(broadcast(u / (1.0f - u)))[0];
   // Of no width, an infinity is none.

@@ -28,37 +28,35 @@ inline void drop_below(float lowest, float* logits, int64_t count) {
   }
 }
 
-// The lowest logit of the nucleus; `sorted` is scratch.
-inline float edge_of_nucleus(const float* logits, int64_t count, double top_p, float* sorted) {
-  std::copy(logits, logits + count, sorted);
-  std::sort(sorted, sorted + count, std::greater<float>());
-  const auto weight = [&](int64_t i) {
-    return std::exp(static_cast<double>(sorted[i]) - static_cast<double>(sorted[0]));
-  };
+// The lowest logit of the nucleus; `heap` is scratch, of which the largest are taken one by one.
+inline float edge_of_nucleus(const float* logits, int64_t count, double top_p, float* heap) {
+  std::copy(logits, logits + count, heap);
+  std::make_heap(heap, heap + count);
+  const double most = heap[0];
   double total = 0.0;
-  for (int64_t i = 0; i < count; ++i) total += weight(i);
+  for (int64_t i = 0; i < count; ++i) total += std::exp(logits[i] - most);
 
   double before = 0.0;
-  int64_t last = 0;
-  for (; last + 1 < count; ++last) {
-    before += weight(last) / total;
+  for (int64_t left = count; left > 1; --left) {
+    before += std::exp(heap[0] - most) / total;
     if (!(before < top_p)) break;
+    std::pop_heap(heap, heap + left);
   }
-  return sorted[last];
+  return heap[0];
 }
 
-// Turns logits into those of the values that may be drawn, minus infinity of the others; where one
-// is NaN or the largest infinite, all stay as they are. `scratch` has room for all.
+// Turns logits into those of the values that may be drawn, minus infinity of the others. Where one
+// is NaN or the largest infinite, the first value is drawn, whatever stays.
 inline void filter(float* logits, int64_t count, const Filters& filters, float* scratch) {
   float most = -std::numeric_limits<float>::infinity();
   for (int64_t i = 0; i < count; ++i) {
-    if (std::isnan(logits[i])) return;
-    most = std::max(most, logits[i]);
+    if (filters.temperature != 0.0f) logits[i] /= filters.temperature;
+    most = std::isnan(logits[i]) || std::isnan(most) ? NAN : std::max(most, logits[i]);
   }
-  if (std::isinf(most)) return;
-  if (filters.temperature == 0.0f) return drop_below(most, logits, count);
+  // Not in any order.
+  if (!std::isfinite(most)) return;
 
-  for (int64_t i = 0; i < count; ++i) logits[i] /= filters.temperature;
+  if (filters.temperature == 0.0f) drop_below(most, logits, count);
   if (filters.top_k > 0 && filters.top_k < count) {
     std::copy(logits, logits + count, scratch);
     float* kth = scratch + filters.top_k - 1;

@@ -35,4 +35,16 @@ void run_tasks(int64_t count, int64_t work, const Task& task) {
   });
 }
 
+// Calls task(first, count) once for each group of samples, of at most `most` each: as many groups
+// as threads, or more, as equal as they can be.
+template <typename Task>
+void run_groups(int64_t samples, int64_t most, int64_t threads, int64_t work, const Task& task) {
+  const int64_t fewest = (samples + most - 1) / most;
+  const int64_t groups = std::min(samples, (fewest + threads - 1) / threads * threads);
+  run_tasks(groups, work, [&](int64_t i) {
+    const int64_t first = samples * i / groups;
+    task(first, samples * (i + 1) / groups - first);
+  });
+}
+
 }  // namespace dgm

@@ -127,7 +127,8 @@ static void multiply(
   }
 }
 
-static void multiply(const Rows& rows, const float* right, int64_t depth, int64_t width) {
+[[maybe_unused]] static void multiply(
+    const Rows& rows, const float* right, int64_t depth, int64_t width) {
   multiply(rows, right, depth, width, {0, width});
 }
 

@@ -245,15 +245,12 @@ class Group {
 };
 
 static void draw(const Draw& draw, int64_t threads) {
-  // As many groups as threads, or more, as equal as they can be. Twice the rows of a product,
-  // because a large network's weights come from memory each time.
+  // Twice the rows of a product, because a large network's weights come from memory each time.
   constexpr int64_t kMost = 2 * Rows::kMost;
-  const int64_t fewest = (draw.samples + kMost - 1) / kMost;
-  const int64_t groups = std::min(draw.samples, (fewest + threads - 1) / threads * threads);
   const int64_t pixels = draw.samples * (draw.last - draw.done) * draw.width;
-  run_tasks(groups, pixels * draw.multiply_adds, [&](int64_t i) {
-    const int64_t first = draw.samples * i / groups;
-    Group(draw, first, draw.samples * (i + 1) / groups - first).run();
+  const int64_t work = pixels * draw.multiply_adds;
+  run_groups(draw.samples, kMost, threads, work, [&](int64_t first, int64_t count) {
+    Group(draw, first, count).run();
   });
 }
 

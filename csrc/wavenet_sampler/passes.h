@@ -243,14 +243,10 @@ static void draw(const Draw& draw, int64_t threads) {
     return;
   }
 
-  // As many groups as threads, or more, as equal as they can be.
-  const int64_t fewest = (draw.samples + Rows::kMost - 1) / Rows::kMost;
-  const int64_t groups = std::min(draw.samples, (fewest + threads - 1) / threads * threads);
   const Sizes& n = draw.network.sizes;
   const int64_t work = draw.samples * draw.steps * draw.network.link() * n.layers;
-  run_tasks(groups, work, [&](int64_t i) {
-    const int64_t first = draw.samples * i / groups;
-    Group(draw, first, draw.samples * (i + 1) / groups - first).run(Member());
+  run_groups(draw.samples, Rows::kMost, threads, work, [&](int64_t first, int64_t count) {
+    Group(draw, first, count).run(Member());
   });
 }
 

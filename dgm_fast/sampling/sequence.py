@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,11 +14,15 @@ from torch import Tensor
 from dgm_fast._core.checks import check_floating, check_integers, some_labels
 from dgm_fast._core.random import draw_seed
 from dgm_fast.ops import philox_uniform
-from dgm_fast.sampling.filters import check_filters, filter_logits, pick_token
+from dgm_fast.sampling.filters import Filters, filter_logits, pick_token
 
 __all__ = ["SequenceSampler", "SequenceState"]
 
-NO_FILTERS = {"temperature": 1.0, "top_k": None, "top_p": None}
+NO_FILTERS = Filters()
+
+# Multiply-adds of a piece, between which Python looks for Ctrl-C: near a tenth of a second.
+_PIECE = 5e9
+_FEWEST_PIECES = 20
 
 
 @dataclass
@@ -69,10 +73,11 @@ class SequenceState:
             room = self.buffer.new_zeros(self.batch, grown)
             self.buffer = torch.cat([self.buffer, room], dim=1)
 
-    def append(self, token: Tensor) -> None:
-        """Add a token (B,), for which there is room."""
-        self.buffer[:, self.time] = token
-        self.time += 1
+    def append(self, tokens: Tensor) -> None:
+        """Add tokens (B, n), for which there is room."""
+        end = self.time + tokens.shape[1]
+        self.buffer[:, self.time : end] = tokens
+        self.time = end
 
 
 class SequenceSampler(ABC):
@@ -81,8 +86,9 @@ class SequenceSampler(ABC):
     .. math:: x_t \sim p(x_t \mid x_1, \dots, x_{t-1}, c), \qquad t = 1, 2, \dots
 
     Tokens that are fed wait until the next draw, which looks at all of them in one pass; from then
-    on each token is one step, which uses every weight once. The state moves on token by token: a
-    draw that is interrupted leaves it whole, with what was drawn in `state.tokens`, to go on from.
+    on each token is one step, which uses every weight once. The state moves on by tokens, of a
+    kernel by pieces of a tenth of a second: a draw that is interrupted leaves it whole, with what
+    was drawn in `state.tokens`, to go on from.
 
     Arguments:
         vocabulary: V; tokens are 0 .. V - 1.
@@ -90,14 +96,18 @@ class SequenceSampler(ABC):
         parameters: P, of a token's distribution.
         device: of the weights.
         dtype: of the computation.
-        pick: maps parameters (B, P) and noise (B, 1) to tokens (B,); default from logits.
+        pick: maps parameters (B, P) and noise (B, 1) to tokens (B,); default from logits. A kernel
+            then computes the parameters, one token a call.
+        impl: that runs, `"reference"` or a kernel's.
 
     Shapes:
         Tokens (B, n) int64, noise (B, n, 1) as `draw_noise` makes it.
 
     Precision:
-        At least float32. A batch of another size, or a piece of another length, may round
-        otherwise: a uniform within rounding of the border of two tokens may fall to either.
+        At least float32. Of a kernel, the bits of a sequence depend neither on the batch, nor on
+        where it was cut into pieces, nor on whether its tokens were fed or drawn. Of the reference,
+        and between implementations, they may: a uniform within rounding of the border of two
+        tokens may fall to either.
 
     Gradients:
         None.
@@ -114,9 +124,10 @@ class SequenceSampler(ABC):
         device: torch.device,
         dtype: torch.dtype,
         pick: Callable[[Tensor, Tensor], Tensor] | None = None,
+        impl: str = "reference",
     ) -> None:
         self.vocabulary, self.classes, self.parameters = vocabulary, classes, parameters
-        self.device, self.dtype = device, dtype
+        self.device, self.dtype, self.impl = device, dtype, impl
         self.pick = pick or pick_token
 
     @abstractmethod
@@ -126,6 +137,28 @@ class SequenceSampler(ABC):
     @abstractmethod
     def _next(self, state: SequenceState) -> Tensor:
         """Look at what the memory lacks, replace it, and return the parameters (B, P)."""
+
+    def _launch(
+        self,
+        state: SequenceState,
+        parameters: Tensor | None,
+        noise: Tensor | None = None,
+        given: Tensor | None = None,
+        filters: Filters = NO_FILTERS,
+    ) -> tuple[Tensor, Any]:
+        """Return tokens (B, n) that a kernel draws, and the memory after all but the last of them.
+
+        Without noise it draws none, and fills in the parameters (B, 1, P) of the next.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no kernel")
+
+    def _has_looked(self, state: SequenceState) -> bool:
+        """Whether a draw, then interrupted, has looked at all there is, and left its parameters."""
+        return False
+
+    def _room(self, state: SequenceState, count: int) -> int:
+        """Return how many of so many tokens can be drawn at once."""
+        return count
 
     def _check_length(self, state: SequenceState, count: int) -> None:  # noqa: B027
         """Raise ValueError where the state has no room for so many tokens more."""
@@ -148,8 +181,7 @@ class SequenceSampler(ABC):
         count = tokens.shape[1]
         self._check_length(state, count)
         state.reserve(count)
-        state.buffer[:, state.time : state.time + count] = tokens
-        state.time += count
+        state.append(tokens)
         return state
 
     @torch.no_grad()
@@ -180,9 +212,10 @@ class SequenceSampler(ABC):
             generator: to draw it from; default torch's own.
             parameters_out: (B, n, P), filled with what each token was drawn from, unfiltered; left
                 as it is where a token is given to all.
-            progress: told the number of tokens done and that of all, after each.
+            progress: told the number of tokens done and that of all, after each piece: a token, or
+                of a kernel a twentieth of all.
         """
-        filters = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
+        filters = Filters(temperature, top_k, top_p)
         self._check_filters(filters)
         if (length is None) == (noise is None):
             raise ValueError(f"length must be given where noise is not; got {length}")
@@ -192,15 +225,23 @@ class SequenceSampler(ABC):
         count, before = noise.shape[1], state.time
         self._check_length(state, count)
         whole = self._given(given, state.batch, count)
-        out = self._place_by_place(parameters_out, state.batch, count)
+        self._check_out(parameters_out, state.batch, count)
+        most = 1
+        if self._draws_ahead:
+            most = self._tokens_of_a_piece(state.batch, count, progress is not None)
 
         state.reserve(count)
-        for t in range(count):
-            kept = None if given is None else given[:, t]
-            token = kept if whole[t] else self._token(state, kept, noise[:, t], filters, out[t])
-            state.append(token)
+        while (done := state.time - before) < count:
+            end = done + self._room(state, min(most, count - done))
+            # Of a piece, all places are given to all sequences, or none is.
+            end = next((t for t in range(done + 1, end) if whole[t] != whole[done]), end)
+            kept, out = (x if x is None else x[:, done:end] for x in (given, parameters_out))
+            if whole[done]:
+                state.append(kept)
+            else:
+                self._draw_piece(state, noise[:, done:end], kept, filters, out)
             if progress is not None:
-                progress(t + 1, count)
+                progress(end, count)
         return state.buffer[:, before : before + count].clone(), state
 
     def draw_noise(
@@ -210,42 +251,87 @@ class SequenceSampler(ABC):
         seed = draw_seed(self.device, generator)
         return philox_uniform((batch, length), seed=seed, dtype=self.dtype).unsqueeze(-1)
 
-    def _check_filters(self, filters: dict[str, Any]) -> None:
-        check_filters(**filters)
+    def _check_filters(self, filters: Filters) -> None:
         if filters != NO_FILTERS and self.parameters != self.vocabulary:
             raise ValueError(
                 f"temperature, top_k and top_p must not be given without logits of all "
                 f"{self.vocabulary} tokens; a token has {self.parameters} parameters"
             )
 
-    def _token(
+    @property
+    def _draws_ahead(self) -> bool:
+        """Whether a kernel draws many tokens a call."""
+        return self.impl != "reference" and self.pick is pick_token
+
+    @property
+    def _multiply_adds(self) -> int:
+        """Return about how many a token of a sequence takes."""
+        return 0
+
+    def _tokens_of_a_piece(self, batch: int, count: int, with_progress: bool) -> int:
+        # Weights of one sequence are read as those of eight.
+        work = self._multiply_adds * max(batch, 8) * count
+        pieces = max(_FEWEST_PIECES * with_progress, work / _PIECE, 1)
+        return max(1, round(count / pieces))
+
+    def _in_pieces(self, inputs: Tensor) -> list[Tensor]:
+        """Cut what a kernel has to look at (B, m) so that Python sees the keyboard in between."""
+        batch, count = inputs.shape
+        pieces = inputs.split(self._tokens_of_a_piece(batch, count, False), dim=1)
+        return [each.contiguous() for each in pieces]
+
+    def _draw_piece(
         self,
         state: SequenceState,
-        kept: Tensor | None,
         noise: Tensor,
-        filters: dict[str, Any],
-        parameters_out: Tensor | None,
-    ) -> Tensor:
-        """Return the next tokens (B,), those that are kept where they are not negative."""
-        parameters = self._next(state)
-        if parameters_out is not None:
-            parameters_out.copy_(parameters)
-        if filters != NO_FILTERS:
-            parameters = filter_logits(parameters, **filters)
-        token = self.pick(parameters, noise)
-        return token if kept is None else torch.where(kept < 0, token, kept)
+        kept: Tensor | None,
+        filters: Filters,
+        out: Tensor | None,
+    ) -> None:
+        """Append tokens, those that are kept where they are not negative."""
+        if self._draws_ahead and not self._has_looked(state):
+            self._draw_ahead(state, noise, kept, filters, out)
+            return
 
-    def _place_by_place(
-        self, out: Tensor | None, batch: int, count: int
-    ) -> Sequence[Tensor | None]:
-        """Check where parameters shall go; return it place by place."""
+        for t, u in enumerate(noise.unbind(1)):
+            parameters = self._next(state)
+            if out is not None:
+                out[:, t] = parameters
+            if filters != NO_FILTERS:
+                parameters = filter_logits(parameters, **vars(filters))
+            token = self.pick(parameters, u)
+            if kept is not None:
+                token = torch.where(kept[:, t] < 0, token, kept[:, t])
+            state.append(token[:, None])
+
+    def _draw_ahead(
+        self,
+        state: SequenceState,
+        noise: Tensor,
+        kept: Tensor | None,
+        filters: Filters,
+        out: Tensor | None,
+    ) -> None:
+        parameters = None if out is None else out.to(self.dtype).contiguous()
+        noise = noise[..., 0].to(self.dtype).contiguous()
+        kept = None if kept is None else kept.contiguous()
+        tokens, memory = self._launch(state, parameters, noise, kept, filters)
+        if out is not None:
+            out.copy_(parameters)
+        # In this order: after an interrupt in between, the tokens are looked at again.
+        state.append(tokens)
+        state.memory = memory
+
+    def _empty_parameters(self, batch: int) -> Tensor:
+        """Return room for the parameters (B, 1, P) of a token."""
+        return torch.empty(batch, 1, self.parameters, dtype=self.dtype, device=self.device)
+
+    def _check_out(self, out: Tensor | None, batch: int, count: int) -> None:
+        """Check where parameters shall go."""
         shape = batch, count, self.parameters
-        if out is None:
-            return [None] * count
-        if out.shape != shape:
+        if out is not None and out.shape != shape:
             got = tuple(out.shape)
             raise ValueError(f"parameters_out must have shape (B, n, P) = {shape}; got {got}")
-        return out.unbind(1)
 
     def _given(self, given: Tensor | None, batch: int, count: int) -> list[bool]:
         """Check given tokens; return for which places all sequences are given one."""

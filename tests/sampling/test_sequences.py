@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from dgm_fast import use_impl
 from dgm_fast.families import RNN, Transformer
 from dgm_fast.sampling import TransformerSampler, filter_logits, naive_sample, pick_token
 from dgm_fast.training.compiler import compiler_missing
@@ -23,6 +24,16 @@ variants = pytest.mark.parametrize("config", VARIANTS.values(), ids=VARIANTS)
 neural = pytest.mark.parametrize("config", NEURAL.values(), ids=NEURAL)
 FILTERS = ({}, {"temperature": 0.6}, {"top_k": 1}, {"top_k": 2}, {"top_p": 0.8, "temperature": 1.5})
 FILTERS += ({"temperature": 0.0},)
+
+
+@pytest.fixture(params=["reference", "auto"])
+def impl(request):
+    """What the samplers of a test run: of those that have a kernel, `auto` is that."""
+    with use_impl(request.param):
+        yield request.param
+
+
+every_impl = pytest.mark.usefixtures("impl")
 
 
 def naive(model, noise, context, **filters):
@@ -46,6 +57,7 @@ def naive(model, noise, context, **filters):
     return naive_sample(parameters_of, pick, noise, range(length), start)
 
 
+@every_impl
 @pytest.mark.parametrize("filters", FILTERS, ids=str)
 @variants
 @torch.no_grad()
@@ -60,6 +72,7 @@ def test_a_sampler_draws_what_the_naive_loop_draws(config, filters):
     assert 0 in filters.values() or 1 in filters.values() or len(drawn.unique()) > 1
 
 
+@every_impl
 @pytest.mark.parametrize("name", ["transformer", "transformer, rotary", "transformer, labels"])
 @torch.no_grad()
 def test_beyond_its_places_a_transformer_slides_its_window(name):
@@ -72,6 +85,7 @@ def test_beyond_its_places_a_transformer_slides_its_window(name):
     assert torch.equal(drawn, naive(model, noise, context))
 
 
+@every_impl
 @variants
 def test_pieces_are_the_whole(config):
     model, context, T = make_model(config), labels(config, 3), 2 * LENGTH + 3
@@ -86,6 +100,7 @@ def test_pieces_are_the_whole(config):
     assert torch.equal(state.tokens, at_the_end.tokens)
 
 
+@every_impl
 @pytest.mark.parametrize("middle", [1, 5, LENGTH, LENGTH + 1, 2 * LENGTH + 1])
 @variants
 def test_tokens_that_are_fed_count_like_tokens_that_were_drawn(config, middle):
@@ -100,6 +115,7 @@ def test_tokens_that_are_fed_count_like_tokens_that_were_drawn(config, middle):
     assert torch.equal(state.tokens, whole)
 
 
+@every_impl
 @neural
 @torch.no_grad()
 def test_parameters_are_the_networks_in_a_batch_of_any_size(config):
@@ -121,6 +137,7 @@ def test_parameters_are_the_networks_in_a_batch_of_any_size(config):
             torch.testing.assert_close(parameters.double(), expected, atol=1e-5, rtol=1e-5)
 
 
+@every_impl
 @variants
 def test_a_copy_of_a_state_goes_its_own_way(config):
     model, context = make_model(config), labels(config, 2)
@@ -144,6 +161,7 @@ class Stop:
             raise KeyboardInterrupt
 
 
+@every_impl
 @variants
 def test_an_interrupted_draw_loses_nothing(config, monkeypatch):
     model, context, T = make_model(config), labels(config, 3), 2 * LENGTH
@@ -175,7 +193,7 @@ def test_an_interrupted_draw_loses_nothing(config, monkeypatch):
 
 def test_an_interrupted_pass_is_done_again():
     model = make_model(VARIANTS["transformer"])
-    sampler = model.sampler()
+    sampler = model.sampler(mode="eager")
     noise = sampler.draw_noise(3, LENGTH)
     whole, _ = sampler.draw(sampler.start(3), noise=noise)
     state, calls = sampler.start(3), []
@@ -195,6 +213,7 @@ def test_an_interrupted_pass_is_done_again():
     assert torch.equal(state.tokens, whole)
 
 
+@every_impl
 @variants
 def test_a_sampler_keeps_the_weights_it_was_made_of(config):
     model, context = make_model(config), labels(config, 2)
@@ -226,6 +245,7 @@ def test_a_sampler_computes_in_float32_at_least(config, dtype):
     assert torch.equal(drawn, again)
 
 
+@every_impl
 @variants
 def test_tokens_may_be_given_here_and_there(config):
     model, context, T = make_model(config), labels(config, 4), LENGTH
@@ -259,7 +279,7 @@ def test_tokens_may_be_given_here_and_there(config):
 @pytest.mark.parametrize("name", ["transformer", "transformer, rotary"])
 def test_a_compiled_step_draws_the_same_and_is_compiled_once(name):
     model = make_model(VARIANTS[name])
-    eager = model.sampler()
+    eager = model.sampler(mode="eager")
     noise = eager.draw_noise(3, 2 * LENGTH)
     expected, _ = eager.draw(eager.start(3), noise=noise)
     torch._dynamo.reset()
@@ -279,6 +299,35 @@ def counting(calls):
         return graph.forward
 
     return backend
+
+
+class PlainCalls:
+    """Stands for a captured step: its inputs and its outputs are the same tensors each time."""
+
+    def __init__(self, step, *inputs):
+        self.step, self.inputs = step, [each.clone() for each in inputs]
+        self.outputs = step(*self.inputs)
+
+    def __call__(self, *inputs):
+        for mine, given in zip(self.inputs, inputs, strict=True):
+            mine.copy_(given)
+        for mine, made in zip(self.outputs, self.step(*self.inputs), strict=True):
+            mine.copy_(made)
+        return self.outputs
+
+
+@pytest.mark.parametrize("name", ["transformer", "transformer, rotary"])
+def test_a_step_that_is_replayed_draws_the_same(name, monkeypatch):
+    monkeypatch.setattr("dgm_fast.sampling.transformer.sampler.StepGraph", PlainCalls)
+    sampler = make_model(VARIANTS[name]).sampler(mode="eager")
+    noise = sampler.draw_noise(3, 2 * LENGTH)
+    expected, _ = sampler.draw(sampler.start(3), noise=noise)
+    sampler.mode = "graph"
+    _, state = sampler.draw(sampler.start(3), noise=noise[:, :7])
+    assert len(state.memory.graphs) == 1
+    copy = state.clone()
+    sampler.draw(state, noise=1 - noise[:, 7:].clamp(min=1e-6))
+    assert torch.equal(sampler.draw(copy, noise=noise[:, 7:])[0], expected[:, 7:])
 
 
 @pytest.mark.gpu
@@ -319,6 +368,7 @@ def test_without_room_to_slide_the_end_is_an_error():
     assert sampler.draw(state, 5)[0].shape == sliding.shape == (2, 5)
 
 
+@every_impl
 @pytest.mark.parametrize(
     ("options", "error", "match"),
     [
@@ -370,6 +420,7 @@ def test_other_errors_name_the_argument():
         model.sampler(mode="graph")
 
 
+@every_impl
 @variants
 def test_models_sample_with_leading_dims_a_beginning_and_progress(config):
     model, told = make_model(config), []
@@ -417,6 +468,7 @@ def test_sampling_errors_name_the_argument(options, match):
         make_model(VARIANTS["gru"]).sample(**({"shape": 4, "length": 5} | options))
 
 
+@every_impl
 def test_streams_may_be_long_and_many():
     for kind in (Transformer, RNN):
         name = {Transformer: "transformer", RNN: "gru"}[kind]
@@ -428,6 +480,7 @@ def test_streams_may_be_long_and_many():
         assert len(drawn.unique()) == V
 
 
+@every_impl
 def test_a_transformers_cache_does_not_grow():
     sampler = make_model(transformer()).sampler()
     state = sampler.start(2)
@@ -435,4 +488,6 @@ def test_a_transformers_cache_does_not_grow():
     _, state = sampler.draw(state, 40)
     assert all(a is b for a, b in zip(cache, state.memory.cache, strict=True))
     shapes = [tuple(each.shape) for pair in cache for each in pair]
-    assert shapes == [(2, 2, LENGTH, 4)] * 4
+    # Of a kernel, blocks of 16 places' keys, and values of whole vectors.
+    kernels = [(2, 2, 1, 4, 16), (2, 2, LENGTH, 16)]
+    assert shapes == (kernels * 2 if sampler.impl == "cpp" else [(2, 2, LENGTH, 4)] * 4)

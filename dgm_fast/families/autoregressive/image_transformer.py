@@ -135,6 +135,7 @@ class ImageTransformer(PixelModel):
         self,
         mode: Literal["auto", "eager", "compiled", "graph"] = "auto",
         temperature: float = 1.0,
+        impl: str = "auto",
     ) -> TransformerSampler:
         """Return a sampler of the weights as they are now, in the order of the pixels.
 
@@ -142,12 +143,12 @@ class ImageTransformer(PixelModel):
         which values to leave out.
         """
         if isinstance(self.output, CategoricalPixels):
-            return TransformerSampler(self.described(), mode=mode)
+            return TransformerSampler(self.described(), impl=impl, mode=mode)
 
         def pick(parameters: Tensor, noise: Tensor) -> Tensor:
             return self.output.pick(parameters, noise, temperature).squeeze(-1).long()
 
-        return TransformerSampler(self.described(), mode=mode, pick=pick)
+        return TransformerSampler(self.described(), impl=impl, mode=mode, pick=pick)
 
     def described(self) -> TransformerNetwork:
         """Return the parameters as a sampler takes them."""

@@ -134,9 +134,9 @@ class RNN(TokenModel):
         hidden = F.dropout(hidden, self.config.dropout, self.training)
         return F.linear(hidden, self._head_weight, self.bias)
 
-    def sampler(self) -> RecurrentSampler:
+    def sampler(self, impl: str = "auto") -> RecurrentSampler:
         """Return a sampler of the weights as they are now, for sequences in pieces."""
-        return RecurrentSampler(self.described())
+        return RecurrentSampler(self.described(), impl=impl)
 
     def described(self) -> RecurrentNetwork:
         """Return the parameters as a sampler takes them."""

@@ -146,10 +146,13 @@ class Transformer(TokenModel):
         return F.linear(self.stack(x), self._head_weight)
 
     def sampler(
-        self, mode: Literal["auto", "eager", "compiled", "graph"] = "auto"
+        self,
+        mode: Literal["auto", "eager", "compiled", "graph"] = "auto",
+        impl: str = "auto",
     ) -> TransformerSampler:
         """Return a sampler of the weights as they are now, for sequences in pieces."""
-        return TransformerSampler(self.described(), keep=self.config.length // 2, mode=mode)
+        keep = self.config.length // 2
+        return TransformerSampler(self.described(), keep=keep, impl=impl, mode=mode)
 
     def described(self) -> TransformerNetwork:
         """Return the parameters as a sampler takes them."""

@@ -5,14 +5,18 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from dgm_fast.sampling.sequence import SequenceSampler, SequenceState
-from dgm_fast.sampling.transformer.graph import StepGraph
+from dgm_fast.sampling.filters import Filters
+from dgm_fast.sampling.graph import StepGraph
+from dgm_fast.sampling.sequence import NO_FILTERS, SequenceSampler, SequenceState
+from dgm_fast.sampling.transformer import op
 from dgm_fast.sampling.transformer.network import TransformerNetwork
+from dgm_fast.sampling.transformer.packed import PackedTransformer
 from dgm_fast.sampling.transformer.passes import Cache, Passes
 
 __all__ = ["TransformerMemory", "TransformerSampler"]
@@ -25,11 +29,11 @@ class TransformerMemory:
     """Keys and values of the inputs seen.
 
     Attributes:
-        cache: of each layer keys and values, (B, heads, T, W / heads) each; what lies behind `seen`
-            means nothing.
+        cache: of each layer keys and values, (B, heads, T, W / heads) each, or as the kernel lays
+            them out; what lies behind `seen` means nothing.
         begin: the token that the window begins with.
         seen: how many inputs of the window the cache holds.
-        parameters: (B, P), after the last input seen.
+        parameters: (B, P), after the last input seen, where a step a call looked at it.
         graphs: at most one, of a step on this cache; a copy makes its own.
     """
 
@@ -58,16 +62,23 @@ class TransformerSampler(SequenceSampler):
     Arguments:
         network: copied, so that training goes on without the sampler.
         keep: tokens that a sliding window keeps, or None: to go beyond T is an error.
-        mode: `"eager"` looks at the part of the cache that is filled; `"compiled"` compiles a step
-            over all of it with torch.compile, once a batch size, which takes some seconds;
-            `"graph"` replays it as a CUDA graph. `"auto"`: graph on a GPU, else eager.
+        impl: `"auto"`, `"reference"`, a loop in plain PyTorch on any device, or `"cpp"`, which
+            draws many tokens a call. To ask for a mode is to ask for the reference.
+        mode: of the reference: `"eager"` looks at the part of the cache that is filled;
+            `"compiled"` compiles a step over all of it with torch.compile, once a batch size, which
+            takes some seconds; `"graph"` replays it as a CUDA graph. `"auto"`: graph on a GPU, else
+            eager.
         pick: as in `SequenceSampler`.
 
     Shapes:
         A cache takes 2 layers B T W numbers.
 
+    Precision:
+        Computes in float32 for bfloat16 and float16 networks too; float64 runs on the reference.
+
     Raises:
-        ValueError: an argument does not fit; names it.
+        TypeError, ValueError: an argument does not fit; names it.
+        ImplementationUnavailable: the `impl` asked for cannot run.
 
     References:
         Vaswani, Shazeer, Parmar, Uszkoreit, Jones, Gomez, Kaiser, Polosukhin, "Attention Is All You
@@ -94,23 +105,36 @@ class TransformerSampler(SequenceSampler):
         network: TransformerNetwork,
         *,
         keep: int | None = None,
+        impl: str = "auto",
         mode: Literal["auto", "eager", "compiled", "graph"] = "auto",
         pick: Callable[[Tensor, Tensor], Tensor] | None = None,
     ) -> None:
         weight = network.head
         dtype = torch.promote_types(weight.dtype, torch.float32)
-        shape = network.vocabulary, network.classes, len(weight)
-        super().__init__(*shape, weight.device, dtype, pick)
         if keep is not None and not 0 <= keep < network.length:
             raise ValueError(f"keep must be in 0 .. {network.length - 1}; got {keep}")
         if mode not in MODES:
             raise ValueError(f"mode must be one of {', '.join(MODES)}; got {mode!r}")
+        if mode != "auto" and impl not in ("auto", "reference"):
+            raise ValueError(f"mode must be auto where impl is {impl!r}; got {mode!r}")
+        impl = op.choose(impl if mode == "auto" else "reference", weight.device, dtype)
+        shape = network.vocabulary, network.classes, len(weight)
+        super().__init__(*shape, weight.device, dtype, pick, impl)
+        self.length, self.keep = network.length, keep
+        network = network.to(dtype)
+        self.mode = None
+        if impl == "cpp":
+            self._packed = PackedTransformer(network)
+        else:
+            self.passes = Passes(network)
+            self._prepare(mode)
+
+    def _prepare(self, mode: str) -> None:
+        """Choose how the reference runs a step."""
         on_gpu = self.device.type == "cuda"
         if mode == "graph" and not on_gpu:
-            raise ValueError(f"mode must not be graph for weights on {weight.device}")
-        self.length, self.keep = network.length, keep
+            raise ValueError(f"mode must not be graph for weights on {self.device}")
         self.mode = ("graph" if on_gpu else "eager") if mode == "auto" else mode
-        self.passes = Passes(network.to(dtype))
         self._step = self.passes.step
         if self.mode == "compiled":
             self._step = torch.compile(self._step, fullgraph=True, dynamic=False)
@@ -124,7 +148,8 @@ class TransformerSampler(SequenceSampler):
         return self.keep + (time - self.length) % (self.length - self.keep)
 
     def _begin(self, batch: int) -> TransformerMemory:
-        return TransformerMemory(self.passes.new_cache(batch))
+        layout = self._packed if self.impl == "cpp" else self.passes
+        return TransformerMemory(layout.new_cache(batch))
 
     def _check_length(self, state: SequenceState, count: int) -> None:
         if self.keep is None and state.time + count > self.length:
@@ -133,19 +158,79 @@ class TransformerSampler(SequenceSampler):
                 f"tokens after {state.time}"
             )
 
-    def _next(self, state: SequenceState) -> Tensor:
-        memory = state.memory
-        visible = self.visible(state.time)
-        begin = state.time - visible
-        if begin != memory.begin:
-            memory = replace(memory, begin=begin, seen=0)
-        if memory.seen > visible:
-            # Looked at by a draw that was interrupted before it had the token.
-            return memory.parameters
+    def _room(self, state: SequenceState, count: int) -> int:
+        # A window that slides begins again.
+        return min(count, self.length - self.visible(state.time))
 
-        parameters = self._look(state.inputs(begin, memory.seen), memory)
+    @property
+    def _multiply_adds(self) -> int:
+        return self._packed.multiply_adds
+
+    def _window(self, state: SequenceState) -> TransformerMemory:
+        """Return the memory, begun again where the window has slid."""
+        begin = state.time - self.visible(state.time)
+        if begin == state.memory.begin:
+            return state.memory
+        return replace(state.memory, begin=begin, seen=0)
+
+    def _has_looked(self, state: SequenceState) -> bool:
+        return self._window(state).seen > self.visible(state.time)
+
+    def _launch(
+        self,
+        state: SequenceState,
+        parameters: Tensor | None,
+        noise: Tensor | None = None,
+        given: Tensor | None = None,
+        filters: Filters = NO_FILTERS,
+    ) -> tuple[Tensor, TransformerMemory]:
+        memory = self._window(state)
+        *most, last = self._in_pieces(state.inputs(memory.begin, memory.seen))
+        seen = memory.seen
+        for inputs in most:
+            self._run(memory.cache, seen, None, inputs, None, None, NO_FILTERS)
+            seen += inputs.shape[1]
+        tokens = self._run(memory.cache, seen, parameters, last, given, noise, filters)
+        seen = self.visible(state.time) + max(1, tokens.shape[1])
+        return tokens, replace(memory, seen=seen, parameters=None)
+
+    def _run(
+        self,
+        cache: Cache,
+        seen: int,
+        parameters: Tensor | None,
+        inputs: Tensor,
+        given: Tensor | None,
+        noise: Tensor | None,
+        filters: Filters,
+    ) -> Tensor:
+        """Return the tokens (B, n) that the kernel draws after inputs that follow those seen."""
+        return op.draw(
+            [each for pair in cache for each in pair],
+            parameters,
+            inputs,
+            given,
+            noise,
+            self._packed.weights,
+            self._packed.sizes,
+            seen,
+            *filters.constants,
+        )
+
+    def _next(self, state: SequenceState) -> Tensor:
+        if self._has_looked(state):
+            return state.memory.parameters
+        if self.impl == "cpp":
+            parameters = self._empty_parameters(state.batch)
+            _, memory = self._launch(state, parameters)
+            state.memory = replace(memory, parameters=parameters[:, 0])
+            return state.memory.parameters
+
+        memory = self._window(state)
+        parameters = self._look(state.inputs(memory.begin, memory.seen), memory)
         # Only now: an interrupted pass is done again, over what it has written.
-        state.memory = replace(memory, seen=visible + 1, parameters=parameters)
+        seen = self.visible(state.time) + 1
+        state.memory = replace(memory, seen=seen, parameters=parameters)
         return parameters
 
     def _look(self, inputs: Tensor, memory: TransformerMemory) -> Tensor:
@@ -161,5 +246,10 @@ class TransformerSampler(SequenceSampler):
 
     def _replay(self, token: Tensor, place: Tensor, memory: TransformerMemory) -> Tensor:
         if not memory.graphs:
-            memory.graphs.append(StepGraph(self._step, token, place, memory.cache))
-        return memory.graphs[0](token, place)
+            # Of this cache: what the warm-up writes to it, the step proper writes again.
+            step = partial(self._step_of, cache=memory.cache)
+            memory.graphs.append(StepGraph(step, token, place))
+        return memory.graphs[0](token, place)[0]
+
+    def _step_of(self, token: Tensor, place: Tensor, cache: Cache) -> tuple[Tensor, ...]:
+        return (self._step(token, place, cache),)

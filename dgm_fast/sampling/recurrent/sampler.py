@@ -3,56 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dgm_fast.sampling.sequence import SequenceSampler, SequenceState
+from dgm_fast.sampling.filters import Filters
+from dgm_fast.sampling.recurrent import op
+from dgm_fast.sampling.recurrent.network import RecurrentNetwork
+from dgm_fast.sampling.recurrent.packed import PackedRecurrent
+from dgm_fast.sampling.sequence import NO_FILTERS, SequenceSampler, SequenceState
 
-__all__ = ["RecurrentMemory", "RecurrentNetwork", "RecurrentSampler"]
-
-
-@dataclass(frozen=True)
-class RecurrentNetwork:
-    """The parameters of a recurrent language model.
-
-    Attributes:
-        cell: of every layer.
-        embedding: (V + max(1, classes), E): of the tokens and of what stands before the first.
-        layers: of each its weights (G H, E or H) and (G H, H) and biases (G H,), as torch's modules
-            hold them; G is 3 of a GRU and 4 of an LSTM.
-        head_weight: (V, H).
-        head_bias: (V,).
-        classes: of the labels, or 0.
-    """
-
-    cell: Literal["gru", "lstm"]
-    embedding: Tensor
-    layers: tuple[tuple[Tensor, Tensor, Tensor, Tensor], ...]
-    head_weight: Tensor
-    head_bias: Tensor
-    classes: int = 0
-
-    @property
-    def width(self) -> int:
-        """H."""
-        return self.head_weight.shape[1]
-
-    def to(self, dtype: torch.dtype) -> RecurrentNetwork:
-        """Return a copy in another dtype, apart from its autograd graph."""
-
-        def copied(x: Tensor) -> Tensor:
-            return x.detach().to(dtype, copy=True)
-
-        return replace(
-            self,
-            embedding=copied(self.embedding),
-            layers=tuple(tuple(map(copied, layer)) for layer in self.layers),
-            head_weight=copied(self.head_weight),
-            head_bias=copied(self.head_bias),
-        )
+__all__ = ["RecurrentMemory", "RecurrentSampler"]
 
 
 @dataclass(frozen=True)
@@ -62,7 +24,7 @@ class RecurrentMemory:
     Attributes:
         hidden: of each layer h (B, H) and, of an LSTM, c (B, H).
         seen: how many inputs these have taken in.
-        logits: (B, V), after the last of them.
+        logits: (B, V), after the last of them, where a step a call looked at it.
     """
 
     hidden: tuple[tuple[Tensor, ...], ...]
@@ -73,10 +35,20 @@ class RecurrentMemory:
 class RecurrentSampler(SequenceSampler):
     """Draws the tokens of a recurrent network; sequences may go on for ever.
 
-    A step is a cell a layer. What was fed runs through the layers whole, one after another.
+    A step is a cell a layer. In the reference, what was fed runs through the layers whole, one
+    after another; the kernel takes it in token by token.
 
     Arguments:
         network: copied, so that training goes on without the sampler.
+        impl: `"auto"`, `"reference"`, a loop in plain PyTorch on any device, or `"cpp"`, which
+            draws many tokens a call.
+
+    Precision:
+        Computes in float32 for bfloat16 and float16 networks too; float64 runs on the reference.
+
+    Raises:
+        TypeError, ValueError: an argument does not fit; names it.
+        ImplementationUnavailable: the `impl` asked for cannot run.
 
     References:
         Graves, "Generating Sequences With Recurrent Neural Networks", 2013.
@@ -93,11 +65,15 @@ class RecurrentSampler(SequenceSampler):
         (True, 30)
     """
 
-    def __init__(self, network: RecurrentNetwork) -> None:
+    def __init__(self, network: RecurrentNetwork, *, impl: str = "auto") -> None:
         weight = network.head_weight
         dtype = torch.promote_types(weight.dtype, torch.float32)
-        super().__init__(len(weight), network.classes, len(weight), weight.device, dtype)
+        impl = op.choose(impl, weight.device, dtype)
+        shape = len(weight), network.classes, len(weight)
+        super().__init__(*shape, weight.device, dtype, impl=impl)
         self.network = network.to(dtype)
+        if impl == "cpp":
+            self._packed = PackedRecurrent(self.network)
 
     def _begin(self, batch: int) -> RecurrentMemory:
         network = self.network
@@ -105,11 +81,61 @@ class RecurrentSampler(SequenceSampler):
         kept = (zeros,) if network.cell == "gru" else (zeros, zeros)
         return RecurrentMemory((kept,) * len(network.layers))
 
+    def _has_looked(self, state: SequenceState) -> bool:
+        return state.memory.seen > state.time
+
+    @property
+    def _multiply_adds(self) -> int:
+        return sum(each.numel() for each in self._packed.weights[1:])
+
+    def _launch(
+        self,
+        state: SequenceState,
+        parameters: Tensor | None,
+        noise: Tensor | None = None,
+        given: Tensor | None = None,
+        filters: Filters = NO_FILTERS,
+    ) -> tuple[Tensor, RecurrentMemory]:
+        # The kernel moves copies on: an interrupt leaves the states that the memory says.
+        hidden = tuple(tuple(each.clone() for each in layer) for layer in state.memory.hidden)
+        *most, last = self._in_pieces(state.inputs(0, state.memory.seen))
+        for inputs in most:
+            self._run(hidden, None, inputs, None, None, NO_FILTERS)
+        tokens = self._run(hidden, parameters, last, given, noise, filters)
+        seen = state.time + max(1, tokens.shape[1])
+        return tokens, RecurrentMemory(hidden, seen)
+
+    def _run(
+        self,
+        hidden: tuple[tuple[Tensor, ...], ...],
+        parameters: Tensor | None,
+        inputs: Tensor,
+        given: Tensor | None,
+        noise: Tensor | None,
+        filters: Filters,
+    ) -> Tensor:
+        """Return the tokens (B, n) that the kernel draws after inputs."""
+        return op.draw(
+            [each for layer in hidden for each in layer],
+            parameters,
+            inputs,
+            given,
+            noise,
+            self._packed.weights,
+            self._packed.sizes,
+            self._packed.lstm,
+            *filters.constants,
+        )
+
     def _next(self, state: SequenceState) -> Tensor:
         network, memory = self.network, state.memory
-        if memory.seen > state.time:
-            # Looked at by a draw that was interrupted before it had the token.
+        if self._has_looked(state):
             return memory.logits
+        if self.impl == "cpp":
+            logits = self._empty_parameters(state.batch)
+            _, memory = self._launch(state, logits)
+            state.memory = replace(memory, logits=logits[:, 0])
+            return state.memory.logits
 
         inputs = state.inputs(0, memory.seen)
         x = F.embedding(inputs, network.embedding)

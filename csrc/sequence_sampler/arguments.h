@@ -1,0 +1,38 @@
+// The tokens of the operators of samplers of sequences.
+#pragma once
+
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+
+#include <cstdint>
+#include <optional>
+
+#include "common/images.h"
+#include "sequence_sampler/tokens.h"
+
+namespace dgm::sequence_sampler {
+
+using torch::stable::Tensor;
+
+inline Tensor empty_tokens(const Tensor& inputs, const std::optional<Tensor>& noise) {
+  return torch::stable::empty({inputs.size(0), noise ? noise->size(1) : 0}, ScalarType::Long);
+}
+
+inline Tokens tokens_of(
+    const Tensor& inputs, const std::optional<Tensor>& given, const std::optional<Tensor>& noise,
+    const std::optional<Tensor>& parameters, const Tensor& drawn, int64_t outputs,
+    const Filters& filters) {
+  return {
+      inputs.size(0),
+      inputs.size(1),
+      drawn.size(1),
+      outputs,
+      pointer<const int64_t>(inputs),
+      pointer<const int64_t>(given),
+      pointer<const float>(noise),
+      filters,
+      pointer<int64_t>(drawn),
+      pointer<float>(parameters)};
+}
+
+}  // namespace dgm::sequence_sampler

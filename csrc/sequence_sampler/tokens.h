@@ -1,0 +1,27 @@
+// What samplers of sequences are given and what they draw, of any network.
+#pragma once
+
+#include <cstdint>
+
+#include "common/filters.h"
+
+namespace dgm::sequence_sampler {
+
+// Columns of every matrix are padded with zeros to whole vectors of any instruction set.
+constexpr int64_t kPad = 16;
+
+inline int64_t padded(int64_t size) { return (size + kPad - 1) / kPad * kPad; }
+
+// Sequences have inputs that have not been looked at, the last of which parameters are wanted
+// after; then each token drawn is the next input.
+struct Tokens {
+  int64_t samples, fed, steps, outputs;
+  const int64_t* inputs;  // (samples, fed)
+  const int64_t* given;   // (samples, steps), negative where a token is drawn, or null
+  const float* noise;     // (samples, steps); null, with no steps, where only parameters are wanted
+  Filters filters;
+  int64_t* drawn;     // (samples, steps)
+  float* parameters;  // (samples, steps or 1, outputs), or null
+};
+
+}  // namespace dgm::sequence_sampler

@@ -1,0 +1,35 @@
+"""Matrices as the C++ samplers of sequences take them: in panels."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+__all__ = ["in_panels", "pad_last", "padded"]
+
+PAD = 16
+PANEL = 64
+
+
+def padded(size: int) -> int:
+    """Return a number of columns filled up to whole vectors of any instruction set."""
+    return -(-size // PAD) * PAD
+
+
+def pad_last(x: Tensor) -> Tensor:
+    """Fill the last dim up with zeros."""
+    return F.pad(x, (0, padded(x.shape[-1]) - x.shape[-1])).contiguous()
+
+
+def in_panels(matrix: Tensor) -> Tensor:
+    """Return an input-major matrix (in, out), padded, in panels of 64 columns one after another.
+
+    Example:
+        >>> import torch
+        >>> from dgm_fast.sampling.panels import in_panels
+        >>> flat = in_panels(torch.arange(160).view(2, 80))
+        >>> flat[[0, 63, 64, 127, 128, 143, 144]].tolist()
+        [0, 63, 80, 143, 64, 79, 144]
+    """
+    return torch.cat([panel.flatten() for panel in pad_last(matrix).split(PANEL, dim=1)])

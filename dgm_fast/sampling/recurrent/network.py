@@ -1,0 +1,52 @@
+"""What a sampler of recurrent networks is made from: parameters, as torch's modules hold them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+__all__ = ["RecurrentNetwork"]
+
+
+@dataclass(frozen=True)
+class RecurrentNetwork:
+    """The parameters of a recurrent language model.
+
+    Attributes:
+        cell: of every layer.
+        embedding: (V + max(1, classes), E): of the tokens and of what stands before the first.
+        layers: of each its weights (G H, E or H) and (G H, H) and biases (G H,), as torch's modules
+            hold them; G is 3 of a GRU and 4 of an LSTM.
+        head_weight: (V, H).
+        head_bias: (V,).
+        classes: of the labels, or 0.
+    """
+
+    cell: Literal["gru", "lstm"]
+    embedding: Tensor
+    layers: tuple[tuple[Tensor, Tensor, Tensor, Tensor], ...]
+    head_weight: Tensor
+    head_bias: Tensor
+    classes: int = 0
+
+    @property
+    def width(self) -> int:
+        """H."""
+        return self.head_weight.shape[1]
+
+    def to(self, dtype: torch.dtype) -> RecurrentNetwork:
+        """Return a copy in another dtype, apart from its autograd graph."""
+
+        def copied(x: Tensor) -> Tensor:
+            return x.detach().to(dtype, copy=True)
+
+        return replace(
+            self,
+            embedding=copied(self.embedding),
+            layers=tuple(tuple(map(copied, layer)) for layer in self.layers),
+            head_weight=copied(self.head_weight),
+            head_bias=copied(self.head_bias),
+        )

@@ -1,0 +1,48 @@
+"""The torch operator of the sampler of recurrent networks."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from dgm_fast._core.implementation import cpp, requested
+from dgm_fast._core.op import Direction, Op
+
+__all__ = ["choose", "draw"]
+
+
+def _fake_draw(
+    hidden: list[Tensor],
+    parameters: Tensor | None,
+    inputs: Tensor,
+    given: Tensor | None,
+    noise: Tensor | None,
+    *others: object,
+) -> Tensor:
+    return inputs.new_empty(inputs.shape[0], 0 if noise is None else noise.shape[1])
+
+
+# It moves the hidden states on, and fills in parameters where they are wanted.
+_op = Op(
+    "recurrent_sampler",
+    {
+        "draw": Direction(
+            "(Tensor(a!)[] hidden, Tensor(b!)? parameters, Tensor inputs, Tensor? given, "
+            "Tensor? noise, Tensor[] weights, int[] sizes, bool lstm, float temperature, "
+            "int top_k, float top_p) -> Tensor tokens",
+            _fake_draw,
+        )
+    },
+    [cpp(torch.float32)],
+)
+
+draw = _op.kernels["draw", "cpp"]
+
+
+def choose(impl: str, device: torch.device, dtype: torch.dtype) -> str:
+    """Return the implementation, `"reference"` or `"cpp"`, of a sampler."""
+    known = ("auto", "reference", *_op.implementations)
+    # A block or a process that asks its ops for Triton asks nothing of a sampler.
+    if impl == "auto" and requested(impl) not in known:
+        return "reference"
+    return _op.choose(impl, device, dtype)

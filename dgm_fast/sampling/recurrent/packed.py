@@ -1,0 +1,61 @@
+"""The parameters of a recurrent network as its C++ sampler takes them."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from dgm_fast.sampling.panels import in_panels, pad_last
+from dgm_fast.sampling.recurrent.network import RecurrentNetwork
+
+__all__ = ["PackedRecurrent"]
+
+# With more symbols, a table of what the first layer makes of each takes more memory than it saves.
+_MOST_IN_A_TABLE = 1024
+
+
+class PackedRecurrent:
+    """Arguments of the operator, whose matrices lie in panels.
+
+    Attributes:
+        weights: the table (symbols, 4 units) of the first layer's sums of its inputs, or of many
+            symbols the embedding; the head and its bias; of each layer the matrices of input and
+            state and the bias of the sums. An LSTM's sums are those of torch's gates; a GRU's are
+            what the new state takes from the input, the reset and the update gate, and what the new
+            state takes from the old.
+        sizes: in the order of `Sizes` in the kernel's `problem.h`.
+    """
+
+    def __init__(self, network: RecurrentNetwork) -> None:
+        self.lstm = network.cell == "lstm"
+        layers = [self._layer(*layer) for layer in network.layers]
+        first, bias = layers[0][0], layers[0][2]
+        inputs = first.shape[0]
+        table = pad_last(network.embedding)
+        if len(network.embedding) <= _MOST_IN_A_TABLE:
+            sums = bias.repeat(len(table), 1)
+            sums[:, : first.shape[1]] += network.embedding @ first
+            inputs, table = 0, sums
+        self.sizes = [inputs, network.width, len(network.head_weight)]
+        self.weights = [table, in_panels(network.head_weight.T), pad_last(network.head_bias)]
+        for of_input, of_state, bias in layers:
+            self.weights += [in_panels(of_input), in_panels(of_state), bias]
+
+    def _layer(
+        self, of_input: Tensor, of_state: Tensor, input_bias: Tensor, state_bias: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the matrices (in, 4 or 3 units) and the bias (4 units) of the sums."""
+        of_input, of_state = self._gates(of_input.T), self._gates(of_state.T)
+        input_bias, state_bias = self._gates(input_bias), self._gates(state_bias)
+        if self.lstm:
+            return of_input.flatten(1), of_state.flatten(1), (input_bias + state_bias).flatten()
+
+        # torch's order is reset, update, new.
+        of_input = of_input.roll(1, dims=-2)
+        r, z, _ = (input_bias + state_bias).unbind()
+        bias = torch.stack([input_bias[2], r, z, state_bias[2]])
+        return of_input.flatten(1), of_state.flatten(1), bias.flatten()
+
+    def _gates(self, x: Tensor) -> Tensor:
+        """Return (*, gates, padded units)."""
+        return pad_last(x.unflatten(-1, (4 if self.lstm else 3, -1)))
