@@ -100,7 +100,11 @@ def test_each_output_depends_on_what_comes_before_it_and_on_nothing_else(
             x, weight, mask_type=mask_type, channel_groups=groups, impl=subject.implementation.name
         )
 
-    jacobian = torch.autograd.functional.jacobian(run, x)[0, :, :, :, 0]
+    # One image for each input, which differs in it alone: at its place in the batch, so that
+    # rounding is the same.
+    changed = x + torch.eye(x.numel(), device=x.device).view(-1, *x.shape[1:])
+    differs = (run(changed) != run(x.expand_as(changed).contiguous())).cpu()
+    differs = differs.view(ins, height, width, outs, height, width)
     for o, row, column, i, r, w in torch.cartesian_prod(
         *(torch.arange(n) for n in (outs, height, width, ins, height, width))
     ).tolist():
@@ -110,7 +114,7 @@ def test_each_output_depends_on_what_comes_before_it_and_on_nothing_else(
             (r, w) == (row, column)
             and (group_of_in < group_of_out or (mask_type == "B" and group_of_in == group_of_out))
         )
-        assert (jacobian[o, row, column, i, r, w] != 0) == (near and seen)
+        assert differs[i, r, w, o, row, column] == (near and seen)
 
 
 @kernels

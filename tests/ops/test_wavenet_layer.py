@@ -79,8 +79,11 @@ def test_stacked_layers_see_their_receptive_field_and_nothing_ahead(subject):
             )
         return x
 
-    jacobian = torch.autograd.functional.jacobian(run, x)[0, :, :, 0]
-    reached = (jacobian != 0).any(dim=2).any(dim=0).cpu()
+    # One signal for each input, which differs in it alone: at its place in the batch, so that
+    # rounding is the same.
+    changed = x + torch.eye(x.numel(), device=x.device).view(-1, *x.shape[1:])
+    differs = (run(changed) != run(x.expand_as(changed).contiguous())).cpu()
+    reached = differs.view(2, 20, 2, 20).any(2).any(0).T
     behind = torch.arange(20)[:, None] - torch.arange(20)
     # 1 + 1 + 2 + 4 inputs, the output's own among them: the layer is not shifted.
     assert torch.equal(reached, (behind >= 0) & (behind < 8))
