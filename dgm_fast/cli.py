@@ -123,9 +123,9 @@ class Sample:
     prompt: str | None = None
     """Beginning of a text."""
     top_k: int | None = None
-    """Draw each token of a text among so many likeliest ones alone."""
+    """Draw each token of a text, or categorical value, among so many likeliest ones alone."""
     top_p: float | None = None
-    """Draw each token of a text among the likeliest that together have this probability alone."""
+    """Draw it among the likeliest that together have this probability alone."""
     sampler: Literal["ddpm", "ddim"] | None = None
     """Sampler of a diffusion model."""
     steps: int | None = None

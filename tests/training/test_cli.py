@@ -230,7 +230,7 @@ def test_unavailable_implementation_says_why(trained, capsys):
 
 @pytest.mark.parametrize("command", ["sample", "evaluate"])
 def test_an_option_of_another_family_is_refused(trained, command, capsys):
-    option = {"sample": "top-k", "evaluate": "samples"}[command]
+    option = {"sample": "guidance", "evaluate": "samples"}[command]
     assert cli.main([command, str(trained), f"--{option}", "2", "--device", "cpu"]) == 2
     name = option.replace("-", "_")
     assert f"{name} must not be given: made" in capsys.readouterr().err
