@@ -33,17 +33,18 @@ def _compilations():
     seen, main = set(), itertools.cycle(MAIN_TARGETS)
     for op, kernel in aot_kernels():
         # Other GPUs of NVIDIA's have the same registers and compiler: one dtype tells for them, and
-        # one variant of a kernel that is no product of tiles. Further dtypes of a variant differ in
-        # how elements are loaded: the compilers take them in turn.
+        # one variant of a kernel that is no product of tiles. What then differs in its dtype, or in
+        # what a kernel of one size of tiles leaves out, the two compilers take in turn.
         variant = (op, re.sub("fp32|bf16|fp16", "", kernel.name))
         kind = variant if op in OF_TILES else (op, kernel.function)
-        names = [next(main)] if variant in seen else MAIN_TARGETS if kind in seen else TARGETS
-        for name in names:
+        has_sizes = len(kernel.configs(TARGETS["sm_90"].gpu)) > 1
+        names = [next(main)] if variant in seen or not has_sizes else MAIN_TARGETS
+        for name in names if kind in seen else TARGETS:
             target = TARGETS[name]
             configs = kernel.configs(target.gpu)
             # The first are of the largest tiles, on which spills depend most.
-            is_first = variant in seen or name not in MAIN_TARGETS
-            for config in configs[:1] if is_first else configs:
+            is_further = variant in seen or name not in MAIN_TARGETS
+            for config in configs[:1] if is_further else configs:
                 label = "-".join((op, kernel.name, name, *map(str, config.kwargs.values())))
                 yield pytest.param(kernel, target, config, id=label)
 
