@@ -6,6 +6,7 @@
 #include <cmath>
 #include <cstdint>
 
+#include "common/filters.h"
 #include "common/host_device.h"
 
 namespace dgm::blocks {
@@ -119,5 +120,59 @@ DGM_HOST_DEVICE int place_of_largest(const float* logits, int count) {
   }
   return place;
 }
+
+// What the threads of a sample share to draw one of `count` places.
+struct Softmax {
+  const float* logits;
+  int count;
+  float* exponentials;  // of each place
+  float* edges;         // of each segment, its largest or lowest logit
+  double* sums;         // of each segment
+
+  // Leaves exponentials of the places that may be drawn: first of the k likeliest, then of the
+  // nucleus. `wait` waits for all `threads` of the sample.
+  template <typename Wait>
+  DGM_HOST_DEVICE void make(const Filters& filters, int lane, int threads, const Wait& wait) const {
+    for (int i = lane; i < kSegments; i += threads) {
+      edges[i] = largest_of(logits, Segment(count, i));
+    }
+    wait();
+    for (int i = lane; i < kSegments; i += threads) {
+      sums[i] =
+          exponentials_of(logits, Segment(count, i), edges, filters.temperature, exponentials);
+    }
+    wait();
+    if (filters.temperature == 0.0f) return;
+    if (filters.top_k > 0 && filters.top_k < count) {
+      for (int i = lane; i < kSegments; i += threads) {
+        edges[i] = lowest_of_top_k(logits, count, Segment(count, i), filters.top_k);
+      }
+      drop(lane, threads, wait);
+    }
+    if (filters.top_p < 1.0) {
+      for (int i = lane; i < kSegments; i += threads) {
+        edges[i] =
+            lowest_of_nucleus(logits, exponentials, sums, count, Segment(count, i), filters.top_p);
+      }
+      drop(lane, threads, wait);
+    }
+  }
+
+  // After `make`, by any thread.
+  DGM_HOST_DEVICE int place(const Filters& filters, float u) const {
+    return filters.temperature == 0.0f ? place_of_largest(logits, count)
+                                       : place_of(exponentials, sums, count, u);
+  }
+
+ private:
+  template <typename Wait>
+  DGM_HOST_DEVICE void drop(int lane, int threads, const Wait& wait) const {
+    wait();
+    for (int i = lane; i < kSegments; i += threads) {
+      sums[i] = drop_below(edges, logits, Segment(count, i), exponentials);
+    }
+    wait();
+  }
+};
 
 }  // namespace dgm::blocks

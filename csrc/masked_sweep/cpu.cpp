@@ -69,7 +69,7 @@ void go_on(
   std::vector<int64_t> begins = begins_of(plan);
   const Sweep work{
       std::move(plan),
-      step_of(kind, pointer<const float>(constants)),
+      step_of(kind, pointer<const double>(constants)),
       static_cast<Activation>(activation),
       std::move(skips),
       std::move(begins),

@@ -111,7 +111,7 @@ void go_on(
       network_of(
           sizes, skips, matrices, pointer<const float>(biases), pointer<const int64_t>(starts),
           pointer<const int64_t>(order), static_cast<Activation>(activation)),
-      step_of(kind, pointer<const float>(constants)),
+      step_of(kind, pointer<const double>(constants)),
       x.size(0),
       static_cast<int>(begin),
       static_cast<int>(end),

@@ -324,54 +324,16 @@ class Group {
   }
 
   DGM_HOST_DEVICE void draw_levels(int64_t t) {
-    const int count = logits_of(d.output);
-    const Filters& filters = d.output.filters;
-    for (int i = lane_; i < kSegments; i += team_) {
-      largest()[i] = largest_of(parameters(), Segment(count, i));
-    }
-    block.sync();
-    for (int i = lane_; i < kSegments; i += team_) {
-      totals()[i] = exponentials_of(
-          parameters(), Segment(count, i), largest(), filters.temperature, exponentials());
-    }
-    block.sync();
-    leave_out(count, filters);
+    const Softmax softmax{parameters(), logits_of(d.output), exponentials(), largest(), totals()};
+    softmax.make(d.output.filters, lane_, team_, [&] { block.sync(); });
     if (lane_ != 0) return;
-    const int64_t level = pick(count, d.noise + place(t) * d.output.uniforms);
+    const int64_t level = pick(softmax, d.noise + place(t) * d.output.uniforms);
     if (is_there()) d.levels[place(t)] = level;
     remember(level);
   }
 
-  // Levels that may not be drawn: first all but the k likeliest, then what is not in the nucleus.
-  DGM_HOST_DEVICE void leave_out(int count, const Filters& filters) {
-    if (filters.temperature == 0.0f) return;
-    if (filters.top_k > 0 && filters.top_k < count) {
-      for (int i = lane_; i < kSegments; i += team_) {
-        largest()[i] = lowest_of_top_k(parameters(), count, Segment(count, i), filters.top_k);
-      }
-      drop_lower(count);
-    }
-    if (filters.top_p < 1.0) {
-      for (int i = lane_; i < kSegments; i += team_) {
-        largest()[i] = lowest_of_nucleus(
-            parameters(), exponentials(), totals(), count, Segment(count, i), filters.top_p);
-      }
-      drop_lower(count);
-    }
-  }
-
-  DGM_HOST_DEVICE void drop_lower(int count) {
-    block.sync();
-    for (int i = lane_; i < kSegments; i += team_) {
-      totals()[i] = drop_below(largest(), parameters(), Segment(count, i), exponentials());
-    }
-    block.sync();
-  }
-
-  DGM_HOST_DEVICE int64_t pick(int count, const float* uniforms) const {
-    const int place = d.output.filters.temperature == 0.0f
-                          ? place_of_largest(parameters(), count)
-                          : place_of(exponentials(), totals(), count, uniforms[0]);
+  DGM_HOST_DEVICE int64_t pick(const Softmax& softmax, const float* uniforms) const {
+    const int place = softmax.place(d.output.filters, uniforms[0]);
     if (!d.output.mixture) return place;
     return level_of_component(d.output, parameters(), place, uniforms[1]);
   }

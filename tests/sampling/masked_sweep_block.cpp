@@ -112,7 +112,7 @@ int main(int, char** argv) {
   const auto processors = read<int64_t>(from);
   const auto sizes = read<int64_t>(from), skips = read<int64_t>(from);
   const auto activation = read<int64_t>(from), kind = read<int64_t>(from);
-  const auto constants = read<float>(from);
+  const auto constants = read<double>(from);
   const auto span = read<int64_t>(from);  // samples, steps to go, whether levels are kept
   const auto starts = read<int64_t>(from), order = read<int64_t>(from);
   std::vector<std::vector<float>> weights;
