@@ -43,7 +43,7 @@ needs_kernel = pytest.mark.skipif(
 
 @dataclass(frozen=True)
 class Shape:
-    """Of a network; hidden degrees are drawn, and unsorted."""
+    """Of a network; hidden degrees are drawn, unsorted, up to `unseen` more than features see."""
 
     features: int = 37
     hidden: tuple[int, ...] = (50, 31)
@@ -52,6 +52,7 @@ class Shape:
     direct: bool = False
     activation: str = "relu"
     skips: tuple[int, ...] = ()
+    unseen: int = 0
 
 
 SHAPES = {
@@ -69,8 +70,9 @@ SHAPES = {
     "residual": Shape(hidden=(40,) * 5, context=2, skips=(0, 0, 1, 0, 3), activation="elu"),
     # Of more features than a block, and units as many.
     "long": Shape(features=101, hidden=(101,), shuffled=True),
+    "unseen": Shape(hidden=(50, 31, 40), unseen=9),
 }
-FEW = ("context", "direct", "residual", "wide")
+FEW = ("context", "direct", "residual", "wide", "unseen")
 each_of_few = pytest.mark.parametrize("shape", [SHAPES[name] for name in FEW], ids=FEW)
 CONDITIONALS = {
     "bernoulli": BernoulliConditional(),
@@ -104,7 +106,7 @@ def make_network(shape, parameters, seed=0):
     places = torch.arange(1, D + 1)
     if shape.shuffled:
         places = places[torch.randperm(D, generator=generator)]
-    low, high = (0 if C or D == 1 else 1), max(D - 1, 0 if C or D == 1 else 1)
+    low, high = (0 if C or D == 1 else 1), max(D - 1, 0 if C or D == 1 else 1) + shape.unseen
     degrees = [torch.randint(low, high + 1, (H,), generator=generator) for H in shape.hidden]
     for level, skip in enumerate(shape.skips):
         degrees[level] = degrees[0] if skip or level == 0 else degrees[level]

@@ -45,6 +45,7 @@ SOME = {
     "context": ("context", "spline"),
     "direct": ("direct", "gaussian_mixture"),
     "residual": ("residual", "standardizing"),
+    "unseen": ("unseen", "standardizing"),
 }
 each_of_some = pytest.mark.parametrize(("name", "step"), SOME.values(), ids=SOME)
 
