@@ -13,8 +13,6 @@ namespace dgm::wavenet_sampler {
 
 using namespace blocks;
 
-constexpr int kMostSignals = 8;
-
 // What the threads of a block share, each thing at so many floats from the beginning.
 struct Shared {
   int x, h, z, features, skips, head, parameters, partial;
@@ -62,18 +60,6 @@ struct Shared {
 
 inline int64_t shared_bytes(const Sizes& sizes, int64_t signals) {
   return static_cast<int64_t>(sizeof(float)) * Shared(sizes, signals).floats;
-}
-
-// How many signals a block has: as few as leave half of the processors without a block, because all
-// of them want more weights than the cache gives, and no more than its shared memory holds.
-inline int signals_of_block(
-    const Sizes& sizes, int64_t samples, int64_t processors, int64_t most_bytes) {
-  int signals = 1;
-  while (signals < kMostSignals && 2 * ((samples + signals - 1) / signals) > processors &&
-         shared_bytes(sizes, 2 * signals) <= most_bytes) {
-    signals *= 2;
-  }
-  return signals;
 }
 
 // S signals from `first` on, or as many as there are; the number of threads is a multiple of S.
