@@ -87,52 +87,6 @@ DGM_HOST_DEVICE double drop_below(
   return sum;
 }
 
-// What the threads of a sample share of its softmax: the logits, and room for `kSegments` numbers
-// of segments, their sums, and an exponential of each logit.
-struct Softmax {
-  const float* logits;
-  int count;
-  float* of_segments;
-  double* sums;
-  float* exponentials;
-};
-
-// Fills in exponentials and sums of the values that may be drawn, of a positive temperature. A
-// sample's threads are `lane` of `team`; all threads of a block come here together.
-template <typename Block>
-DGM_HOST_DEVICE void weigh(
-    const Softmax& x, const Filters& filters, int lane, int team, const Block& block) {
-  const auto for_each = [&](const auto& f) {
-    for (int i = lane; i < kSegments; i += team) f(i, Segment(x.count, i));
-    block.sync();
-  };
-  const auto drop_lower = [&] {
-    for_each([&](int i, const Segment& segment) {
-      x.sums[i] = drop_below(x.of_segments, x.logits, segment, x.exponentials);
-    });
-  };
-
-  for_each(
-      [&](int i, const Segment& segment) { x.of_segments[i] = largest_of(x.logits, segment); });
-  for_each([&](int i, const Segment& segment) {
-    x.sums[i] =
-        exponentials_of(x.logits, segment, x.of_segments, filters.temperature, x.exponentials);
-  });
-  if (filters.top_k > 0 && filters.top_k < x.count) {
-    for_each([&](int i, const Segment& segment) {
-      x.of_segments[i] = lowest_of_top_k(x.logits, x.count, segment, filters.top_k);
-    });
-    drop_lower();
-  }
-  if (filters.top_p < 1.0) {
-    for_each([&](int i, const Segment& segment) {
-      x.of_segments[i] =
-          lowest_of_nucleus(x.logits, x.exponentials, x.sums, x.count, segment, filters.top_p);
-    });
-    drop_lower();
-  }
-}
-
 // The place whose stretch of the cumulative softmax holds u.
 DGM_HOST_DEVICE int place_of(const float* exponentials, const double* sums, int count, float u) {
   double total = 0.0;
@@ -166,5 +120,59 @@ DGM_HOST_DEVICE int place_of_largest(const float* logits, int count) {
   }
   return place;
 }
+
+// What the threads of a sample share to draw one of `count` places.
+struct Softmax {
+  const float* logits;
+  int count;
+  float* exponentials;  // of each place
+  float* edges;         // of each segment, its largest or lowest logit
+  double* sums;         // of each segment
+
+  // Leaves exponentials of the places that may be drawn: first of the k likeliest, then of the
+  // nucleus. `wait` waits for all `threads` of the sample.
+  template <typename Wait>
+  DGM_HOST_DEVICE void make(const Filters& filters, int lane, int threads, const Wait& wait) const {
+    for (int i = lane; i < kSegments; i += threads) {
+      edges[i] = largest_of(logits, Segment(count, i));
+    }
+    wait();
+    for (int i = lane; i < kSegments; i += threads) {
+      sums[i] =
+          exponentials_of(logits, Segment(count, i), edges, filters.temperature, exponentials);
+    }
+    wait();
+    if (filters.temperature == 0.0f) return;
+    if (filters.top_k > 0 && filters.top_k < count) {
+      for (int i = lane; i < kSegments; i += threads) {
+        edges[i] = lowest_of_top_k(logits, count, Segment(count, i), filters.top_k);
+      }
+      drop(lane, threads, wait);
+    }
+    if (filters.top_p < 1.0) {
+      for (int i = lane; i < kSegments; i += threads) {
+        edges[i] =
+            lowest_of_nucleus(logits, exponentials, sums, count, Segment(count, i), filters.top_p);
+      }
+      drop(lane, threads, wait);
+    }
+  }
+
+  // After `make`, by any thread.
+  DGM_HOST_DEVICE int place(const Filters& filters, float u) const {
+    return filters.temperature == 0.0f ? place_of_largest(logits, count)
+                                       : place_of(exponentials, sums, count, u);
+  }
+
+ private:
+  template <typename Wait>
+  DGM_HOST_DEVICE void drop(int lane, int threads, const Wait& wait) const {
+    wait();
+    for (int i = lane; i < kSegments; i += threads) {
+      sums[i] = drop_below(edges, logits, Segment(count, i), exponentials);
+    }
+    wait();
+  }
+};
 
 }  // namespace dgm::blocks

@@ -20,10 +20,9 @@
 namespace dgm::masked_sweep {
 
 using blocks::Chunk;
-using blocks::kSegments;
 using blocks::load;
 using blocks::Product;
-using blocks::Segment;
+using blocks::Softmax;
 using blocks::store;
 
 // Units of a level, in a stretch, that one warp sees to; more take all threads of a sample.
@@ -313,48 +312,32 @@ class Group {
   // Of a spline's parameters, or of logits.
   DGM_HOST_DEVICE void make_together(int i, bool is_given, const Stage& stage) const {
     wait();
-    const float* p = stage.sums + stage.due.begin;
+    const float *p = stage.sums + stage.due.begin, *noise = noise_of(i);
+    float log_slope = 0.0f;
+    const float x = d.step.kind == Kind::spline ? bend(p, noise[0], log_slope) : draw(p, noise);
+    if (lane_ == 0) put(i, is_given, x, log_slope, stage.units);
+  }
+
+  // What these return is the first thread's to use.
+  DGM_HOST_DEVICE float bend(const float* p, float y, float& log_slope) const {
+    float* exponentials = mine(at_.exponentials);
+    const int bins = static_cast<int>(d.step.levels);
+    for (int j = lane_; j < 2 * bins; j += crew_) {
+      exponentials[j] = spline::exponential_of(p, bins, j);
+    }
+    wait();
+    if (lane_ != 0) return 0.0f;
+    return spline::invert(d.step.spline, exponentials, p + 2 * bins, y, log_slope);
+  }
+
+  DGM_HOST_DEVICE float draw(const float* p, const float* noise) const {
     const int count = logits_of(d.step, n.parameters);
-    if (d.step.kind == Kind::spline) {
-      const int bins = static_cast<int>(d.step.levels);
-      for (int j = lane_; j < 2 * bins; j += crew_) {
-        mine(at_.exponentials)[j] = spline::exponential_of(p, bins, j);
-      }
-    } else {
-      add_exponentials(p, count);
-    }
-    wait();
-    if (lane_ == 0) {
-      float log_slope = 0.0f;
-      const float x = pick(p, count, noise_of(i), log_slope);
-      put(i, is_given, x, log_slope, stage.units);
-    }
-  }
-
-  DGM_HOST_DEVICE double* totals() const { return reinterpret_cast<double*>(mine(at_.totals)); }
-
-  DGM_HOST_DEVICE void add_exponentials(const float* logits, int count) const {
-    float* largest = mine(at_.largest);
-    for (int j = lane_; j < kSegments; j += crew_) {
-      largest[j] = blocks::largest_of(logits, Segment(count, j));
-    }
-    wait();
-    for (int j = lane_; j < kSegments; j += crew_) {
-      totals()[j] = blocks::exponentials_of(
-          logits, Segment(count, j), largest, d.step.temperature, mine(at_.exponentials));
-    }
-  }
-
-  DGM_HOST_DEVICE float pick(
-      const float* p, int count, const float* noise, float& log_slope) const {
-    const float* exponentials = mine(at_.exponentials);
-    if (d.step.kind == Kind::spline) {
-      return spline::invert(
-          d.step.spline, exponentials, p + 2 * d.step.levels, noise[0], log_slope);
-    }
-    const int place = d.step.temperature == 0.0f
-                          ? blocks::place_of_largest(p, count)
-                          : blocks::place_of(exponentials, totals(), count, noise[0]);
+    const Softmax softmax{
+        p, count, mine(at_.exponentials), mine(at_.largest),
+        reinterpret_cast<double*>(mine(at_.totals))};
+    softmax.make(d.step.filters, lane_, crew_, [&] { wait(); });
+    if (lane_ != 0) return 0.0f;
+    const int place = softmax.place(d.step.filters, noise[0]);
     if (d.step.kind == Kind::categorical) return static_cast<float>(place);
     return gaussian(d.step, p[count + place], p[2 * count + place], noise[1]);
   }

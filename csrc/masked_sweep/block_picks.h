@@ -39,19 +39,19 @@ DGM_HOST_DEVICE float seen_of(const Step& step, float x) {
 }
 
 DGM_HOST_DEVICE float gaussian(const Step& step, float mean, float log_scale, float noise) {
-  return mean + step.temperature * expf(log_scale) * noise;
+  return mean + step.filters.temperature * expf(log_scale) * noise;
 }
 
 DGM_HOST_DEVICE float bernoulli(const Step& step, float logit, float u) {
-  if (step.temperature == 0.0f) return logit > 0.0f ? 1.0f : 0.0f;
-  return u < sigmoid(logit / step.temperature) ? 1.0f : 0.0f;
+  if (step.filters.temperature == 0.0f) return logit > 0.0f ? 1.0f : 0.0f;
+  return u < sigmoid(logit / step.filters.temperature) ? 1.0f : 0.0f;
 }
 
 DGM_HOST_DEVICE float logistic(const Step& step, float mean, float log_scale, float u) {
   float x = mean;
   // Of no width, an infinity is none.
-  if (step.temperature > 0.0f) {
-    const float scale = step.temperature * expf(fmaxf(log_scale, step.lowest_log_scale));
+  if (step.filters.temperature > 0.0f) {
+    const float scale = step.filters.temperature * expf(fmaxf(log_scale, step.lowest_log_scale));
     x += scale * logf(u / (1.0f - u));
   }
   const float top = static_cast<float>(step.levels - 1), place = (x + 1.0f) * (top / 2.0f);

@@ -18,7 +18,6 @@ constexpr int kMostHidden = 32;
 constexpr int kLevels = kMostHidden + 2;
 // Floats of weights within a stretch that shared memory is worth.
 constexpr int kMostStaged = 16384;
-constexpr int kMostSamples = 8;
 
 struct BlockEdge {
   int from, to;
@@ -151,19 +150,6 @@ struct Shared {
 
 inline int64_t shared_bytes(const BlockNetwork& network, const Step& step, int samples) {
   return static_cast<int64_t>(sizeof(float)) * Shared(network, step, samples).floats;
-}
-
-// How many samples a block has: as few as leave half of the processors without a block, because all
-// of them want more weights than the cache gives, and no more than its shared memory holds.
-inline int samples_of_block(
-    const BlockNetwork& network, const Step& step, int64_t samples, int64_t processors,
-    int64_t most_bytes) {
-  int some = 1;
-  while (some < kMostSamples && 2 * ((samples + some - 1) / some) > processors &&
-         shared_bytes(network, step, 2 * some) <= most_bytes) {
-    some *= 2;
-  }
-  return some;
 }
 
 }  // namespace dgm::masked_sweep

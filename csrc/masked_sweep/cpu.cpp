@@ -28,11 +28,15 @@ namespace {
 
 using torch::stable::Tensor;
 
-// `sizes`: features, context, parameters, hidden levels, block, and whether inputs go to outputs.
+// `sizes`: features, context, parameters, hidden levels, block, whether inputs go to outputs, and
+// units of each hidden level.
 Plan plan_of(const Tensor& starts, const std::vector<int64_t>& sizes) {
   Plan plan{sizes[0], sizes[1], sizes[2], sizes[3], sizes[4], pointer<const int64_t>(starts), {}};
   for (int64_t l = 0; l <= plan.hidden; ++l) plan.edges.push_back({l, l + 1});
   if (sizes[5] != 0) plan.edges.push_back({0, plan.last()});
+  for (int64_t l = 1; l <= plan.hidden; ++l) {
+    plan.columns.push_back(plan.columns[l] + sizes[5 + l]);
+  }
   return plan;
 }
 
@@ -69,7 +73,7 @@ void go_on(
   std::vector<int64_t> begins = begins_of(plan);
   const Sweep work{
       std::move(plan),
-      step_of(kind, pointer<const float>(constants)),
+      step_of(kind, pointer<const double>(constants)),
       static_cast<Activation>(activation),
       std::move(skips),
       std::move(begins),

@@ -51,11 +51,7 @@ class Samples {
   float* target(int64_t l, int64_t u, int64_t begin) const {
     return l == plan.last() ? outputs_.data() + (u - plan.start(l, begin)) * pitch : unit(l, u);
   }
-  const float* bias(int64_t l) const {
-    const float* at = d.biases;
-    for (int64_t i = 1; i < l; ++i) at += plan.units(i);
-    return at;
-  }
+  const float* bias(int64_t l) const { return d.biases + plan.columns[l]; }
 
   // Brings columns [begin, end) of rows of samples to rows of units; zeros beside the samples.
   void load_columns(const float* from, int64_t width, int64_t begin, int64_t end, float* to) const {
@@ -71,23 +67,20 @@ class Samples {
       load_columns(d.x, plan.features, d.order[step], d.order[step] + 1, noise_.data());
       for (int64_t i = 0; i < pitch; i += kLanes) see(load(noise_.data() + i), step, i);
     }
-    int64_t column = 0;
     for (int64_t l = 1; l <= plan.hidden; ++l) {
+      const int64_t column = plan.columns[l];
       load_columns(d.levels, d.hidden_units, column, column + plan.start(l, begin), level(l));
-      column += plan.units(l);
     }
   }
 
   // Writes what the units of blocks [first step `begin`, block `last`] hold.
   void keep(int64_t begin, int64_t last) const {
     const int64_t end = plan.end_of(last);
-    int64_t column = 0;
     for (int64_t l = 1; l <= plan.hidden; ++l) {
       for (int64_t s = 0; s < count; ++s) {
-        float* to = d.levels + (first + s) * d.hidden_units + column;
+        float* to = d.levels + (first + s) * d.hidden_units + plan.columns[l];
         for (int64_t u = plan.start(l, begin); u < plan.start(l, end); ++u) to[u] = unit(l, u)[s];
       }
-      column += plan.units(l);
     }
   }
 

@@ -23,6 +23,18 @@ DGM_INLINE Vec finite_or(Vec x, Vec otherwise) {
   return absolute(x) <= 0x1.fffffep+127f ? x : otherwise;
 }
 
+static bool any(VecInt lanes) {
+  int found = 0;
+  for (int i = 0; i < kLanes; ++i) found |= lanes[i];
+  return found != 0;
+}
+
+static Vec largest_of(Parameters logits, int64_t count) {
+  Vec most = logits[0];
+  for (int64_t i = 1; i < count; ++i) most = at_least(most, logits[i]);
+  return most;
+}
+
 // The number of the first largest.
 DGM_INLINE VecInt place_of_largest(Parameters logits, int64_t count) {
   Vec most = logits[0];
@@ -47,49 +59,103 @@ struct Sum {
   DGM_INLINE_MEMBER Vec value() const { return sum + rest; }
 };
 
-// The place whose stretch of the cumulative softmax holds u; `scratch` has room for all.
-static VecInt place_of(Parameters logits, int64_t count, float temperature, Vec u, float* scratch) {
-  if (temperature == 0.0f) return place_of_largest(logits, count);
-
-  const Vec over = broadcast(temperature);
-  Vec most = logits[0];
-  for (int64_t i = 1; i < count; ++i) most = at_least(most, logits[i]);
-  most /= over;
-
+// Leaves exp(logit / temperature), the largest's being 1, and returns their sum.
+static Vec exponentials_of(
+    Parameters logits, int64_t count, float temperature, float* exponentials) {
+  const Vec over = broadcast(temperature), most = largest_of(logits, count) / over;
   Sum total;
   for (int64_t i = 0; i < count; ++i) {
     const Vec e = exp(logits[i] / over - most);
-    store(scratch + i * kLanes, e);
+    store(exponentials + i * kLanes, e);
     total.add(e);
   }
+  return total.value();
+}
 
-  // Ends at or below the uniform are passed; rounding can leave the last one there, hence it is not
-  // counted. Nothing is below a NaN.
-  const Vec wanted = u * total.value();
-  Sum end;
-  VecInt place{};
-  for (int64_t i = 0; i + 1 < count; ++i) {
-    end.add(load(scratch + i * kLanes));
-    place -= end.value() <= wanted;
+// The lowest logit such that what all larger ones weigh is not enough: goes down from the largest.
+template <typename Weight>
+static Vec lowest_of(Parameters logits, int64_t count, Vec enough, const Weight& weight) {
+  const Vec none = broadcast(-INFINITY);
+  Vec lowest = largest_of(logits, count);
+  Sum weights;
+  for (;;) {
+    Vec equal{}, next = none;
+    for (int64_t i = 0; i < count; ++i) {
+      const Vec logit = logits[i];
+      equal += logit == lowest ? weight(i) : Vec{};
+      next = logit < lowest ? at_least(next, logit) : next;
+    }
+    weights.add(equal);
+    const VecInt stays = (weights.value() < enough) & (next > none);
+    if (!any(stays)) return lowest;
+    lowest = stays ? next : lowest;
   }
-  return place;
+}
+
+// Leaves no exponential of a logit below the lowest that stays; returns the sum.
+static Vec drop_below(Vec lowest, Parameters logits, int64_t count, float* exponentials) {
+  Sum total;
+  for (int64_t i = 0; i < count; ++i) {
+    const Vec e = logits[i] < lowest ? Vec{} : load(exponentials + i * kLanes);
+    store(exponentials + i * kLanes, e);
+    total.add(e);
+  }
+  return total.value();
+}
+
+// Leaves exponentials of values that may be drawn: first of the k likeliest, then of the nucleus.
+static Vec leave_out(
+    Parameters logits, int64_t count, const Filters& filters, Vec total, float* exponentials) {
+  if (filters.top_k > 0 && filters.top_k < count) {
+    const Vec k = broadcast(static_cast<float>(filters.top_k)), one = broadcast(1.0f);
+    const Vec lowest = lowest_of(logits, count, k, [&](int64_t) { return one; });
+    total = drop_below(lowest, logits, count, exponentials);
+  }
+  if (filters.top_p < 1.0) {
+    const Vec enough = static_cast<float>(filters.top_p) * total;
+    const Vec lowest = lowest_of(
+        logits, count, enough, [&](int64_t i) { return load(exponentials + i * kLanes); });
+    total = drop_below(lowest, logits, count, exponentials);
+  }
+  return total;
+}
+
+// The place whose stretch of the cumulative softmax holds u; `scratch` has room for all.
+static VecInt place_of(
+    Parameters logits, int64_t count, const Filters& filters, Vec u, float* scratch) {
+  if (filters.temperature == 0.0f) return place_of_largest(logits, count);
+
+  const Vec all = exponentials_of(logits, count, filters.temperature, scratch);
+  // Ends at or below the uniform are passed. Nothing is below a NaN.
+  const Vec wanted = u * leave_out(logits, count, filters, all, scratch);
+  Sum end;
+  VecInt place{}, last{};
+  for (int64_t i = 0; i < count; ++i) {
+    const Vec e = load(scratch + i * kLanes);
+    end.add(e);
+    place -= end.value() <= wanted;
+    last = e == 0.0f ? last : VecInt{} + static_cast<int>(i);
+  }
+  // Rounding can leave the last end below the uniform, hence the last that is not zero stays.
+  return place < last ? place : last;
 }
 
 DGM_INLINE Vec gaussian(const Step& step, Vec mean, Vec log_scale, Vec noise) {
-  return mean + step.temperature * exp(log_scale) * noise;
+  return mean + step.filters.temperature * exp(log_scale) * noise;
 }
 
 static Vec bernoulli(const Step& step, Parameters p, Parameters noise) {
   const Vec zero{}, one = broadcast(1.0f);
-  if (step.temperature == 0.0f) return p[0] > 0.0f ? one : zero;
-  return noise[0] < sigmoid(p[0] / step.temperature) ? one : zero;
+  if (step.filters.temperature == 0.0f) return p[0] > 0.0f ? one : zero;
+  return noise[0] < sigmoid(p[0] / step.filters.temperature) ? one : zero;
 }
 
 static Vec logistic(const Step& step, Parameters p, Parameters noise) {
   const Vec u = noise[0], log_scale = at_least(p[1], broadcast(step.lowest_log_scale));
   Vec x = p[0];
   // Of no width, an infinity is none.
-  if (step.temperature > 0.0f) x += step.temperature * exp(log_scale) * log(u / (1.0f - u));
+  if (step.filters.temperature > 0.0f)
+    x += step.filters.temperature * exp(log_scale) * log(u / (1.0f - u));
   const float top = static_cast<float>(step.levels - 1);
   x = at_most(at_least((x + 1.0f) * (top / 2.0f), Vec{}), broadcast(top));
   return (x + 0x1.8p23f) - 0x1.8p23f;
@@ -97,7 +163,7 @@ static Vec logistic(const Step& step, Parameters p, Parameters noise) {
 
 static Vec mixture(
     const Step& step, Parameters p, int64_t components, Parameters noise, float* scratch) {
-  const VecInt place = place_of(p, components, step.temperature, noise[0], scratch);
+  const VecInt place = place_of(p, components, step.filters, noise[0], scratch);
   Vec mean{}, log_scale{};
   for (int k = 0; k < components; ++k) {
     mean = place == k ? p[components + k] : mean;
@@ -126,7 +192,7 @@ class Picker {
       case Kind::categorical: {
         float* const scratch = scratch_.data();
         return __builtin_convertvector(
-            place_of(p, parameters_, step_.temperature, noise[0], scratch), Vec);
+            place_of(p, parameters_, step_.filters, noise[0], scratch), Vec);
       }
       case Kind::logistic:
         return logistic(step_, p, noise);

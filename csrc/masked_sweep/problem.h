@@ -25,6 +25,9 @@ struct Plan {
   int64_t features, context, parameters, hidden, block;
   const int64_t* starts;    // (hidden + 2, features + 1): a level's first unit of each step
   std::vector<Edge> edges;  // by `to`
+  // Of each level, how many units of hidden levels come before its own; those that see all features
+  // and that none sees count, though no step finishes them.
+  std::vector<int64_t> columns{0, 0};
 
   int64_t last() const { return hidden + 1; }
   int64_t blocks() const { return (features + block - 1) / block; }

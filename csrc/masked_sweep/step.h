@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "common/filters.h"
 #include "common/host_device.h"
 #include "rational_quadratic_spline/problem.h"
 
@@ -18,25 +19,29 @@ struct Step {
   Kind kind;
   int64_t noise, levels;
   bool standardize;  // affine: x = y e^a + m, or else (y - m) e^-a
-  float temperature, lowest_log_scale, bound, scale, shift;  // the network sees x scale + shift
+  Filters filters;
+  float lowest_log_scale, bound, scale, shift;  // the network sees x scale + shift
   spline::Options spline;
 
   DGM_HOST_DEVICE bool is_flow() const { return kind == Kind::affine || kind == Kind::spline; }
 };
 
-// `kind`: kind, noise, levels or bins, whether an affine step standardizes; `c` in the order below.
-inline Step step_of(const std::vector<int64_t>& kind, const float* c) {
-  const spline::Options bins{kind[2], c[2], c[5], c[6], false, false, true};
-  return {static_cast<Kind>(kind[0]),
-          kind[1],
-          kind[2],
-          kind[3] != 0,
-          c[0],
-          c[1],
-          c[2],
-          c[3],
-          c[4],
-          bins};
+// `kind`: kind, noise, levels or bins, whether an affine step standardizes, top-k; `constants`:
+// temperature, top-p and those below in their order.
+inline Step step_of(const std::vector<int64_t>& kind, const double* constants) {
+  const auto c = [&](int i) { return static_cast<float>(constants[i]); };
+  const spline::Options bins{kind[2], c(3), c(6), c(7), false, false, true};
+  return {
+      static_cast<Kind>(kind[0]),
+      kind[1],
+      kind[2],
+      kind[3] != 0,
+      {c(0), kind[4], constants[1]},
+      c(2),
+      c(3),
+      c(4),
+      c(5),
+      bins};
 }
 
 }  // namespace dgm::masked_sweep

@@ -316,18 +316,18 @@ class Group {
     reveal(w, own, row, column);
   }
 
-  DGM_HOST_DEVICE float* exponentials() const { return partial() + s_ * n.own_sums; }
-  DGM_HOST_DEVICE float* largest() const { return shared<float>(at_.largest) + s_ * kSegments; }
-  DGM_HOST_DEVICE double* totals() const { return shared<double>(at_.totals) + s_ * kSegments; }
+  // Of what one place is drawn of.
+  DGM_HOST_DEVICE Softmax softmax(const float* logits) const {
+    return {
+        logits, logits_of(d.output), partial() + s_ * n.own_sums,
+        shared<float>(at_.largest) + s_ * kSegments, shared<double>(at_.totals) + s_ * kSegments};
+  }
 
-  // The softmax of what one place is drawn of.
   DGM_HOST_DEVICE void weigh(const Spots& own) {
-    const int count = logits_of(d.output);
-    if (count == 0 || d.output.filters.temperature == 0.0f) return;
-    const Softmax softmax{own.from, count, largest(), totals(), exponentials()};
+    if (logits_of(d.output) == 0) return;
     // Threads of an image that is not there have no segment.
     const int lane = own.out == nullptr ? kSegments : lane_;
-    blocks::weigh(softmax, d.output.filters, lane, team_, block);
+    softmax(own.from).make(d.output.filters, lane, team_, [&] { block.sync(); });
   }
 
   DGM_HOST_DEVICE void pick(const float* parameters, const float* uniforms, float* levels) const {
@@ -336,10 +336,7 @@ class Group {
       levels[0] = binary(parameters[0], o.filters.temperature, uniforms[0]);
       return;
     }
-    const int count = logits_of(o);
-    const int k = o.filters.temperature == 0.0f
-                      ? place_of_largest(parameters, count)
-                      : place_of(exponentials(), totals(), count, uniforms[0]);
+    const int k = softmax(parameters).place(o.filters, uniforms[0]);
     if (o.distribution == Distribution::categorical) {
       levels[0] = static_cast<float>(k);
     } else {

@@ -5,14 +5,12 @@
 
 #include "common/block_draws.h"
 #include "common/block_products.h"
-#include "common/block_samples.h"
 #include "pixel_sampler/problem.h"
 
 namespace dgm::pixel_sampler {
 
 using namespace blocks;
 
-constexpr int kMostImages = 8;
 // Columns of images that go together through what is known of a row before it is begun.
 constexpr int kPairs = 8;
 
@@ -89,13 +87,6 @@ struct Shared {
 
 inline int64_t shared_bytes(const Sizes& sizes, int64_t images) {
   return static_cast<int64_t>(sizeof(float)) * Shared(sizes, images).floats;
-}
-
-inline int images_of_block(
-    const Sizes& sizes, int64_t samples, int64_t processors, int64_t most_bytes) {
-  return samples_of_block(samples, processors, kMostImages, [&](int images) {
-    return shared_bytes(sizes, images) <= most_bytes;
-  });
 }
 
 }  // namespace dgm::pixel_sampler

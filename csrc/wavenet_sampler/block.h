@@ -6,15 +6,12 @@
 
 #include "common/block_draws.h"
 #include "common/block_products.h"
-#include "common/block_samples.h"
 #include "wavenet_sampler/block_picks.h"
 #include "wavenet_sampler/problem.h"
 
 namespace dgm::wavenet_sampler {
 
 using namespace blocks;
-
-constexpr int kMostSignals = 8;
 
 // What the threads of a block share, each thing at so many floats from the beginning.
 struct Shared {
@@ -63,13 +60,6 @@ struct Shared {
 
 inline int64_t shared_bytes(const Sizes& sizes, int64_t signals) {
   return static_cast<int64_t>(sizeof(float)) * Shared(sizes, signals).floats;
-}
-
-inline int signals_of_block(
-    const Sizes& sizes, int64_t samples, int64_t processors, int64_t most_bytes) {
-  return samples_of_block(samples, processors, kMostSignals, [&](int signals) {
-    return shared_bytes(sizes, signals) <= most_bytes;
-  });
 }
 
 // S signals from `first` on, or as many as there are; the number of threads is a multiple of S.
@@ -320,19 +310,16 @@ class Group {
   }
 
   DGM_HOST_DEVICE void draw_levels(int64_t t) {
-    const int count = logits_of(d.output);
-    const Softmax softmax{parameters(), count, largest(), totals(), exponentials()};
-    if (d.output.filters.temperature > 0.0f) weigh(softmax, d.output.filters, lane_, team_, block);
+    const Softmax softmax{parameters(), logits_of(d.output), exponentials(), largest(), totals()};
+    softmax.make(d.output.filters, lane_, team_, [&] { block.sync(); });
     if (lane_ != 0) return;
-    const int64_t level = pick(count, d.noise + place(t) * d.output.uniforms);
+    const int64_t level = pick(softmax, d.noise + place(t) * d.output.uniforms);
     if (is_there()) d.levels[place(t)] = level;
     remember(level);
   }
 
-  DGM_HOST_DEVICE int64_t pick(int count, const float* uniforms) const {
-    const int place = d.output.filters.temperature == 0.0f
-                          ? place_of_largest(parameters(), count)
-                          : place_of(exponentials(), totals(), count, uniforms[0]);
+  DGM_HOST_DEVICE int64_t pick(const Softmax& softmax, const float* uniforms) const {
+    const int place = softmax.place(d.output.filters, uniforms[0]);
     if (!d.output.mixture) return place;
     return level_of_component(d.output, parameters(), place, uniforms[1]);
   }

@@ -1,6 +1,5 @@
 // The sampler of WaveNet on an NVIDIA GPU, one launch for all steps: they are in block.h.
 
-#include <torch/csrc/stable/accelerator.h>
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
@@ -8,7 +7,6 @@
 #include <algorithm>
 #include <cstdint>
 
-#include "common/cuda.h"
 #include "common/gpu_block.cuh"
 #include "wavenet_sampler/arguments.h"
 #include "wavenet_sampler/block.h"
@@ -23,29 +21,17 @@ struct Layers {
 };
 
 template <int S>
-__global__ void __launch_bounds__(GpuBlock::kThreads, 1)
+__global__ void __launch_bounds__(kThreads, 1)
     draw_kernel(const __grid_constant__ Draw given, const __grid_constant__ Layers layers) {
   extern __shared__ float4 shared[];
   Draw draw = given;
   draw.network.dilations = layers.dilations;
   draw.network.rings = layers.rings;
-  const GpuBlock block(reinterpret_cast<float*>(shared));
+  const GpuBlock block(shared);
   Group<S, GpuBlock>(draw, block, static_cast<int64_t>(blockIdx.x) * S).run();
 }
 
-template <int S>
-void launch(const Draw& draw, const Layers& layers, cudaStream_t stream) {
-  const int bytes = static_cast<int>(shared_bytes(draw.network.sizes, S));
-  const auto kernel = draw_kernel<S>;
-  // What is wrong with it, the launch says.
-  cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
-  const int64_t blocks = (draw.samples + S - 1) / S;
-  kernel<<<static_cast<unsigned>(blocks), GpuBlock::kThreads, bytes, stream>>>(draw, layers);
-  check_launch();
-}
-
 void run(const Draw& draw, const Tensor& rings) {
-  const torch::stable::accelerator::DeviceGuard guard(rings.get_device_index());
   const Network& network = draw.network;
   const int64_t count = network.sizes.layers;
   STD_TORCH_CHECK(
@@ -54,21 +40,10 @@ void run(const Draw& draw, const Tensor& rings) {
   std::copy_n(network.dilations, count, layers.dilations);
   std::copy_n(network.rings, count, layers.rings);
 
-  int device = 0, processors = 0, most_bytes = 0;
-  cudaGetDevice(&device);
-  cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, device);
-  cudaDeviceGetAttribute(&most_bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
-  const cudaStream_t stream = current_stream(rings);
-  switch (signals_of_block(network.sizes, draw.samples, processors, most_bytes)) {
-    case 1:
-      return launch<1>(draw, layers, stream);
-    case 2:
-      return launch<2>(draw, layers, stream);
-    case 4:
-      return launch<4>(draw, layers, stream);
-    default:
-      return launch<8>(draw, layers, stream);
-  }
+  const auto bytes_of = [&](int signals) { return shared_bytes(network.sizes, signals); };
+  launch_blocks(rings, draw.samples, bytes_of, [&](auto signals, const Launch& launch) {
+    launch(draw_kernel<decltype(signals)::value>, draw, layers);
+  });
 }
 
 }  // namespace

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
 
 from dgm_fast.families import MADE, MADEConfig
-from dgm_fast.sampling import naive_sample
+from dgm_fast.sampling import filter_logits, naive_sample, pick_token
+from tests.sampling.test_wavenet import FILTERS
 
 PLAIN = MADEConfig(40, (50, 30), activation="tanh")
 CONFIGS = {
@@ -32,11 +34,13 @@ def make(config):
 
 
 @torch.no_grad()
-def naive(model, noise, context=None, mask_set=0, temperature=1.0, x=None, given=None):
+def naive(model, noise, context=None, mask_set=0, temperature=1.0, pick=None, x=None, given=None):
     masks = model.mask_sets[mask_set]
+    if pick is None:
+        pick = partial(model.conditional.pick, temperature=temperature)
     return naive_sample(
         lambda x: model._network(x, context, masks),
-        lambda parameters, noise: model.conditional.pick(parameters, noise, temperature),
+        pick,
         noise,
         model.degrees[mask_set].generation_order,
         torch.zeros(noise.shape[:2]) if x is None else x,
@@ -51,6 +55,21 @@ def test_samples_are_those_of_the_naive_loop(config):
     for temperature in (0.0, 0.5, 1.0):
         x = model.sample(30, context, noise=noise, temperature=temperature)
         assert torch.equal(x, naive(model, noise, context, temperature=temperature))
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.8])
+@pytest.mark.parametrize("filters", FILTERS, ids=str)
+def test_categories_are_left_out_as_their_logits_say(filters, temperature):
+    model = make(CONFIGS["categorical"])
+    noise, options = model.draw_noise(30), {"temperature": temperature} | filters
+    x = model.sample(30, noise=noise, **options)
+    sampler = model.sampler(**options)
+    assert torch.equal(sampler.draw(sampler.start(30), noise), x)
+
+    def pick(logits, noise):
+        return pick_token(filter_logits(logits, **options), noise).float()
+
+    assert torch.equal(x, naive(model, noise, pick=pick))
 
 
 def test_each_sample_of_a_mixture_is_of_one_of_its_sets():
@@ -81,6 +100,8 @@ def test_given_features_broadcast_and_stay():
     ("arguments", "message"),
     [
         ({"temperature": -1.0}, "temperature must be at least 0; got -1.0"),
+        ({"top_k": 0}, "top_k must be at least 1; got 0"),
+        ({"top_p": 0.5}, "top_k and top_p .* BernoulliConditional: got None and 0.5"),
         ({"noise": torch.zeros(3, 40, 1)}, r"noise must have shape \(n, D, N\)"),
         ({"given": torch.zeros(40)}, "given_mask is None"),
         (

@@ -11,6 +11,7 @@
 #include <stdexcept>
 #include <vector>
 
+#include "common/block_choice.h"
 #include "cpu_block.h"
 #include "masked_sweep/block.h"
 
@@ -91,19 +92,6 @@ Waits run(const sweep::BlockSweep& work, const RunAs& run_as) {
   return waits;
 }
 
-Waits run(const sweep::BlockSweep& work, const RunAs& run_as) {
-  switch (run_as.samples) {
-    case 1:
-      return run<1>(work, run_as);
-    case 2:
-      return run<2>(work, run_as);
-    case 4:
-      return run<4>(work, run_as);
-    default:
-      return run<8>(work, run_as);
-  }
-}
-
 }  // namespace
 
 int main(int, char** argv) {
@@ -112,7 +100,7 @@ int main(int, char** argv) {
   const auto processors = read<int64_t>(from);
   const auto sizes = read<int64_t>(from), skips = read<int64_t>(from);
   const auto activation = read<int64_t>(from), kind = read<int64_t>(from);
-  const auto constants = read<float>(from);
+  const auto constants = read<double>(from);
   const auto span = read<int64_t>(from);  // samples, steps to go, whether levels are kept
   const auto starts = read<int64_t>(from), order = read<int64_t>(from);
   std::vector<std::vector<float>> weights;
@@ -150,15 +138,18 @@ int main(int, char** argv) {
       static_cast<int>(as[3]),
       as[4],
       as[5]};
-  const Waits waits = run(work, run_as);
+  const Waits waits = switch_samples(
+      run_as.samples, [&](auto some) { return run<decltype(some)::value>(work, run_as); });
 
   std::FILE* to = std::fopen(argv[2], "wb");
   write(x, to);
   write(levels, to);
   write(log_det, to);
+  const auto bytes_of = [&](int some) {
+    return sweep::shared_bytes(work.network, work.step, some);
+  };
   const std::vector<int64_t> plan{
-      sweep::shared_bytes(work.network, work.step, 1),
-      sweep::samples_of_block(work.network, work.step, samples, processors[0], processors[1]),
+      bytes_of(1), samples_of_block(samples, processors[0], processors[1], bytes_of),
       waits.of_block, waits.of_crew};
   write(plan, to);
   std::fclose(to);

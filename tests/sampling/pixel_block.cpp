@@ -8,6 +8,7 @@
 #include <limits>
 #include <vector>
 
+#include "common/block_choice.h"
 #include "cpu_block.h"
 #include "pixel_sampler/block.h"
 
@@ -81,18 +82,17 @@ int main(int, char** argv) {
       data(row_values)};
 
   const int threads = static_cast<int>(run_as[1]);
-  if (run_as[0] == 1) run<1>(draw, threads, run_as[2]);
-  if (run_as[0] == 2) run<2>(draw, threads, run_as[2]);
-  if (run_as[0] == 4) run<4>(draw, threads, run_as[2]);
-  if (run_as[0] == 8) run<8>(draw, threads, run_as[2]);
+  switch_samples(static_cast<int>(run_as[0]), [&](auto images) {
+    run<decltype(images)::value>(draw, threads, run_as[2]);
+  });
 
   std::FILE* to = std::fopen(argv[2], "wb");
   write(images, to);
   write(rows, to);
   write(parameters, to);
+  const auto bytes_of = [&](int images) { return sampler::shared_bytes(sizes, images); };
   const std::vector<int64_t> plan{
-      sampler::shared_bytes(sizes, 1),
-      sampler::images_of_block(sizes, samples, processors[0], processors[1])};
+      bytes_of(1), samples_of_block(samples, processors[0], processors[1], bytes_of)};
   write(plan, to);
   std::fclose(to);
   return 0;

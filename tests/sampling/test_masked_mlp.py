@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import subprocess
 import sys
@@ -28,9 +29,12 @@ from dgm_fast.sampling import (
     MaskedNetwork,
     MaskedSampler,
     SplineInverse,
+    filter_logits,
     naive_sample,
+    pick_token,
 )
 from tests.processes import ROOT
+from tests.sampling.test_wavenet import FILTERS
 
 needs_kernel = pytest.mark.skipif(
     extension.cpp_missing is not None, reason=str(extension.cpp_missing)
@@ -39,7 +43,7 @@ needs_kernel = pytest.mark.skipif(
 
 @dataclass(frozen=True)
 class Shape:
-    """Of a network; hidden degrees are drawn, and unsorted."""
+    """Of a network; hidden degrees are drawn, unsorted, up to `unseen` more than features see."""
 
     features: int = 37
     hidden: tuple[int, ...] = (50, 31)
@@ -48,6 +52,7 @@ class Shape:
     direct: bool = False
     activation: str = "relu"
     skips: tuple[int, ...] = ()
+    unseen: int = 0
 
 
 SHAPES = {
@@ -65,8 +70,9 @@ SHAPES = {
     "residual": Shape(hidden=(40,) * 5, context=2, skips=(0, 0, 1, 0, 3), activation="elu"),
     # Of more features than a block, and units as many.
     "long": Shape(features=101, hidden=(101,), shuffled=True),
+    "unseen": Shape(hidden=(50, 31, 40), unseen=9),
 }
-FEW = ("context", "direct", "residual", "wide")
+FEW = ("context", "direct", "residual", "wide", "unseen")
 each_of_few = pytest.mark.parametrize("shape", [SHAPES[name] for name in FEW], ids=FEW)
 CONDITIONALS = {
     "bernoulli": BernoulliConditional(),
@@ -82,6 +88,7 @@ FLOWS = {
     "spline of 8": SplineInverse(8, 3.0),
 }
 STEPS = {name: Draw(each) for name, each in CONDITIONALS.items()} | FLOWS
+STEPS["filtered"] = Draw(CONDITIONALS["categorical"], top_k=5, top_p=0.7)
 # All shapes with two steps, and all steps with two shapes.
 CASES = {
     f"{shape}-{step}": (SHAPES[shape], STEPS[step])
@@ -99,7 +106,7 @@ def make_network(shape, parameters, seed=0):
     places = torch.arange(1, D + 1)
     if shape.shuffled:
         places = places[torch.randperm(D, generator=generator)]
-    low, high = (0 if C or D == 1 else 1), max(D - 1, 0 if C or D == 1 else 1)
+    low, high = (0 if C or D == 1 else 1), max(D - 1, 0 if C or D == 1 else 1) + shape.unseen
     degrees = [torch.randint(low, high + 1, (H,), generator=generator) for H in shape.hidden]
     for level, skip in enumerate(shape.skips):
         degrees[level] = degrees[0] if skip or level == 0 else degrees[level]
@@ -208,6 +215,67 @@ def test_temperature(conditional, temperature, impl):
     assert_same(x, naive(network, evaluate, step, noise, None), step)
     if temperature == 0:
         torch.testing.assert_close(x, x[:1].expand(10, -1))
+
+
+@torch.no_grad()
+def naive_of_filters(network, evaluate, noise, **filters):
+    """Of categories, by a pass of the network a feature in float64 and `filter_logits`."""
+    encode = CategoricalConditional(network.layout.parameters).encode
+    return naive_sample(
+        lambda x: evaluate(encode(x), None),
+        lambda logits, noise: pick_token(filter_logits(logits, **filters), noise).double(),
+        noise.double(),
+        network.layout.order.tolist(),
+        torch.zeros(noise.shape[:2], dtype=torch.float64),
+    )
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.3])
+@pytest.mark.parametrize("filters", FILTERS, ids=str)
+def test_categories_are_left_out_as_their_logits_say(filters, temperature, impl):
+    step = Draw(CategoricalConditional(11), temperature, **filters)
+    network, evaluate = make_network(Shape(shuffled=True), 11)
+    noise = make_noise(step, 21, 37)
+    sampler = MaskedSampler(network, step, impl=impl)
+    x = sampler.draw(sampler.start(21), noise)
+    expected = naive_of_filters(network, evaluate, noise, temperature=temperature, **filters)
+    assert torch.equal(x.double(), expected)
+
+
+# Logits, filters, and the categories that may be drawn.
+TIES = [0.0, -1.0, 0.0, -1.0, -2.0, -math.inf]
+LEFT = {
+    "one and its equal": (TIES, {"top_k": 1}, {0, 2}),
+    "three and an equal": (TIES, {"top_k": 3}, {0, 1, 2, 3}),
+    "all of some probability": (TIES, {"top_k": 100}, {0, 1, 2, 3, 4}),
+    "next to no probability": (TIES, {"top_p": 1e-300}, {0, 2}),
+    "a nucleus and an equal": (TIES, {"top_p": 0.75}, {0, 1, 2, 3}),
+    # Of all five the two are 0.70, of the four that are left 0.73.
+    "the nucleus of what is left": (TIES, {"top_k": 3, "top_p": 0.72}, {0, 2}),
+    "what is no number": ([0.0, math.nan, 1.0], {"top_k": 2, "top_p": 0.5}, {0}),
+    "what is too large": ([0.0, 1.0, math.inf], {"top_k": 2, "top_p": 0.5}, {0}),
+    "nothing at all": ([-math.inf] * 3, {"top_k": 2, "top_p": 0.5}, {0}),
+}
+each_left = pytest.mark.parametrize(("logits", "filters", "wanted"), LEFT.values(), ids=LEFT)
+
+
+def work_of_logits(logits, filters):
+    """A step, and a network of two features that both have these logits."""
+    step = Draw(CategoricalConditional(len(logits)), **filters)
+    weight = torch.zeros(2 * len(logits), 2)
+    layout = MaskedLayout(torch.tensor([1, 2]), [], len(logits))
+    return step, MaskedNetwork(layout, (weight,), (torch.tensor(logits * 2),))
+
+
+@each_left
+def test_equal_categories_stay_together_and_none_of_no_probability(logits, filters, wanted, impl):
+    step, network = work_of_logits(logits, filters)
+    noise = torch.arange(128).div(128).view(64, 2, 1)
+    # What rounding makes of the largest noise.
+    noise[-1] = 1.0 if impl == "cpp" else 127 / 128
+    sampler = MaskedSampler(network, step, impl=impl)
+    x = sampler.draw(sampler.start(64), noise)
+    assert set(x.flatten().tolist()) == wanted
 
 
 @pytest.mark.parametrize(
@@ -462,6 +530,12 @@ def test_what_does_not_fit_is_named(impl):
         (lambda: MaskedSampler(network, STEPS["gaussian"]), "step must take the network's 1"),
         (lambda: MaskedSampler(network, step, block=0), "block must be at least 1; got 0"),
         (lambda: Draw(BernoulliConditional(), -1.0), "temperature must be at least 0"),
+        (lambda: Draw(CategoricalConditional(3), top_k=0), "top_k must be at least 1; got 0"),
+        (lambda: Draw(CategoricalConditional(3), top_p=0.0), r"top_p must be in \(0, 1\]; got 0"),
+        (
+            lambda: Draw(GaussianMixtureConditional(3), top_p=0.5),
+            "top_k and top_p .* GaussianMixtureConditional: got None and 0.5",
+        ),
         (lambda: replace(network, activation="mish"), "activation must be one of"),
         (lambda: replace(network, skips=(0, 1)), "skips must be of earlier layers"),
         (lambda: replace(network, weights=network.weights[:2]), "weights must have shapes"),

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from dgm_fast._core import extension
+from dgm_fast.distributions import CategoricalConditional
 from dgm_fast.sampling import AffineInverse, Draw, MaskedLayout, MaskedNetwork, MaskedSampler
 from dgm_fast.sampling.masked_mlp.stretches import shared_bytes, stretches_of
 from tests.sampling.block_programs import build, build_watched, needs_compiler
@@ -18,11 +19,15 @@ from tests.sampling.test_masked_mlp import (
     STEPS,
     Shape,
     assert_same,
+    each_left,
     make_context,
     make_network,
     make_noise,
     naive,
+    naive_of_filters,
+    work_of_logits,
 )
+from tests.sampling.test_wavenet import FILTERS
 
 pytestmark = needs_compiler
 
@@ -40,6 +45,7 @@ SOME = {
     "context": ("context", "spline"),
     "direct": ("direct", "gaussian_mixture"),
     "residual": ("residual", "standardizing"),
+    "unseen": ("unseen", "standardizing"),
 }
 each_of_some = pytest.mark.parametrize(("name", "step"), SOME.values(), ids=SOME)
 
@@ -79,6 +85,27 @@ def test_temperature(program, conditional, temperature):
     network, evaluate, sampler, noise, _ = work_of(Shape(features=11), step)
     state, _ = Blocks(program, network, step).go_on(sampler.start(B), noise, 11)
     assert_same(state.x, naive(network, evaluate, step, noise, None), step)
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.3])
+@pytest.mark.parametrize("filters", FILTERS, ids=str)
+def test_categories_are_left_out_as_their_logits_say(program, filters, temperature):
+    step = Draw(CategoricalConditional(11), temperature, **filters)
+    network, evaluate, sampler, noise, _ = work_of(Shape(features=11), step)
+    state, _ = Blocks(program, network, step).go_on(sampler.start(B), noise, 11)
+    expected = naive_of_filters(network, evaluate, noise, temperature=temperature, **filters)
+    assert torch.equal(state.x.double(), expected)
+
+
+@each_left
+def test_equal_categories_stay_together_and_none_of_no_probability(
+    program, logits, filters, wanted
+):
+    step, network = work_of_logits(logits, filters)
+    sampler = MaskedSampler(network, step, impl="reference")
+    noise = torch.arange(32).div(31).view(16, 2, 1)
+    state, _ = Blocks(program, network, step).go_on(sampler.start(16), noise, 2)
+    assert set(state.x.flatten().tolist()) == wanted
 
 
 @pytest.mark.parametrize("activation", ["elu", "gelu", "silu", "softplus", "sigmoid", "tanh"])
@@ -273,7 +300,8 @@ def test_samples_of_a_block_leave_half_the_processors_and_fit(
 # So wide that no thread reads only what it wrote itself, in the second and third of its stretches.
 RACY = Shape(features=6, hidden=(72, 72), context=2)
 # Of a block, and of a crew in a stretch.
-WAITS, WAITS_OF_CREW = 2 + 2 * 7, {"gaussian": 5, "spline": 9, "categorical": 11}
+WAITS = 2 + 2 * 7
+WAITS_OF_CREW = {"gaussian": 5, "spline": 9, "categorical": 11, "filtered": 19}
 
 
 @pytest.fixture(scope="module")

@@ -10,10 +10,11 @@ import torch
 
 from dgm_fast._core import extension
 from dgm_fast._core.implementation import ImplementationUnavailable
+from dgm_fast.distributions import CategoricalConditional
 from dgm_fast.families import MADE, MADEConfig
 from dgm_fast.families.flows import masked_autoregressive as flows
 from dgm_fast.layers import SplineShape
-from dgm_fast.sampling import MaskedLayout, MaskedSampler
+from dgm_fast.sampling import Draw, MaskedLayout, MaskedSampler
 from dgm_fast.sampling.masked_mlp import op
 from dgm_fast.sampling.masked_mlp.stretches import unavailable_reason
 from tests.sampling.test_masked_mlp import (
@@ -24,6 +25,7 @@ from tests.sampling.test_masked_mlp import (
     make_network,
     make_noise,
 )
+from tests.sampling.test_wavenet import FILTERS
 
 needs_kernel = pytest.mark.skipif(
     extension.cuda_missing is not None, reason=str(extension.cuda_missing)
@@ -87,6 +89,20 @@ def test_the_kernel_draws_what_passes_draw(shape, step, batch):
     assert state.step == SHAPES[shape].features
     if batch > 0:
         assert_drawn(state, evaluate, STEPS[step], noise, context)
+
+
+@pytest.mark.gpu
+@needs_kernel
+@pytest.mark.parametrize("temperature", [0.0, 1.3])
+@pytest.mark.parametrize("filters", FILTERS, ids=str)
+def test_the_kernel_leaves_out_what_the_reference_leaves_out(filters, temperature):
+    step = Draw(CategoricalConditional(11), temperature, **filters)
+    network, evaluate = make_network(SHAPES["two layers"], 11)
+    sampler = MaskedSampler(moved(network, "cuda"), step, impl="cuda")
+    noise = make_noise(step, 300, 37).cuda()
+    state = sampler.start(300)
+    sampler.draw(state, noise)
+    assert_drawn(state, evaluate, step, noise, None)
 
 
 @pytest.mark.gpu

@@ -7,6 +7,7 @@
 #include <cstdio>
 #include <vector>
 
+#include "common/block_choice.h"
 #include "cpu_block.h"
 #include "wavenet_sampler/block.h"
 
@@ -68,19 +69,18 @@ int main(int, char** argv) {
       data(parameters)};
 
   const int threads = static_cast<int>(run_as[1]);
-  if (run_as[0] == 1) run<1>(draw, threads, run_as[2]);
-  if (run_as[0] == 2) run<2>(draw, threads, run_as[2]);
-  if (run_as[0] == 4) run<4>(draw, threads, run_as[2]);
-  if (run_as[0] == 8) run<8>(draw, threads, run_as[2]);
+  switch_samples(static_cast<int>(run_as[0]), [&](auto signals) {
+    run<decltype(signals)::value>(draw, threads, run_as[2]);
+  });
 
   std::FILE* to = std::fopen(argv[2], "wb");
   write(levels, to);
   write(parameters, to);
   write(rings, to);
   write(recent, to);
+  const auto bytes_of = [&](int signals) { return sampler::shared_bytes(sizes, signals); };
   const std::vector<int64_t> plan{
-      sampler::shared_bytes(sizes, 1),
-      sampler::signals_of_block(sizes, samples, processors[0], processors[1])};
+      bytes_of(1), samples_of_block(samples, processors[0], processors[1], bytes_of)};
   write(plan, to);
   std::fclose(to);
   return 0;

@@ -189,17 +189,25 @@ class MADE(Pretrained, nn.Module):
         return -self.log_prob(x, context).mean()
 
     def sampler(
-        self, mask_set: int = 0, *, temperature: float = 1.0, impl: str = "auto"
+        self,
+        mask_set: int = 0,
+        *,
+        temperature: float = 1.0,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        impl: str = "auto",
     ) -> MaskedSampler:
         """Return the sampler of one set of masks with the weights as they are now.
 
         Arguments:
             mask_set: its number.
             temperature: divides logits and multiplies scales; 0 leaves no chance.
+            top_k: of a categorical output, draw among so many likeliest categories alone.
+            top_p: likewise among the likeliest that together have this probability.
             impl: of the sampler.
         """
-        network = self.description(mask_set)
-        return MaskedSampler(network, Draw(self.conditional, temperature), impl=impl)
+        step = Draw(self.conditional, temperature, top_k, top_p)
+        return MaskedSampler(self.description(mask_set), step, impl=impl)
 
     def description(self, mask_set: int = 0) -> MaskedNetwork:
         """Return what samplers are made from: the parameters, as they are, and a set's degrees."""
@@ -220,6 +228,8 @@ class MADE(Pretrained, nn.Module):
         generator: torch.Generator | None = None,
         *,
         temperature: float = 1.0,
+        top_k: int | None = None,
+        top_p: float | None = None,
         given: Tensor | None = None,
         given_mask: Tensor | None = None,
         noise: Tensor | None = None,
@@ -235,6 +245,8 @@ class MADE(Pretrained, nn.Module):
             context: (*, C), broadcast to `shape`: each sample has its own, or all share one.
             generator: on the model's device; default torch's own.
             temperature: divides logits and multiplies scales; 0 leaves no chance.
+            top_k: of a categorical output, draw among so many likeliest categories alone.
+            top_p: likewise among the likeliest that together have this probability.
             given: values of features that are kept where `given_mask` says so, broadcast to the
                 result. Others are drawn given those before them in the order.
             given_mask: True for the features that are given, broadcast to the result.
@@ -247,6 +259,7 @@ class MADE(Pretrained, nn.Module):
         Raises:
             SamplingInterrupted: Ctrl-C; it has the samples as far as they were drawn.
         """
+        step = Draw(self.conditional, temperature, top_k, top_p)
         shape = as_shape(shape)
         D, n = self.config.features, math.prod(shape)
         weight = self.layers[0].weight
@@ -270,7 +283,7 @@ class MADE(Pretrained, nn.Module):
         with keeping(lambda: x.view(*shape, D)):
             for done, place in enumerate(present):
                 at = (which == place).nonzero().squeeze(1)
-                sampler = self.sampler(sets[place], temperature=temperature)
+                sampler = MaskedSampler(self.description(sets[place]), step)
                 some = {name: None if each is None else each[at] for name, each in rows.items()}
                 state = sampler.start(len(at), **some)
                 try:

@@ -50,7 +50,7 @@ class PackedNetwork:
 def pack_blocks(network: MaskedNetwork, block: int | None) -> PackedNetwork:
     """Copy the live weights, input-major in the order in which a CPU uses them."""
     layout = network.layout
-    sizes = _sizes(network, block_of(layout) if block is None else block)
+    sizes = [*_sizes(network, block_of(layout) if block is None else block), *layout.hidden]
     weights = [weight.detach().float().contiguous() for *_, weight in network.edges]
     rows = [layout.units[target] for _, target, _ in network.edges]
     # None at all of a level that is sorted already.

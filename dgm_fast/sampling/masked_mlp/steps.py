@@ -19,6 +19,7 @@ from dgm_fast.distributions import (
 )
 from dgm_fast.distributions.discretized_logistic import lowest_log_scale
 from dgm_fast.ops import affine_coupling, rational_quadratic_spline
+from dgm_fast.sampling.filters import Filters
 
 __all__ = ["AffineInverse", "Draw", "KernelStep", "SplineInverse", "Step"]
 
@@ -41,7 +42,7 @@ class KernelStep:
     noise: int
     levels: int = 0
     standardize: bool = False
-    temperature: float = 1.0
+    filters: Filters = field(default_factory=Filters)
     lowest_log_scale: float = 0.0
     bound: float = 1.0
     scale: float = 1.0
@@ -51,15 +52,18 @@ class KernelStep:
 
     @property
     def integers(self) -> list[int]:
-        """What is whole."""
-        return [self.kind, self.noise, self.levels, int(self.standardize)]
+        """What is whole, in the order of the operator."""
+        _, top_k, _ = self.filters.constants
+        return [self.kind, self.noise, self.levels, int(self.standardize), top_k]
 
     @property
     def constants(self) -> Tensor:
-        """What is real, in the order of the operator."""
+        """What is real, likewise."""
+        temperature, _, top_p = self.filters.constants
         return torch.tensor(
             [
-                self.temperature,
+                temperature,
+                top_p,
                 self.lowest_log_scale,
                 self.bound,
                 self.scale,
@@ -67,7 +71,7 @@ class KernelStep:
                 self.min_bin,
                 self.min_derivative,
             ],
-            dtype=torch.float32,
+            dtype=torch.float64,
             device="cpu",
         )
 
@@ -113,14 +117,26 @@ class Draw(Step):
     Attributes:
         conditional: the distribution.
         temperature: divides logits and multiplies scales; 0 leaves no chance.
+        top_k: of categories, draw among so many likeliest alone.
+        top_p: likewise among the likeliest that together have this probability.
+
+    Raises:
+        ValueError: an option is out of its range, or leaves out values that are no categories;
+            names it.
     """
 
     conditional: Conditional
     temperature: float = 1.0
+    top_k: int | None = None
+    top_p: float | None = None
 
     def __post_init__(self) -> None:
-        if not self.temperature >= 0:
-            raise ValueError(f"temperature must be at least 0; got {self.temperature}")
+        is_categorical = isinstance(self.conditional, CategoricalConditional)
+        self._filters.check(is_categorical, type(self.conditional).__name__)
+
+    @property
+    def _filters(self) -> Filters:
+        return Filters(self.temperature, self.top_k, self.top_p)
 
     @property
     def parameters(self) -> int:
@@ -142,13 +158,14 @@ class Draw(Step):
             _CONDITIONALS.index(type(conditional)),
             self.noise,
             levels,
-            temperature=self.temperature,
+            filters=self._filters,
             lowest_log_scale=lowest_log_scale(levels) if levels else 0.0,
             **encoding,
         )
 
     def make(self, parameters: Tensor, noise: Tensor) -> tuple[Tensor, None]:
-        return self.conditional.pick(parameters, noise, self.temperature), None
+        x = self._filters.pick(self.conditional.pick, parameters, noise)
+        return x.to(parameters.dtype), None
 
     def encode(self, x: Tensor) -> Tensor:
         return self.conditional.encode(x)

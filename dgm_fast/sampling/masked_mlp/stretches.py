@@ -8,18 +8,24 @@ import torch
 from torch import Tensor
 
 from dgm_fast._core.integers import ceil_div
+from dgm_fast.sampling.gpu_blocks import (
+    QUAD,
+    ROWS,
+    SEGMENTS,
+    TASKS,
+    bytes_of,
+    shares_too_much,
+    too_old,
+)
 from dgm_fast.sampling.masked_mlp.layout import MaskedLayout
 from dgm_fast.sampling.masked_mlp.network import MaskedNetwork
 from dgm_fast.sampling.masked_mlp.steps import KernelStep
 
 __all__ = ["Stretches", "shared_bytes", "stretches_of", "unavailable_reason"]
 
-# As in csrc: masked_sweep/block_problem.h and block_stage.h, common/block_products.h and
-# block_draws.h.
-_MOST_HIDDEN, _MOST_STAGED, _ROUTE, _TASKS, _QUAD, _ROWS, _SEGMENTS = 32, 16384, 8, 256, 4, 8, 32
+# As in csrc: masked_sweep/block_problem.h and block_stage.h.
+_MOST_HIDDEN, _MOST_STAGED, _ROUTE = 32, 16384, 8
 _MOST_FLOATS = 2**31
-# The oldest GPU that the extension is compiled for.
-_CAPABILITY = (8, 0)
 
 # Units of a level that a stretch adds, about, and floats of weights within it. Longer stretches
 # have larger triangles, of which threads of one sample take all; shorter ones wait more often.
@@ -50,7 +56,7 @@ class Stretches:
         # The context comes before all stretches, and units that no feature sees after them.
         counts = starts.new_tensor([[len(units)] for units in layout.units])
         firsts = torch.cat([torch.zeros_like(counts), starts, counts], dim=1)
-        padded = (firsts.diff(dim=1) + _ROWS - 1) // _ROWS * _ROWS
+        padded = (firsts.diff(dim=1) + ROWS - 1) // ROWS * ROWS
         begins = torch.cat([torch.zeros_like(counts), padded.cumsum(1)], dim=1)
 
         places = []
@@ -104,25 +110,26 @@ def stretches_of(
 def unavailable_reason(network: MaskedNetwork, step: KernelStep, block: int | None) -> str | None:
     """Return why the kernel cannot run a network on its GPU, or None when it can."""
     gpu = network.weights[0].device
-    device = torch.cuda.get_device_properties(gpu)
-    if (device.major, device.minor) < _CAPABILITY:
-        return f"it needs compute capability 8.0; {device.name} has {device.major}.{device.minor}"
+    reason = too_old(gpu) or _too_deep(network)
+    if reason is not None:
+        return reason
 
+    stretches = stretches_of(network.layout, block, network.is_direct, gpu)
+    needed = shared_bytes(stretches, network.is_direct, step)
+    return _too_large(network, stretches) or shares_too_much(gpu, needed, "a sample")
+
+
+def _too_deep(network: MaskedNetwork) -> str | None:
     hidden = len(network.layout.hidden)
     if hidden > _MOST_HIDDEN:
         return f"it has at most {_MOST_HIDDEN} hidden layers; got {hidden}"
+    return None
 
-    stretches = stretches_of(network.layout, block, network.is_direct, gpu)
+
+def _too_large(network: MaskedNetwork, stretches: Stretches) -> str | None:
     largest = max(stretches.units[a] * stretches.units[b] for a, b, _ in network.edges)
     if largest >= _MOST_FLOATS:
         return f"a weight must have less than {_MOST_FLOATS} entries; got {largest}"
-
-    needed, has = (
-        shared_bytes(stretches, network.is_direct, step),
-        device.shared_memory_per_block_optin,
-    )
-    if needed > has:
-        return f"a sample needs {needed} bytes of shared memory, of which {device.name} has {has}"
     return None
 
 
@@ -132,10 +139,9 @@ def shared_bytes(stretches: Stretches, direct: bool, step: KernelStep) -> int:
     count, hidden = ceil_div(layout.features, size), len(layout.hidden)
     sizes = [*stretches.units[:-1], *stretches.widest[1:]]
     sizes += [size * step.noise, size, size, size]
-    sizes += [layout.parameters, _SEGMENTS, 2 * _SEGMENTS]
-    sizes += [max(_TASKS * _QUAD, *stretches.widest[1:])]
+    sizes += [layout.parameters, SEGMENTS, 2 * SEGMENTS]
+    sizes += [max(TASKS * QUAD, *stretches.widest[1:])]
     sizes += [(hidden + 2) * (count + 1), hidden * (size + 1)]
     sizes += [_ROUTE * (hidden + 1 + direct)]
     within = stretches.within(direct)
-    floats = sum(ceil_div(each, _QUAD) * _QUAD for each in sizes)
-    return 4 * (floats + (within if within <= _MOST_STAGED else 0))
+    return bytes_of([*sizes, within if within <= _MOST_STAGED else 0])

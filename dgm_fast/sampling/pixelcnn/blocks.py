@@ -8,20 +8,27 @@ from dataclasses import dataclass
 import torch
 
 from dgm_fast._core.integers import ceil_div
+from dgm_fast.sampling.gpu_blocks import (
+    QUAD,
+    ROWS,
+    SEGMENTS,
+    TASKS,
+    bytes_of,
+    shares_too_much,
+    too_old,
+)
 from dgm_fast.sampling.pixelcnn.plan import IN_PIXEL, IN_ROW, Plan, Tap
 
-__all__ = ["ROWS", "Sizes", "shared_bytes", "sizes_of", "unavailable_reason"]
+__all__ = ["Sizes", "shared_bytes", "sizes_of", "unavailable_reason"]
 
-# As in csrc: common/block_products.h, common/block_draws.h and pixel_sampler/block_memory.h.
-ROWS, _TASKS, _QUAD, _SEGMENTS, _PAIRS = 8, 256, 4, 32, 8
+# As in csrc/pixel_sampler/block_memory.h: pairs of an image and a column that a pass takes.
+_PAIRS = 8
 # Of the kernel's tables of a place, a step, a tap and a step of a pixel.
 _PLACE, _WORK, _TAP, _TURN = 7, 13, 5, 12
 # Floats of a step's pointers, and of a tap's.
 _SPOTS, _SEEN = 6, 2
 # Places among floats are 32-bit integers.
 _MOST_FLOATS = 2**31
-# The oldest GPU that the extension is compiled for.
-_CAPABILITY = (8, 0)
 
 
 @dataclass(frozen=True)
@@ -60,10 +67,11 @@ def sizes_of(plan: Plan) -> Sizes:
 
 def unavailable_reason(plan: Plan, device: torch.device) -> str | None:
     """Return why the kernel cannot run a plan on a GPU, or None when it can."""
-    gpu, sizes = torch.cuda.get_device_properties(device), sizes_of(plan)
-    if (gpu.major, gpu.minor) < _CAPABILITY:
-        return f"it needs compute capability 8.0; {gpu.name} has {gpu.major}.{gpu.minor}"
+    reason = too_old(device)
+    if reason is not None:
+        return reason
 
+    sizes = sizes_of(plan)
     matrices = [(work.above + work.own, plan.places[work.out].floats) for work in plan.works]
     for what, floats in (
         ("the weights", sum(_rows(taps) * outs for taps, outs in matrices)),
@@ -73,10 +81,7 @@ def unavailable_reason(plan: Plan, device: torch.device) -> str | None:
         if floats >= _MOST_FLOATS:
             return f"{what} must hold less than {_MOST_FLOATS} floats; got {floats}"
 
-    needed, has = shared_bytes(sizes), gpu.shared_memory_per_block_optin
-    if needed > has:
-        return f"an image needs {needed} bytes of shared memory, of which {gpu.name} has {has}"
-    return None
+    return shares_too_much(device, shared_bytes(sizes), "an image")
 
 
 def shared_bytes(sizes: Sizes) -> int:
@@ -92,9 +97,9 @@ def shared_bytes(sizes: Sizes) -> int:
         max(sizes.own_sums, _PAIRS * sizes.above_sums),
         max(sizes.turns, _PAIRS) * _SPOTS,
         max(own, _PAIRS * sizes.most_above) * _SEEN,
-        *(_SEGMENTS, 2 * _SEGMENTS),
+        *(SEGMENTS, 2 * SEGMENTS),
     ]
-    return 4 * sum(ceil_div(part, _QUAD) * _QUAD for part in parts)
+    return bytes_of(parts)
 
 
 def _rows(taps: Sequence[Tap]) -> int:
@@ -105,5 +110,5 @@ def _rows(taps: Sequence[Tap]) -> int:
 def _sums(plan: Plan, out: int, taps: Sequence[Tap]) -> int:
     """Return how many sums of parts of its rows a product leaves, as `Cut` cuts it."""
     outs, pieces = plan.places[out].floats, _rows(taps) // ROWS
-    rows = max(1, ceil_div(pieces, max(1, _TASKS // (outs // _QUAD))))
+    rows = max(1, ceil_div(pieces, max(1, TASKS // (outs // QUAD))))
     return max(1, ceil_div(pieces, rows)) * outs

@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dgm_fast._core.integers import ceil_div
-from dgm_fast.sampling.pixelcnn.blocks import ROWS, sizes_of
+from dgm_fast.sampling.gpu_blocks import ROWS
+from dgm_fast.sampling.pixelcnn.blocks import sizes_of
 from dgm_fast.sampling.pixelcnn.plan import KINDS, Place, Plan, Tap
 
 __all__ = ["PackedPlan", "pack"]

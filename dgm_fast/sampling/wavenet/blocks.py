@@ -2,36 +2,42 @@
 
 from __future__ import annotations
 
-import torch
-
 from dgm_fast._core.integers import ceil_div
+from dgm_fast.sampling.gpu_blocks import (
+    QUAD,
+    ROWS,
+    SEGMENTS,
+    TASKS,
+    bytes_of,
+    shares_too_much,
+    too_old,
+)
 from dgm_fast.sampling.wavenet.network import WaveNetNetwork
 from dgm_fast.sampling.wavenet.state import padded
 
 __all__ = ["shared_bytes", "unavailable_reason"]
 
-# As in csrc: wavenet_sampler/cuda.cu, common/block_products.h and common/block_draws.h.
-_MOST_LAYERS, _TASKS, _QUAD, _ROWS, _SEGMENTS = 200, 256, 4, 8, 32
+# As in csrc: wavenet_sampler/cuda.cu.
+_MOST_LAYERS = 200
 _MOST_RING_FLOATS = 2**31
-# The oldest GPU that the extension is compiled for.
-_CAPABILITY = (8, 0)
 
 
 def unavailable_reason(network: WaveNetNetwork) -> str | None:
     """Return why the kernel cannot run a network on its GPU, or None when it can."""
-    device = torch.cuda.get_device_properties(network.last_weight.device)
-    if (device.major, device.minor) < _CAPABILITY:
-        return f"it needs compute capability 8.0; {device.name} has {device.major}.{device.minor}"
+    device = network.last_weight.device
+    return (
+        too_old(device)
+        or _too_large(network)
+        or shares_too_much(device, shared_bytes(network), "a signal")
+    )
 
+
+def _too_large(network: WaveNetNetwork) -> str | None:
     layers, floats = len(network.layers), sum(network.slots) * padded(network.channels)
     if layers > _MOST_LAYERS:
         return f"it has at most {_MOST_LAYERS} layers; got {layers}"
     if floats >= _MOST_RING_FLOATS:
         return f"a signal's rings must hold less than {_MOST_RING_FLOATS} floats; got {floats}"
-
-    needed, has = shared_bytes(network), device.shared_memory_per_block_optin
-    if needed > has:
-        return f"a signal needs {needed} bytes of shared memory, of which {device.name} has {has}"
     return None
 
 
@@ -51,14 +57,14 @@ def shared_bytes(network: WaveNetNetwork) -> int:
         padded(network.features),
         *(skips, head, parameters),
         max(_partial_sums(*each) for each in products),
-        *(_SEGMENTS, 2 * _SEGMENTS),
+        *(SEGMENTS, 2 * SEGMENTS),
         network.first_kernel,
         layers * taps,
     ]
-    return 4 * sum(ceil_div(size, _QUAD) * _QUAD for size in sizes)
+    return bytes_of(sizes)
 
 
 def _partial_sums(ins: int, outs: int) -> int:
     """Return how many sums of parts of its rows a product leaves, as `Cut` cuts it."""
-    rows = ceil_div(ins // _ROWS, max(1, _TASKS // (outs // _QUAD))) * _ROWS
+    rows = ceil_div(ins // ROWS, max(1, TASKS // (outs // QUAD))) * ROWS
     return ceil_div(ins, rows) * outs

@@ -1,0 +1,44 @@
+"""What samplers whose kernels run in blocks of a GPU's threads ask of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+
+from dgm_fast._core.integers import ceil_div
+
+__all__ = ["QUAD", "ROWS", "SEGMENTS", "TASKS", "bytes_of", "shares_too_much", "too_old"]
+
+# As in csrc: common/block_products.h and common/block_draws.h.
+TASKS, QUAD, ROWS, SEGMENTS = 256, 4, 8, 32
+# The oldest GPU that the extension is compiled for.
+_CAPABILITY = (8, 0)
+
+
+def too_old(device: torch.device) -> str | None:
+    """Return why kernels do not run on a GPU of its age, or None when they do."""
+    gpu = torch.cuda.get_device_properties(device)
+    if (gpu.major, gpu.minor) >= _CAPABILITY:
+        return None
+    return f"it needs compute capability 8.0; {gpu.name} has {gpu.major}.{gpu.minor}"
+
+
+def shares_too_much(device: torch.device, bytes_: int, sample: str) -> str | None:
+    """Return why a block of one sample does not fit the memory of a GPU's block, or None.
+
+    Arguments:
+        device: the GPU.
+        bytes_: that the threads of the block share.
+        sample: what a sample is called.
+    """
+    gpu = torch.cuda.get_device_properties(device)
+    has = gpu.shared_memory_per_block_optin
+    if bytes_ <= has:
+        return None
+    return f"{sample} needs {bytes_} bytes of shared memory, of which {gpu.name} has {has}"
+
+
+def bytes_of(sizes: Iterable[int]) -> int:
+    """Return the bytes of arrays of so many floats each, all of which begin at a quad."""
+    return 4 * sum(ceil_div(size, QUAD) * QUAD for size in sizes)
