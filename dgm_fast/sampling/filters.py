@@ -100,8 +100,10 @@ def pick_token(logits: Tensor, noise: Tensor) -> Tensor:
         Sums in float64.
     """
     ends = logits.double().softmax(-1).cumsum(-1)
-    # The last end is 1 up to rounding: as a share of it, a uniform lies below the last stretch's.
-    return (ends <= noise.double() * ends[..., -1:]).sum(-1)
+    # The last end is 1 up to rounding: as a share of it, a uniform lies below the last stretch's,
+    # even one that was rounded to 1.
+    share = noise.double().clamp(max=1 - 2**-53)
+    return (ends <= share * ends[..., -1:]).sum(-1)
 
 
 @dataclass(frozen=True)

@@ -6,15 +6,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["in_panels", "pad_last", "padded"]
+from dgm_fast.sampling.padding import padded
 
-PAD = 16
+__all__ = ["in_panels", "pad_last"]
+
 PANEL = 64
-
-
-def padded(size: int) -> int:
-    """Return a number of columns filled up to whole vectors of any instruction set."""
-    return -(-size // PAD) * PAD
 
 
 def pad_last(x: Tensor) -> Tensor:

@@ -131,14 +131,15 @@ def test_a_uniform_picks_the_stretch_it_lies_in():
 
 
 def test_what_is_out_is_never_picked():
-    largest = torch.tensor([[1 - 2.0**-24]])
+    # The last of what rounding makes of a uniform near 1.
+    largest = [torch.tensor([[u]]) for u in (1 - 2.0**-24, 1.0)]
     smallest = torch.zeros(1, 1)
     generator = torch.Generator().manual_seed(0)
     for _ in range(200):
         logits = torch.randn(1, 50, generator=generator)
         left = filter_logits(logits, top_k=3)
         allowed = set(left.isfinite()[0].nonzero().flatten().tolist())
-        assert {int(pick_token(left, u)) for u in (smallest, largest)} == {
+        assert {int(pick_token(left, u)) for u in (smallest, *largest)} == {
             min(allowed),
             max(allowed),
         }

@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from dgm_fast._core.implementation import ImplementationUnavailable, cpp, cuda, requested
+from dgm_fast._core.implementation import cpp, cuda
 from dgm_fast._core.op import Direction, Op
+from dgm_fast.sampling import choice
 from dgm_fast.sampling.masked_mlp.network import MaskedNetwork
 from dgm_fast.sampling.masked_mlp.steps import Step
 from dgm_fast.sampling.masked_mlp.stretches import unavailable_reason
@@ -71,23 +72,12 @@ def choose(impl: str, network: MaskedNetwork, step: Step, block: int | None = No
         step: what makes a feature.
         block: features of a block; default what is best.
     """
-    known = ("auto", "reference", *_sweep.implementations)
-    # A block or a process that asks its ops for Triton asks nothing of a sampler.
-    if impl == "auto" and requested(impl) not in known:
-        return "reference"
+
+    def reason_of(chosen: str) -> str | None:
+        if step.kernel is None:
+            return f"it has no kernel of step {type(step).__name__}"
+        return unavailable_reason(network, step.kernel, block) if chosen == "cuda" else None
 
     weight = network.weights[0]
     dtype = torch.promote_types(weight.dtype, torch.float32)
-    chosen = _sweep.choose(impl, weight.device, dtype)
-    reason = None if chosen == "reference" else _reason(chosen, network, step, block)
-    if reason is None:
-        return chosen
-    if requested(impl) == chosen:
-        raise ImplementationUnavailable(f"masked_sweep: impl={chosen!r} cannot run: {reason}")
-    return "reference"
-
-
-def _reason(chosen: str, network: MaskedNetwork, step: Step, block: int | None) -> str | None:
-    if step.kernel is None:
-        return f"it has no kernel of step {type(step).__name__}"
-    return unavailable_reason(network, step.kernel, block) if chosen == "cuda" else None
+    return choice.choose(_sweep, impl, weight.device, dtype, reason_of)

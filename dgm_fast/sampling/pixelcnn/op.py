@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import torch
 
-from dgm_fast._core.implementation import ImplementationUnavailable, cpp, cuda, requested
+from dgm_fast._core.implementation import cpp, cuda
 from dgm_fast._core.op import Direction, Op
+from dgm_fast.sampling import choice
 from dgm_fast.sampling.pixelcnn.blocks import unavailable_reason
 from dgm_fast.sampling.pixelcnn.plan import Plan
 
@@ -37,16 +38,9 @@ draw = {name: _op.kernels["draw", name] for name in _op.implementations}
 
 def choose(impl: str, plan: Plan) -> str:
     """Return the implementation, `"reference"`, `"cpp"` or `"cuda"`, of a plan's sampler."""
-    known = ("auto", "reference", *_op.implementations)
-    # A block or a process that asks its ops for Triton asks nothing of a sampler.
-    if impl == "auto" and requested(impl) not in known:
-        return "reference"
-
     device = plan.bias.device
-    chosen = _op.choose(impl, device, plan.bias.dtype)
-    reason = unavailable_reason(plan, device) if chosen == "cuda" else None
-    if reason is None:
-        return chosen
-    if requested(impl) == "cuda":
-        raise ImplementationUnavailable(f"pixel_sampler: impl='cuda' cannot run: {reason}")
-    return "reference"
+
+    def reason_of(chosen: str) -> str | None:
+        return unavailable_reason(plan, device) if chosen == "cuda" else None
+
+    return choice.choose(_op, impl, device, plan.bias.dtype, reason_of)

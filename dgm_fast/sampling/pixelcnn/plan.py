@@ -10,12 +10,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from dgm_fast.sampling.padding import padded
 from dgm_fast.sampling.pixelcnn.network import Affine, Draw, Map, PixelNetwork, Step, Value
 
-__all__ = ["IN_ROW", "IN_STATE", "KINDS", "PAD", "Place", "Plan", "Tap", "Work", "make_plan"]
+__all__ = ["IN_ROW", "IN_STATE", "KINDS", "Place", "Plan", "Tap", "Work", "make_plan"]
 
-# Channels are padded to whole vectors of any instruction set.
-PAD = 16
 # In the order of `Kind` in the kernel's `problem.h`.
 KINDS = ("affine", "draw", "relu", "elu", "concat_elu", "gate", "glu")
 # Where a value is kept: in the state, for the row that is being drawn, or for the pixel.
@@ -135,11 +134,6 @@ def make_plan(network: PixelNetwork, dtype: torch.dtype) -> Plan:
         term.weight.numel() / step.out.stride**2 for step in affine for term in step.terms
     )
     return Plan(places, works, floats, torch.cat(biases, 1), torch.cat(labels, 1), int(products))
-
-
-def padded(size: int) -> int:
-    """Return a number of channels as places hold them."""
-    return -(-size // PAD) * PAD
 
 
 def _sees(step: Step) -> Iterator[tuple[Value, tuple[int, int]]]:

@@ -12,8 +12,8 @@ from dgm_fast.sampling.gpu_blocks import (
     shares_too_much,
     too_old,
 )
+from dgm_fast.sampling.padding import padded
 from dgm_fast.sampling.wavenet.network import WaveNetNetwork
-from dgm_fast.sampling.wavenet.state import padded
 
 __all__ = ["shared_bytes", "unavailable_reason"]
 

@@ -10,8 +10,9 @@ from torch import Tensor
 
 from dgm_fast.distributions import WaveformOutput
 from dgm_fast.sampling.filters import Filters
+from dgm_fast.sampling.padding import padded
 from dgm_fast.sampling.wavenet.network import WaveNetNetwork
-from dgm_fast.sampling.wavenet.state import WaveNetState, padded
+from dgm_fast.sampling.wavenet.state import WaveNetState
 
 __all__ = ["EagerLoop"]
 

@@ -10,8 +10,9 @@ from torch import Tensor
 
 from dgm_fast.sampling.filters import Filters
 from dgm_fast.sampling.graph import StepGraph
+from dgm_fast.sampling.padding import padded
 from dgm_fast.sampling.wavenet.eager import EagerLoop
-from dgm_fast.sampling.wavenet.state import WaveNetState, padded
+from dgm_fast.sampling.wavenet.state import WaveNetState
 
 __all__ = ["GraphedLoop"]
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from dgm_fast._core.implementation import ImplementationUnavailable, cpp, cuda, requested
+from dgm_fast._core.implementation import cpp, cuda
 from dgm_fast._core.op import Direction, Op
+from dgm_fast.sampling import choice
 from dgm_fast.sampling.wavenet.blocks import unavailable_reason
 from dgm_fast.sampling.wavenet.network import WaveNetNetwork
 
@@ -58,16 +59,9 @@ draw = {name: _op.kernels["draw", name] for name in _op.implementations}
 
 def choose(impl: str, network: WaveNetNetwork) -> str:
     """Return the implementation, `"reference"`, `"cpp"` or `"cuda"`, of a network's sampler."""
-    known = ("auto", "reference", *_op.implementations)
-    # A block or a process that asks its ops for Triton asks nothing of a sampler.
-    if impl == "auto" and requested(impl) not in known:
-        return "reference"
+
+    def reason_of(chosen: str) -> str | None:
+        return unavailable_reason(network) if chosen == "cuda" else None
 
     weight = network.last_weight
-    chosen = _op.choose(impl, weight.device, weight.dtype)
-    reason = unavailable_reason(network) if chosen == "cuda" else None
-    if reason is None:
-        return chosen
-    if requested(impl) == "cuda":
-        raise ImplementationUnavailable(f"wavenet_sampler: impl='cuda' cannot run: {reason}")
-    return "reference"
+    return choice.choose(_op, impl, weight.device, weight.dtype, reason_of)

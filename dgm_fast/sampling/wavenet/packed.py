@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from dgm_fast.sampling.padding import padded
 from dgm_fast.sampling.wavenet.network import WaveNetNetwork
-from dgm_fast.sampling.wavenet.state import padded
 
 __all__ = ["PackedNetwork", "pack", "pack_condition"]
 

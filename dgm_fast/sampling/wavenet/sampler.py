@@ -12,12 +12,13 @@ from dgm_fast._core.random import draw_seed
 from dgm_fast.distributions import CategoricalWaveform, WaveformOutput
 from dgm_fast.distributions.discretized_logistic import lowest_log_scale
 from dgm_fast.sampling.filters import Filters
+from dgm_fast.sampling.padding import padded
 from dgm_fast.sampling.wavenet import op
 from dgm_fast.sampling.wavenet.eager import EagerLoop
 from dgm_fast.sampling.wavenet.graphed import GraphedLoop
 from dgm_fast.sampling.wavenet.network import WaveNetNetwork
 from dgm_fast.sampling.wavenet.packed import pack, pack_condition
-from dgm_fast.sampling.wavenet.state import WaveNetState, padded
+from dgm_fast.sampling.wavenet.state import WaveNetState
 
 __all__ = ["WaveNetSampler"]
 

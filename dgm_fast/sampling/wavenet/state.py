@@ -7,10 +7,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-__all__ = ["PAD", "WaveNetState", "padded"]
-
-# Channels are padded to whole vectors of any instruction set.
-PAD = 16
+__all__ = ["WaveNetState"]
 
 
 @dataclass(frozen=True)
@@ -43,8 +40,3 @@ class WaveNetState:
         """Return the state on another device; kernels of CPUs and GPUs lay it out alike."""
         tensors = (each.to(device) for each in (self.rings, self.recent, self.condition))
         return WaveNetState(*tensors, self.time)
-
-
-def padded(size: int) -> int:
-    """Return a number of channels as the rings and the kernel hold them."""
-    return -(-size // PAD) * PAD

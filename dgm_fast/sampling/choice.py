@@ -1,0 +1,45 @@
+"""Which implementation a sampler runs on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+
+from dgm_fast._core.implementation import ImplementationUnavailable, requested
+from dgm_fast._core.op import Op
+
+__all__ = ["choose"]
+
+
+def choose(
+    op: Op,
+    impl: str,
+    device: torch.device,
+    dtype: torch.dtype,
+    reason_of: Callable[[str], str | None] = lambda chosen: None,
+) -> str:
+    """Return `"reference"` or the kernel's name that a sampler runs on.
+
+    Arguments:
+        op: the sampler's.
+        impl: what was asked for.
+        device: of the network.
+        dtype: that it computes in.
+        reason_of: why a kernel cannot run this network, or None when it can.
+
+    Raises:
+        ImplementationUnavailable: the kernel asked for by name cannot run.
+    """
+    known = ("auto", "reference", *op.implementations)
+    # A block or a process that asks its ops for Triton asks nothing of a sampler.
+    if impl == "auto" and requested(impl) not in known:
+        return "reference"
+
+    chosen = op.choose(impl, device, dtype)
+    reason = None if chosen == "reference" else reason_of(chosen)
+    if reason is None:
+        return chosen
+    if requested(impl) == chosen:
+        raise ImplementationUnavailable(f"{op.name}: impl={chosen!r} cannot run: {reason}")
+    return "reference"
