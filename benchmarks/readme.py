@@ -135,16 +135,33 @@ def tables(results: Path, name: str) -> str:
 
 
 def headline(results: Path, *, sampling: bool = False) -> str:
-    """Return the few rows that the README opens with, of ops or of samplers, for each device."""
+    """Return the few rows that the README opens with.
+
+    Of ops, those of each device; of samplers, those of the CPU and of the GPU timed last.
+    """
     parts = []
-    for folder in sorted(path for path in results.glob("*") if path.is_dir()):
-        on_cpu = folder.name.startswith("cpu-")
-        if sampling:
-            parts.append(_headline_of(folder, SAMPLING, "float32", SAMPLING_RIVALS, {}))
-        else:
+    folders = sorted(path for path in results.glob("*") if path.is_dir())
+    if sampling:
+        newest = {_on_cpu(path): path for path in sorted(folders, key=_last_sampled)}
+        parts += [
+            _headline_of(folder, SAMPLING, "float32", SAMPLING_RIVALS, {})
+            for folder in newest.values()
+        ]
+    else:
+        for folder in folders:
+            on_cpu = _on_cpu(folder)
             dtype, rows = ("float32", HEADLINE_CPU) if on_cpu else ("bfloat16", HEADLINE_GPU)
             parts.append(_headline_of(folder, rows, dtype, HEADLINE_RIVALS, HEADLINE_RIVALS_OF))
     return "\n".join(filter(None, parts)) or "No rows are recorded yet.\n"
+
+
+def _on_cpu(folder: Path) -> bool:
+    return folder.name.startswith("cpu-")
+
+
+def _last_sampled(folder: Path) -> str:
+    path = folder / "sampling.csv"
+    return max((row["timestamp"] for row in record.read(path)), default="") if path.exists() else ""
 
 
 def _headline_of(

@@ -52,6 +52,19 @@ def test_table_holds_ours_every_rival_and_the_floor(results):
     ]  # fmt: skip
 
 
+def test_samplers_are_those_of_the_device_timed_last(tmp_path, run):
+    later = dataclasses.replace(run, timestamp="2999-01-01T00:00:00+00:00")
+    for device, when, us in (("cpu-b", run, 30.0), ("cpu-a", later, 50.0), ("cpu-c", run, 40.0)):
+        place = "sampling", "lstm-1x384-batch1", "float32", "sample"
+        spread = Spread(us, us, us, 30)
+        rows = [record.measurement(place, name, spread, spread) for name in ("eager", "ours:auto")]
+        record.append(tmp_path / device / "sampling.csv", when, rows)
+    table = readme.headline(tmp_path, sampling=True)
+    assert "50 µs" in table
+    assert "30 µs" not in table
+    assert "40 µs" not in table
+
+
 def test_only_the_newest_run_is_shown(results, run):
     later = dataclasses.replace(run, timestamp="2999-01-01T00:00:00+00:00")
     append(results, later, {"eager": 90.0, "ours:auto": 30.0})
