@@ -145,7 +145,8 @@ def headline(results: Path, *, sampling: bool = False) -> str:
         newest = {_on_cpu(path): path for path in sorted(folders, key=_last_sampled)}
         parts += [
             _headline_of(folder, SAMPLING, "float32", SAMPLING_RIVALS, {})
-            for folder in newest.values()
+            for folder in (newest.get(True), newest.get(False))
+            if folder is not None
         ]
     else:
         for folder in folders:

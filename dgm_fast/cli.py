@@ -320,7 +320,7 @@ def _sample(arguments: list[str]) -> int:
         context = None if labels is None else labels.to(device)
         x, is_whole = _draw(model, count, context, generator, options)
 
-    if text:
+    if text and x.numel() > 0:
         show_text(x, Alphabet(run["alphabet"]), command.out)
     elif x.numel() > 0:
         where = save_samples(x, labels, run, command.out or Path("samples.png"))

@@ -32,7 +32,8 @@ def choose(
         ImplementationUnavailable: the kernel asked for by name cannot run.
     """
     known = ("auto", "reference", *op.implementations)
-    # A block or a process that asks its ops for Triton asks nothing of a sampler.
+    # A block or a process that asks its ops for a kernel that samplers do not have is taken to want
+    # none of theirs.
     if impl == "auto" and requested(impl) not in known:
         return "reference"
 

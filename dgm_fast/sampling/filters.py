@@ -79,9 +79,11 @@ def filter_logits(
 
 
 def check_filters(temperature: float, top_k: int | None, top_p: float | None) -> None:
-    """Raise ValueError unless the options of `filter_logits` are in their ranges."""
+    """Raise TypeError or ValueError unless the options of `filter_logits` are in their ranges."""
     if not temperature >= 0:
         raise ValueError(f"temperature must be at least 0; got {temperature}")
+    if top_k is not None and not isinstance(top_k, int):
+        raise TypeError(f"top_k must be an int; got {top_k!r}")
     if top_k is not None and top_k < 1:
         raise ValueError(f"top_k must be at least 1; got {top_k}")
     if top_p is not None and not 0 < top_p <= 1:

@@ -15,7 +15,7 @@ class SamplingInterrupted(KeyboardInterrupt):
 
     Attributes:
         samples: as they would have been returned, but of sequences only the beginning, and of
-            images and vectors zeros in places where nothing was drawn yet.
+            images and vectors zeros in places where nothing was given, or drawn yet.
 
     Example:
         >>> from dgm_fast.sampling import SamplingInterrupted

@@ -38,6 +38,18 @@ MODELS = {
 }
 
 
+def test_before_anything_is_drawn_there_is_the_beginning(monkeypatch):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    model, _ = MODELS["wavenet"]()
+    given = torch.rand(2, 7) * 2 - 1
+    monkeypatch.setattr(model, "_go_on", interrupt)
+    with pytest.raises(SamplingInterrupted) as caught:
+        model.sample(2, length=30, given=given)
+    assert torch.equal(caught.value.samples, given)
+
+
 class Stop:
     """Progress that ends with Ctrl-C after some calls."""
 

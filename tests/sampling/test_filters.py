@@ -121,6 +121,8 @@ def test_errors_name_the_option(options, match):
         filter_logits(P.log(), **options)
     with pytest.raises(TypeError, match="logits must be a floating-point tensor"):
         filter_logits(torch.arange(3))
+    with pytest.raises(TypeError, match=r"top_k must be an int; got 2.5"):
+        filter_logits(P.log(), top_k=2.5)
 
 
 def test_a_uniform_picks_the_stretch_it_lies_in():

@@ -364,6 +364,7 @@ def test_pieces_are_the_whole(shape, name, impl):
         sampler.draw(state, noise, steps=steps)
         # Another way of the same state leaves this one alone.
         sampler.draw(state.clone(), 1 - noise)
+        sampler.draw(state.to("cpu"), 1 - noise)
     assert state.step == D
     if impl == "cpp":
         assert torch.equal(state.x, whole.x)
@@ -551,5 +552,7 @@ def test_what_does_not_fit_is_named(impl):
     other = MaskedSampler(make_network(Shape(hidden=(5,)), 1)[0], step, impl=impl)
     with pytest.raises(ValueError, match="state must be of this sampler's"):
         sampler.draw(replace(state, levels=other.start(3, None).levels), noise)
+    with pytest.raises(ValueError, match="state must be of this sampler's; got a context of"):
+        sampler.draw(replace(state, context=torch.zeros(3, 7)), noise)
     with pytest.raises(ValueError, match=r"of this sampler's torch.float32 on cpu; got .* on meta"):
         sampler.draw(state.to("meta"), noise)

@@ -159,7 +159,7 @@ class TokenModel(Pretrained, nn.Module, ABC):
             top_k: draw among so many likeliest tokens alone.
             top_p: draw among the likeliest tokens that together have this probability alone.
             noise: (n, T, 1) for all n sequences, as `draw_noise` makes it; default drawn.
-            progress: told the number of tokens done and that of all, after each.
+            progress: told the number of tokens done and that of all, some times a second.
 
         Shapes:
             Returns (*shape, T), int64.

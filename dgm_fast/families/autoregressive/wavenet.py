@@ -247,14 +247,18 @@ class WaveNet(Pretrained, nn.Module):
         filters = Filters(temperature, top_k, top_p)
         filters.check(self.config.output == "categorical", self.config.output)
 
-        done, pieces = start.shape[1], [start]
-        with keeping(lambda: torch.cat(pieces, dim=1).reshape(*shape, done)):
+        pieces = [start]
+
+        def drawn() -> Tensor:
+            x = torch.cat(pieces, dim=1)
+            return x.reshape(*shape, x.shape[1])
+
+        with keeping(drawn):
             for levels in self._go_on(start, label, local, noise, filters):
                 pieces.append(self.quantizer.decode(levels, start.dtype))
-                done += levels.shape[1]
                 if progress is not None:
-                    progress(done, length)
-        return torch.cat(pieces, dim=1).reshape(*shape, length)
+                    progress(sum(piece.shape[1] for piece in pieces), length)
+        return drawn()
 
     def _go_on(
         self,

@@ -219,4 +219,8 @@ class MaskedSampler:
         if (state.x.dtype, state.x.device) != (self.dtype, self.device):
             wanted, got = f"{self.dtype} on {self.device}", f"{state.x.dtype} on {state.x.device}"
             raise ValueError(f"state must be of this sampler's {wanted}; got {got}")
+        C, context = self.layout.context, state.context
+        if (context is None) != (C == 0) or (C and context.shape != (state.batch, C)):
+            got = "None" if context is None else f"shape {tuple(context.shape)}"
+            raise ValueError(f"state must be of this sampler's; got a context of {got}")
         return noise.detach().to(self.device, self.dtype).contiguous()

@@ -45,5 +45,7 @@ class MaskedState:
     def to(self, device: torch.device | str) -> MaskedState:
         """Return the state on another device; kernels of CPUs and GPUs lay it out alike."""
         tensors = (self.x, self.given, self.context, self.levels, self.log_det)
-        moved = (None if each is None else each.to(device) for each in tensors)
-        return MaskedState(*moved, self.step)
+        moved = [None if each is None else each.to(device) for each in tensors]
+        state = MaskedState(*moved, self.step)
+        # Sweeps that go on apart move their own.
+        return state.clone() if state.x is self.x else state
