@@ -9,7 +9,7 @@ import torch
 from dgm_fast._core.implementation import ImplementationUnavailable, requested
 from dgm_fast._core.op import Op
 
-__all__ = ["choose"]
+__all__ = ["choose", "impl_of_model"]
 
 
 def choose(
@@ -44,3 +44,8 @@ def choose(
     if requested(impl) == chosen:
         raise ImplementationUnavailable(f"{op.name}: impl={chosen!r} cannot run: {reason}")
     return "reference"
+
+
+def impl_of_model(impl: str) -> str:
+    """Return what a model's `impl` asks of its sampler: names that only ops have ask nothing."""
+    return impl if impl in ("reference", "cpp", "cuda") else "auto"

@@ -113,3 +113,10 @@ def test_given_features_broadcast_and_stay():
 def test_what_does_not_fit_is_named(arguments, message):
     with pytest.raises(ValueError, match=message):
         make(PLAIN).sample(2, **arguments)
+
+
+def test_the_models_implementation_is_the_samplers():
+    assert make(PLAIN).sampler(impl="reference").impl == "reference"
+    assert MADE(PLAIN, impl="reference").sampler().impl == "reference"
+    # Of the layers alone.
+    assert MADE(PLAIN, impl="triton").sampler().impl == make(PLAIN).sampler().impl

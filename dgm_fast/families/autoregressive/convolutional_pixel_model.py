@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from dgm_fast.families.autoregressive.pixel_model import PixelModel
 from dgm_fast.layers import MaskedConv2d
 from dgm_fast.sampling import PixelNetwork, PixelSampler, PixelState
+from dgm_fast.sampling.choice import impl_of_model
 from dgm_fast.sampling.filters import Filters
 
 __all__ = ["ConvolutionalPixelModel", "pointwise"]
@@ -40,9 +41,7 @@ class ConvolutionalPixelModel(PixelModel):
 
         It draws images (B, C, H, W) in raster order: those of a model with `flip` upside down.
         """
-        # The others name kernels of ops.
-        impl = self.impl if self.impl in ("reference", "cpp", "cuda") else "auto"
-        return PixelSampler(self._describe(), impl=impl)
+        return PixelSampler(self._describe(), impl=impl_of_model(self.impl))
 
     def _draw(
         self,

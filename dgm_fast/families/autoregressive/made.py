@@ -39,6 +39,7 @@ from dgm_fast.families.pretrained import Pretrained
 from dgm_fast.layers import MaskedLinear
 from dgm_fast.ops import MaskStructure, philox_uniform
 from dgm_fast.sampling import Draw, MaskedLayout, MaskedNetwork, MaskedSampler
+from dgm_fast.sampling.choice import impl_of_model
 from dgm_fast.sampling.interrupted import keeping
 
 __all__ = ["MADE", "MADEConfig"]
@@ -63,7 +64,8 @@ class MADE(Pretrained, nn.Module):
 
     Arguments:
         config: hyperparameters.
-        impl: implementation of `ops.masked_linear`; the state_dict does not depend on it.
+        impl: implementation of `ops.masked_linear` and of the sampler; the state_dict does not
+            depend on it.
         device: of the parameters; default torch's.
         dtype: of the parameters; default torch's.
 
@@ -102,7 +104,7 @@ class MADE(Pretrained, nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        self.config = config
+        self.config, self.impl = config, impl
         self.event_shape = (config.features,)
         levels = {"bernoulli": 2, "categorical": config.categories, "logistic": config.categories}
         self.levels = levels.get(config.output)
@@ -195,7 +197,7 @@ class MADE(Pretrained, nn.Module):
         temperature: float = 1.0,
         top_k: int | None = None,
         top_p: float | None = None,
-        impl: str = "auto",
+        impl: str | None = None,
     ) -> MaskedSampler:
         """Return the sampler of one set of masks with the weights as they are now.
 
@@ -204,9 +206,10 @@ class MADE(Pretrained, nn.Module):
             temperature: divides logits and multiplies scales; 0 leaves no chance.
             top_k: of a categorical output, draw among so many likeliest categories alone.
             top_p: likewise among the likeliest that together have this probability.
-            impl: of the sampler.
+            impl: of the sampler; default that of the model.
         """
         step = Draw(self.conditional, temperature, top_k, top_p)
+        impl = impl or impl_of_model(self.impl)
         return MaskedSampler(self.description(mask_set), step, impl=impl)
 
     def description(self, mask_set: int = 0) -> MaskedNetwork:

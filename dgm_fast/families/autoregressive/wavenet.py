@@ -47,6 +47,7 @@ from dgm_fast.families.autoregressive.wavenet_blocks import (
 from dgm_fast.families.autoregressive.wavenet_config import WaveNetConfig
 from dgm_fast.families.pretrained import Pretrained
 from dgm_fast.sampling import WaveNetNetwork, WaveNetSampler
+from dgm_fast.sampling.choice import impl_of_model
 from dgm_fast.sampling.filters import Filters
 from dgm_fast.sampling.interrupted import keeping
 
@@ -304,9 +305,7 @@ class WaveNet(Pretrained, nn.Module):
             self.last.weight,
             self.last.bias,
         )
-        # The others name kernels of ops.
-        impl = self.impl if self.impl in ("reference", "cpp", "cuda") else "auto"
-        return WaveNetSampler(network, self.output, impl=impl)
+        return WaveNetSampler(network, self.output, impl=impl_of_model(self.impl))
 
     def draw_noise(self, n: int, length: int, generator: torch.Generator | None = None) -> Tensor:
         """Draw the noise (n, T, N) that n signals are made from."""

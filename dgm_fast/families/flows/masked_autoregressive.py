@@ -15,6 +15,7 @@ from dgm_fast.families.flows.chain import no_change
 from dgm_fast.layers import SplineShape
 from dgm_fast.ops import affine_coupling, rational_quadratic_spline
 from dgm_fast.sampling import AffineInverse, MaskedSampler, SplineInverse
+from dgm_fast.sampling.choice import impl_of_model
 from dgm_fast.sampling.masked_mlp import BLOCK, MaskedBlocks, Step, is_rounding
 from dgm_fast.sampling.masked_mlp.op import choose
 
@@ -91,7 +92,7 @@ class MaskedAutoregressive(nn.Module, ABC):
     def _sampler(self, y: Tensor) -> MaskedSampler | None:
         if _takes_passes(y):
             return None
-        impl = self.impl if self.impl in ("reference", "cpp", "cuda") else "auto"
+        impl = impl_of_model(self.impl)
         network, step = self.network.description(), self.inverse_step
         # A few passes of a small network cost less than its blocks one by one.
         if choose(impl, network, step) == "reference" and not _has_blocks(y):
