@@ -121,6 +121,15 @@ DGM_HOST_DEVICE int place_of_largest(const float* logits, int count) {
   return place;
 }
 
+// m + T s ln(u / (1 - u)); a NaN stays.
+DGM_HOST_DEVICE float logistic(
+    float mean, float log_scale, float lowest_log_scale, float temperature, float u) {
+  const float scale =
+      temperature * expf(log_scale < lowest_log_scale ? lowest_log_scale : log_scale);
+  // Of no width, an infinity is none.
+  return mean + scale * fminf(fmaxf(logf(u / (1.0f - u)), -100.0f), 100.0f);
+}
+
 // What the threads of a sample share to draw one of `count` places.
 struct Softmax {
   const float* logits;

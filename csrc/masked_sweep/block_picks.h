@@ -51,8 +51,9 @@ DGM_HOST_DEVICE float logistic(const Step& step, float mean, float log_scale, fl
   float x = mean;
   // Of no width, an infinity is none.
   if (step.filters.temperature > 0.0f) {
-    const float scale = step.filters.temperature * expf(fmaxf(log_scale, step.lowest_log_scale));
-    x += scale * logf(u / (1.0f - u));
+    const float lowest = step.lowest_log_scale;
+    const float scale = expf(log_scale < lowest ? lowest : log_scale);
+    x += step.filters.temperature * scale * logf(u / (1.0f - u));
   }
   const float top = static_cast<float>(step.levels - 1), place = (x + 1.0f) * (top / 2.0f);
   // A NaN stays.

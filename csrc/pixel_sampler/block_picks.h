@@ -56,13 +56,6 @@ DGM_HOST_DEVICE float encode(float level, int64_t levels) {
   return level / (static_cast<float>(levels - 1) / 2.0f) - 1.0f;
 }
 
-// m + T s ln(u / (1 - u)).
-DGM_HOST_DEVICE float logistic(const Output& o, float mean, float log_scale, float u) {
-  const float scale = o.filters.temperature * expf(fmaxf(log_scale, o.lowest_log_scale));
-  // Of no width, an infinity is none.
-  return mean + scale * fminf(fmaxf(logf(u / (1.0f - u)), -100.0f), 100.0f);
-}
-
 // All channels of component k, each given those before.
 DGM_HOST_DEVICE void levels_of_component(
     const Output& o, const float* parameters, int k, const float* uniforms, float* levels) {
@@ -76,7 +69,10 @@ DGM_HOST_DEVICE void levels_of_component(
     float mean = of(c, 0);
     if (c == 1) mean += tanhf(of(0, 2)) * seen[0];
     if (c == 2) mean += tanhf(of(1, 2)) * seen[0] + tanhf(of(2, 2)) * seen[1];
-    levels[c] = level_of(logistic(o, mean, of(c, 1), uniforms[1 + c]), o.levels);
+    const float temperature = o.filters.temperature;
+    const float x =
+        blocks::logistic(mean, of(c, 1), o.lowest_log_scale, temperature, uniforms[1 + c]);
+    levels[c] = level_of(x, o.levels);
     seen[c] = encode(levels[c], o.levels);
   }
 }

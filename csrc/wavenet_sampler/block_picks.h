@@ -18,11 +18,9 @@ DGM_HOST_DEVICE int logits_of(const Output& output) {
 DGM_HOST_DEVICE int64_t
 level_of_component(const Output& output, const float* parameters, int k, float u) {
   const int K = logits_of(output);
-  const float scale =
-      output.filters.temperature * expf(fmaxf(parameters[2 * K + k], output.lowest_log_scale));
-  // Of no width, an infinity is none.
-  const float logit = fminf(fmaxf(logf(u / (1.0f - u)), -100.0f), 100.0f);
-  const float x = parameters[K + k] + scale * logit;
+  const float x = blocks::logistic(
+      parameters[K + k], parameters[2 * K + k], output.lowest_log_scale, output.filters.temperature,
+      u);
 
   const float half = static_cast<float>(output.levels - 1) / 2.0f;
   const float place = nearbyintf((x + 1.0f) * half);

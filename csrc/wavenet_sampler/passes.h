@@ -17,7 +17,7 @@ using dgm::wavenet_sampler::Sizes;
 //
 // Of a team, the first member goes up the layers while the last adds up what they skip: each has
 // half of the weights, which its own cache may hold where all would be too many. Where others want
-// the processors, each wait may take milliseconds: the first then goes on alone.
+// the processors, waits may take milliseconds: after some of them the first goes on alone.
 class Group {
  public:
   Group(const Draw& draw, int64_t first, int64_t count)
@@ -38,13 +38,14 @@ class Group {
   void run(const Member& member) {
     if (member.rank > 0) return follow(member);
     const int64_t t = lead(0, member);
+    // All have met at the end of a step: the other is nowhere within one.
     gated_.reach(kLeft);
     lead(t, Member());
   }
 
  private:
   static constexpr int64_t kLeft = INT64_MAX;
-  static constexpr int kMostLate = 16;
+  static constexpr int kALate = 32, kMostLate = 8 * kALate;
 
   // Draws from time t on, to the end or until a team was late too often; returns the time then.
   int64_t lead(int64_t t, const Member& member) {
@@ -53,7 +54,9 @@ class Group {
       go_up(t, member.size > 1);
       if (d.given == nullptr) {
         if (member.size == 1) add_skips(0, n.layers);
-        late += !make_parameters(member);
+        // Now and then a wait is long on any machine.
+        const bool is_soon = make_parameters(member);
+        late = is_soon ? std::max(0, late - 1) : late + kALate;
       }
       for (int64_t s = 0; s < count; ++s) {
         remember(s, d.given != nullptr ? d.given[at(s, t)] : draw_level(s, t));
@@ -239,7 +242,7 @@ class Group {
 static void draw(const Draw& draw, int64_t threads) {
   if (is_for_a_team(draw, threads)) {
     Group group(draw, 0, draw.samples);
-    run_team(2, [&](const Member& member) { group.run(member); });
+    run_team([&](const Member& member) { group.run(member); });
     return;
   }
 

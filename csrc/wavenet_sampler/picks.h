@@ -19,8 +19,10 @@ static int64_t level_of_mixture(
 
   const float half = static_cast<float>(output.levels - 1) / 2.0f;
   const float place = __builtin_nearbyintf((x + 1.0f) * half);
-  // Of NaN, the first level.
-  return place > 0.0f ? std::min(static_cast<int64_t>(place), output.levels - 1) : 0;
+  // Of NaN, the first level; of what no integer holds, the last.
+  if (!(place > 0.0f)) return 0;
+  const int64_t last = output.levels - 1;
+  return place < static_cast<float>(last) ? static_cast<int64_t>(place) : last;
 }
 
 // Uses the parameters up.

@@ -116,7 +116,8 @@ class LogisticMixtureWaveform(WaveformOutput):
     def pick(self, parameters: Tensor, noise: Tensor, temperature: float = 1.0) -> Tensor:
         mixture = LogisticMixture(parameters, 1, self.quantizer.levels)
         y = mixture.pick(noise, temperature).squeeze(1)
-        return ((y + 1) * ((self.quantizer.levels - 1) / 2)).round().long()
+        # Of NaN, the first level.
+        return ((y + 1) * ((self.quantizer.levels - 1) / 2)).round().nan_to_num(0.0).long()
 
 
 WAVEFORM_OUTPUTS = ("categorical", "logistic_mixture")

@@ -348,6 +348,30 @@ def test_noise_at_both_ends_and_certain_levels(impl, output):
     assert torch.equal(levels[0], expected)
 
 
+# Means and log-scales of the heaviest component, beyond any level and no numbers.
+EXTREME = [(1e30, -2.0), (-1e30, -2.0), (float("inf"), -2.0), (float("nan"), -2.0)]
+EXTREME += [(0.1, float("nan")), (0.1, -1e30), (0.1, 60.0)]
+
+
+def extreme_network(network, mean, log_scale):
+    """The network with a mixture of this component alone, whatever it sees."""
+    bias = torch.full_like(network.last_bias, -2.0)
+    bias.view(3, -1)[:, 1] = torch.tensor([60.0, mean, log_scale])
+    return replace(network, last_weight=torch.zeros_like(network.last_weight), last_bias=bias)
+
+
+@pytest.mark.parametrize(("mean", "log_scale"), EXTREME)
+def test_a_component_beyond_all_levels_draws_one_of_them(impl, mean, log_scale):
+    sampler, model = make_sampler(small(**MIXTURE, levels=256))
+    network = extreme_network(sampler.network, mean, log_scale)
+    sampler = WaveNetSampler(network, model.output, impl=impl)
+    noise = torch.tensor([0.5, 0.3]).expand(1, 4, 2)
+    levels, _ = sampler.draw(sampler.start(1), noise=noise)
+    expected = model.output.pick(network.last_bias.expand(4, -1), noise[0])
+    assert torch.equal(levels[0], expected)
+    assert 0 <= int(levels.min()) <= int(levels.max()) < 256
+
+
 def test_what_is_cold_leaves_no_chance(impl):
     for options in ({}, MIXTURE):
         sampler, _ = make_sampler(small(**options), impl)

@@ -12,7 +12,16 @@ from dgm_fast.sampling import WaveNetSampler
 from dgm_fast.sampling.wavenet.blocks import shared_bytes
 from tests.families.wavenet_models import VARIANTS, small
 from tests.sampling.block_programs import build, build_watched, needs_compiler
-from tests.sampling.test_wavenet import CONFIGS, FILTERS, conditions, each_config, make_sampler, of
+from tests.sampling.test_wavenet import (
+    CONFIGS,
+    EXTREME,
+    FILTERS,
+    conditions,
+    each_config,
+    extreme_network,
+    make_sampler,
+    of,
+)
 from tests.sampling.wavenet_blocks import Blocks
 
 pytestmark = needs_compiler
@@ -163,6 +172,16 @@ def test_noise_at_both_ends_and_what_is_no_number(program, output):
         blocks = Blocks(program, WaveNetSampler(network, sampler.output))
         levels, *_ = blocks.draw(blocks.start(1), noise=noise)
         assert torch.equal(levels[0], sampler.output.pick(bias.expand(5, -1), noise[0]))
+
+
+@pytest.mark.parametrize(("mean", "log_scale"), EXTREME)
+def test_a_component_beyond_all_levels_draws_one_of_them(program, mean, log_scale):
+    sampler, *_ = work_of(CONFIGS["mixture of 256"], 1)
+    network = extreme_network(sampler.network, mean, log_scale)
+    blocks = Blocks(program, WaveNetSampler(network, sampler.output))
+    noise = torch.tensor([0.5, 0.3]).expand(1, 4, 2)
+    levels, *_ = blocks.draw(blocks.start(1, torch.zeros(1).long()), noise=noise)
+    assert torch.equal(levels[0], sampler.output.pick(network.last_bias.expand(4, -1), noise[0]))
 
 
 @each_config
