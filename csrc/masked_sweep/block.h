@@ -266,6 +266,7 @@ class Group {
   }
 
   // Adds what was found to the sums of units that are not finished; finishes those that are due.
+  // A quad may begin with finished units, whose sums nobody reads any more.
   DGM_HOST_DEVICE void finish_units(int l, const Stage& stage) const {
     const Span due = stage.due;
     const int skip = n.skips[l];
