@@ -1,4 +1,4 @@
-"""Matrices as the C++ samplers of sequences take them: in panels."""
+"""Matrices as the samplers of sequences take them: on a CPU in panels, on a GPU row after row."""
 
 from __future__ import annotations
 
@@ -6,15 +6,21 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["in_panels", "pad_last", "padded"]
+__all__ = ["in_panels", "in_rows", "pad_last", "padded", "whole_rows"]
 
 PAD = 16
 PANEL = 64
+ROWS = 8
 
 
 def padded(size: int) -> int:
     """Return a number of columns filled up to whole vectors of any instruction set."""
     return -(-size // PAD) * PAD
+
+
+def whole_rows(size: int) -> int:
+    """Return a number of rows filled up to those that a GPU's thread loads at once."""
+    return -(-size // ROWS) * ROWS
 
 
 def pad_last(x: Tensor) -> Tensor:
@@ -33,3 +39,9 @@ def in_panels(matrix: Tensor) -> Tensor:
         [0, 63, 80, 143, 64, 79, 144]
     """
     return torch.cat([panel.flatten() for panel in pad_last(matrix).split(PANEL, dim=1)])
+
+
+def in_rows(matrix: Tensor) -> Tensor:
+    """Return an input-major matrix (in, out) with both dims filled up with zeros."""
+    missing = whole_rows(len(matrix)) - len(matrix)
+    return F.pad(pad_last(matrix), (0, 0, 0, missing)).contiguous()

@@ -36,7 +36,7 @@ _op = Op(
     [cpp(torch.float32)],
 )
 
-draw = _op.kernels["draw", "cpp"]
+draw = {name: _op.kernels["draw", name] for name in _op.implementations}
 
 
 def choose(impl: str, device: torch.device, dtype: torch.dtype) -> str:

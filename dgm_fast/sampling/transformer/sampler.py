@@ -205,7 +205,7 @@ class TransformerSampler(SequenceSampler):
         filters: Filters,
     ) -> Tensor:
         """Return the tokens (B, n) that the kernel draws after inputs that follow those seen."""
-        return op.draw(
+        return op.draw[self.impl](
             [each for pair in cache for each in pair],
             parameters,
             inputs,
