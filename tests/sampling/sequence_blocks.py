@@ -1,13 +1,20 @@
-"""The GPU's samplers of sequences on threads of this CPU: how their programs are called."""
+"""The GPU's samplers of sequences on threads of this CPU: how their program is called."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from dgm_fast.sampling import RecurrentSampler
+from dgm_fast.sampling.panels import in_rows
+from dgm_fast.sampling.recurrent import op as recurrent_op
+from dgm_fast.sampling.recurrent.packed import PackedRecurrent
+from dgm_fast.sampling.transformer import op as transformer_op
+from dgm_fast.sampling.transformer.packed import PackedTransformer
 from tests.sampling.block_programs import run
 
 
@@ -32,7 +39,17 @@ class SequenceBlocks:
     plans: list[list[int]] = field(default_factory=list)
 
     def call(
-        self, states, parameters, inputs, given, noise, weights, sizes, network, filters
+        self,
+        is_recurrent,
+        states,
+        parameters,
+        inputs,
+        given,
+        noise,
+        weights,
+        sizes,
+        number,
+        *filters,
     ) -> torch.Tensor:
         """Move states and parameters on, and return the tokens, as the operator does."""
         temperature, top_k, top_p = filters
@@ -40,9 +57,9 @@ class SequenceBlocks:
         arrays = [
             [self.sequences, self.threads, self.left_out],
             self.processors,
+            [is_recurrent, number],
             sizes,
-            network,
-            [batch, steps, top_k, len(weights), len(states)],
+            [batch, steps, top_k, len(weights[0]), len(weights), len(states)],
             torch.tensor([temperature, top_p], dtype=torch.float64),
             inputs,
             torch.zeros(0, dtype=torch.int64) if given is None else given,
@@ -57,3 +74,14 @@ class SequenceBlocks:
         for mine, found in zip(kept, after if parameters is None else [made, *after], strict=True):
             mine.copy_(torch.tensor(found.view(np.float32)).view_as(mine))
         return torch.tensor(drawn.view(np.int64)).view(batch, steps)
+
+
+def on_blocks(model, monkeypatch, program, *options, **others):
+    """A sampler of a model whose kernel a program is, and its calls."""
+    sampler, blocks = model.sampler(impl="reference"), SequenceBlocks(program, *options, **others)
+    is_recurrent = isinstance(sampler, RecurrentSampler)
+    op = recurrent_op if is_recurrent else transformer_op
+    monkeypatch.setitem(op.draw, "cuda", partial(blocks.call, is_recurrent))
+    packed = PackedRecurrent if is_recurrent else PackedTransformer
+    sampler.impl, sampler._packed = "cuda", packed(model.described().to(torch.float32), in_rows)
+    return sampler, blocks

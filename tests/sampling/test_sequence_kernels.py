@@ -50,14 +50,19 @@ configs = pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
 exact = pytest.mark.parametrize("config", [CONFIGS[name] for name in EXACT], ids=EXACT)
 
 
-def sampler_of(config, impl="cpp", device="cpu"):
-    """A sampler of weights small enough that what differs by rounding stays as near."""
+def model_of(config, device="cpu"):
+    """A model of weights small enough that what differs by rounding stays as near."""
     model = make_model(config)
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.ndim == 2:
                 parameter.mul_(min(1.0, 3 / parameter.shape[1] ** 0.5))
-    return model.to(device).sampler(impl=impl)
+    return model.to(device)
+
+
+def sampler_of(config, impl="cpp", device="cpu"):
+    """A sampler of such a model."""
+    return model_of(config, device).sampler(impl=impl)
 
 
 def draw(sampler, config, noise, **options):
