@@ -162,15 +162,17 @@ class Group {
   template <typename SumOf>
   DGM_HOST_DEVICE void update(int layer, const SumOf& sum_of) const {
     for (int i = all_.lane; i < units_; i += all_.team) {
+      float sums[4];
+#pragma unroll
+      for (int part = 0; part < 4; ++part) sums[part] = sum_of(part, i);
       float& h = state(layer)[all_.s * units_ + i];
       if (net.lstm) {
         float& c = cell(layer)[all_.s * units_ + i];
-        const float kept = sigmoid(sum_of(1, i)) * c;
-        c = fmaf(sigmoid(sum_of(0, i)), tanhf(sum_of(2, i)), kept);
-        h = sigmoid(sum_of(3, i)) * tanhf(c);
+        c = fmaf(sigmoid(sums[0]), tanhf(sums[2]), sigmoid(sums[1]) * c);
+        h = sigmoid(sums[3]) * tanhf(c);
       } else {
-        const float fresh = tanhf(fmaf(sigmoid(sum_of(1, i)), sum_of(3, i), sum_of(0, i)));
-        h = fmaf(sigmoid(sum_of(2, i)), h - fresh, fresh);
+        const float fresh = tanhf(fmaf(sigmoid(sums[1]), sums[3], sums[0]));
+        h = fmaf(sigmoid(sums[2]), h - fresh, fresh);
       }
     }
   }

@@ -190,9 +190,9 @@ def logits_model(logits):
     return model.eval()
 
 
-@pytest.mark.parametrize("filters", FILTERS[:4:2] + FILTERS[1::3] + FILTERS[-2:], ids=str)
+@pytest.mark.parametrize("filters", [FILTERS[i] for i in (0, 1, 3, 5, 8, 10, 13, 14)], ids=str)
 def test_a_block_leaves_out_what_the_rule_leaves_out(program, monkeypatch, filters):
-    u = torch.cat([torch.linspace(0, 1, 60)[:-1], torch.tensor([1 - 2**-24])])
+    u = torch.cat([torch.linspace(0, 1, 40)[:-1], torch.tensor([1 - 2**-24])])
     for logits in map(torch.tensor, LOGITS.values()):
         sampler, _ = on_blocks(logits_model(logits), monkeypatch, program, 1, 2)
         drawn, _ = sampler.draw(sampler.start(1), noise=u[None, :, None], **filters)

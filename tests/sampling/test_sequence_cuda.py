@@ -1,4 +1,4 @@
-"""The sampler of recurrent networks on a GPU draws what the reference draws."""
+"""The samplers of sequences on a GPU draw what the reference draws."""
 
 from __future__ import annotations
 
@@ -10,9 +10,12 @@ import torch
 from dgm_fast._core import extension
 from dgm_fast._core.implementation import ImplementationUnavailable
 from dgm_fast.sampling import RecurrentNetwork, filter_logits, pick_token
-from dgm_fast.sampling.recurrent import blocks, op
-from tests.families.sequence_models import labels, make_model, rnn, tokens
-from tests.sampling.test_recurrent_block import CONFIGS
+from dgm_fast.sampling.recurrent import blocks as recurrent_blocks
+from dgm_fast.sampling.recurrent import op as recurrent_op
+from dgm_fast.sampling.transformer import blocks as transformer_blocks
+from dgm_fast.sampling.transformer import op as transformer_op
+from tests.families.sequence_models import RNN, labels, make_model, rnn, tokens, transformer
+from tests.sampling.test_sequence_block import CONFIGS, shared_bytes
 from tests.sampling.test_sequence_kernels import (
     FILTERS,
     LENGTH,
@@ -31,6 +34,8 @@ needs_kernel = pytest.mark.skipif(
 ALL = CONFIGS | {
     "gru, wide": rnn(vocabulary=256, width=512, embedding=64),
     "lstm, wide": rnn(cell="lstm", vocabulary=65, width=384, layers=2, embedding=64),
+    "rotary, wide": transformer(vocabulary=65, length=64, width=256, heads=8, positions="rotary"),
+    "learned, wide": transformer(vocabulary=300, length=40, width=200, heads=5),
 }
 each_config = pytest.mark.parametrize("config", ALL.values(), ids=ALL)
 
@@ -92,8 +97,9 @@ def test_tokens_are_picked_by_the_rule(logits, filters):
 
 @pytest.mark.gpu
 @needs_kernel
-def test_tokens_given_to_some_are_kept():
-    config = CONFIGS["lstm of two"]
+@pytest.mark.parametrize("name", ["lstm of two", "rotary"])
+def test_tokens_given_to_some_are_kept(name):
+    config = CONFIGS[name]
     kernel, reference = (sampler_of(config, impl, "cuda") for impl in ("cuda", "reference"))
     noise = noise_of(kernel, 4)
     generator = torch.Generator().manual_seed(5)
@@ -109,8 +115,9 @@ def test_tokens_given_to_some_are_kept():
 @pytest.mark.gpu
 @needs_kernel
 @pytest.mark.skipif(extension.cpp_missing is not None, reason=str(extension.cpp_missing))
-def test_a_stream_moves_between_a_cpu_and_a_gpu():
-    config = CONFIGS["lstm of many symbols"]
+@pytest.mark.parametrize("name", ["lstm of many symbols", "rotary"])
+def test_a_stream_moves_between_a_cpu_and_a_gpu(name):
+    config = CONFIGS[name]
     cpu, gpu = sampler_of(config), sampler_of(config, "cuda", "cuda")
     noise = noise_of(cpu, 3)
     whole, parameters = draw(cpu, config, noise)
@@ -127,8 +134,9 @@ def test_a_stream_moves_between_a_cpu_and_a_gpu():
 
 @pytest.mark.gpu
 @needs_kernel
-def test_a_token_is_picked_in_python_a_launch():
-    config = CONFIGS["gru of three"]
+@pytest.mark.parametrize("name", ["gru of three", "rotary"])
+def test_a_token_is_picked_in_python_a_launch(name):
+    config = CONFIGS[name]
     sampler = sampler_of(config, "cuda", "cuda")
     noise = noise_of(sampler, 3)
     drawn, _ = draw(sampler, config, noise)
@@ -138,15 +146,17 @@ def test_a_token_is_picked_in_python_a_launch():
 
 @pytest.mark.gpu
 @needs_kernel
-def test_a_gpu_takes_the_kernel_where_it_can():
-    model = make_model(CONFIGS["gru"]).cuda()
+@pytest.mark.parametrize("name", ["gru", "rotary"])
+def test_a_gpu_takes_the_kernel_where_it_can(name):
+    model = make_model(CONFIGS[name]).cuda()
     assert model.sampler().impl == "cuda"
     assert model.bfloat16().sampler().impl == "cuda"
     assert model.double().sampler().impl == "reference"
     with pytest.raises(ImplementationUnavailable, match="float64"):
         model.sampler(impl="cuda")
 
-    wide = make_model(rnn(width=16384)).cuda()
+    many = {"vocabulary": 2**17, "width": 8}
+    wide = make_model(rnn(**many) if name == "gru" else transformer(**many)).cuda()
     assert wide.sampler().impl == "reference"
     with pytest.raises(ImplementationUnavailable, match="bytes of shared memory, of which"):
         wide.sampler(impl="cuda")
@@ -154,8 +164,20 @@ def test_a_gpu_takes_the_kernel_where_it_can():
 
 @pytest.mark.gpu
 @needs_kernel
-def test_the_kernel_is_what_its_schema_says(monkeypatch):
-    config, arguments = CONFIGS["lstm of two"], []
+def test_a_large_transformer_is_a_graph_unless_the_kernel_is_asked_for():
+    model = make_model(transformer(length=64, width=256, heads=4)).cuda()
+    assert (model.sampler().impl, model.sampler().mode) == ("reference", "graph")
+    assert (model.sampler(impl="cuda").impl, model.sampler(impl="cuda").mode) == ("cuda", None)
+    small = make_model(CONFIGS["rotary"]).cuda()
+    assert (small.sampler(mode="graph").impl, small.sampler().impl) == ("reference", "cuda")
+
+
+@pytest.mark.gpu
+@needs_kernel
+@pytest.mark.parametrize("name", ["lstm of two", "learned"])
+def test_the_kernel_is_what_its_schema_says(monkeypatch, name):
+    config, arguments = CONFIGS[name], []
+    op = recurrent_op if isinstance(config, RNN.config_class) else transformer_op
     sampler, call = sampler_of(config, "cuda", "cuda"), op.draw["cuda"]
 
     def recorded(*given):
@@ -163,48 +185,98 @@ def test_the_kernel_is_what_its_schema_says(monkeypatch):
         return call(*given)
 
     monkeypatch.setitem(op.draw, "cuda", recorded)
-    sampler.draw(sampler.start(3), 4, parameters_out=torch.zeros(3, 4, 9, device="cuda"))
+    parameters = torch.zeros(3, 4, config.vocabulary, device="cuda")
+    sampler.draw(sampler.start(3), 4, parameters_out=parameters)
     tests = ("test_schema", "test_faketensor")
     torch.library.opcheck(call, arguments[0], test_utils=tests)
 
 
-GPU = {"name": "a GPU", "major": 8, "minor": 0, "shared_memory_per_block_optin": 163 * 1024}
-
-
-@pytest.mark.parametrize(
-    ("layers", "gpu", "reason"),
-    [
-        (1, {}, None),
-        (1, {"major": 7, "minor": 5}, "it needs compute capability 8.0; a GPU has 7.5"),
-        (33, {}, "it has at most 32 layers; got 33"),
-        (
-            1,
-            {"shared_memory_per_block_optin": 719},
-            "a sequence needs 720 bytes of shared memory, of which a GPU has 719",
-        ),
-    ],
-)
-def test_a_network_that_does_not_fit_a_gpu_is_told_why(monkeypatch, layers, gpu, reason):
-    properties = SimpleNamespace(**(GPU | gpu))
+@pytest.fixture
+def gpu(monkeypatch):
+    """What a GPU would say of itself."""
+    properties = SimpleNamespace(
+        name="a GPU", major=8, minor=0, shared_memory_per_block_optin=163 * 1024
+    )
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: properties)
-    network = make_model(rnn(layers=layers)).sampler(impl="reference").network
+    return properties
+
+
+def described(config):
+    """The network of a configuration and the module that knows what it takes."""
+    is_recurrent = isinstance(config, RNN.config_class)
+    blocks = recurrent_blocks if is_recurrent else transformer_blocks
+    return make_model(config).described(), blocks
+
+
+@pytest.mark.parametrize("config", [rnn, transformer], ids=["rnn", "transformer"])
+def test_a_network_that_does_not_fit_a_gpu_is_told_why(gpu, config):
+    network, blocks = described(config(layers=32))
+    assert blocks.unavailable_reason(network) is None
+    gpu.shared_memory_per_block_optin = needed = shared_bytes(config(layers=32))
+    assert blocks.unavailable_reason(network) is None
+    gpu.shared_memory_per_block_optin -= 1
+    reason = f"a sequence needs {needed} bytes of shared memory, of which a GPU has {needed - 1}"
     assert blocks.unavailable_reason(network) == reason
 
+    deep, blocks = described(config(layers=33))
+    assert blocks.unavailable_reason(deep) == "it has at most 32 layers; got 33"
+    gpu.major, gpu.minor = 7, 5
+    reason = "it needs compute capability 8.0; a GPU has 7.5"
+    assert blocks.unavailable_reason(deep) == reason
 
-def test_a_matrix_whose_places_are_too_many_is_told_why(monkeypatch):
-    properties = SimpleNamespace(**GPU)
-    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: properties)
+
+def test_a_matrix_whose_places_are_too_many_is_told_why(gpu):
     H = 2**15
     sizes = (4 * H, 8), (4 * H, H), (4 * H,), (4 * H,)
     layer = tuple(torch.empty(size, device="meta") for size in sizes)
     head = torch.empty(5, H, device="meta")
     network = RecurrentNetwork("lstm", torch.empty(6, 8), (layer,), head, torch.empty(5))
     reason = "a layer's matrix must hold less than 2147483648 floats; got 4294967296"
-    assert blocks.unavailable_reason(network) == reason
+    assert recurrent_blocks.unavailable_reason(network) == reason
 
 
-def test_without_a_gpu_it_says_why_it_cannot_run():
+@pytest.mark.parametrize(
+    ("sizes", "is_small"),
+    [
+        ({"width": 128, "heads": 4, "length": 128}, True),
+        ({"width": 192, "heads": 4, "length": 128}, True),
+        ({"width": 256, "heads": 4, "length": 128}, False),
+        # Of which keys and values are most.
+        ({"width": 128, "heads": 4, "length": 2048}, False),
+        # So few layers that the head is most.
+        ({"width": 128, "heads": 4, "layers": 1, "vocabulary": 8000}, False),
+        ({"width": 128, "heads": 4, "layers": 6, "vocabulary": 8000}, True),
+    ],
+)
+def test_a_transformer_is_small_where_a_graph_would_launch_longer(sizes, is_small):
+    network, blocks = described(transformer(**sizes))
+    assert blocks.is_small(network) == is_small
+
+
+@pytest.mark.parametrize("name", ["gru", "rotary"])
+def test_without_a_gpu_it_says_why_it_cannot_run(name):
     if torch.cuda.is_available():
         pytest.skip("a GPU is here")
-    with pytest.raises(ImplementationUnavailable, match="recurrent_sampler: impl='cuda' cannot"):
-        make_model(CONFIGS["gru"]).sampler(impl="cuda")
+    model = make_model(CONFIGS[name])
+    with pytest.raises(ImplementationUnavailable, match="_sampler: impl='cuda' cannot run"):
+        model.sampler(impl="cuda")
+
+
+@pytest.mark.parametrize("name", ["gru", "rotary"])
+def test_auto_takes_the_reference_where_the_kernel_cannot_run(gpu, monkeypatch, name):
+    config = CONFIGS[name]
+    op = recurrent_op if name == "gru" else transformer_op
+    monkeypatch.setattr(op._op, "choose", lambda impl, device, dtype: "cuda")
+    network, _ = described(config)
+    assert op.choose("auto", network) == "cuda"
+    gpu.major = 7
+    assert op.choose("auto", network) == "reference"
+    with pytest.raises(ImplementationUnavailable, match=r"it needs compute capability 8\.0"):
+        op.choose("cuda", network)
+
+
+def test_of_large_transformers_auto_takes_the_graph(gpu, monkeypatch):
+    monkeypatch.setattr(transformer_op._op, "choose", lambda impl, device, dtype: "cuda")
+    network, _ = described(transformer(width=256, length=64))
+    assert transformer_op.choose("auto", network) == "reference"
+    assert transformer_op.choose("cuda", network) == "cuda"

@@ -11,8 +11,8 @@ __all__ = ["is_small", "shared_bytes", "unavailable_reason"]
 
 # As in csrc/transformer_sampler/block_memory.h.
 _PARTS = 16
-# What a processor reads of L2, 64 bytes a clock, while a graph launches the eight kernels of a layer
-# at 2.5 us each.
+# What a processor reads of L2, 64 bytes a clock, while a graph launches the eight kernels of a
+# layer at 2.5 us each.
 _BYTES_OF_A_LAYER = 110e9 * 8 * 2.5e-6
 
 

@@ -1,4 +1,4 @@
-"""The parameters of a transformer as its C++ and CUDA samplers take them, and the cache they keep."""
+"""The parameters of a transformer as its kernels take them, and the cache as they keep it."""
 
 from __future__ import annotations
 
