@@ -1,5 +1,5 @@
-// Some sequences of a transformer drawn by a block of threads, whose inputs go up through the layers
-// together, one place after another.
+// Some sequences of a transformer drawn by a block of threads, whose inputs go up through the
+// layers together, one place after another.
 #pragma once
 
 #include <cmath>
@@ -96,11 +96,7 @@ class Group {
   // Weights set out before the threads wait for what they are multiplied with.
   DGM_HOST_DEVICE void go_through(int map, int layer_place, int64_t input) const {
     const Layer& layer = net.layers[map == kHead ? 0 : layer_place];
-    const float* weight = map == kQkv   ? layer.qkv
-                          : map == kOut ? layer.out
-                          : map == kUp  ? layer.up
-                          : map == kDown ? layer.down
-                                         : net.head;
+    const float* weight = weight_of(map, layer);
     const Product<S> product(cut_of(n, map), all_.thread, all_.threads, shared(at_.draw.partial));
     const Chunk ahead = product.ahead(weight);
     if (map == kOut) {
@@ -111,17 +107,30 @@ class Group {
     const int from = map == kOut ? at_.heads : map == kDown ? at_.hidden : at_.normal;
     const int step = map == kOut ? channels_ : map == kDown ? hidden_ : width_;
     product.make(weight, ahead, shared(from), step);
-    if (map == kHead) return all_.draw(product, nullptr, input);
-
-    block.sync();
-    if (map == kQkv) {
-      remember(layer, product);
-    } else if (map == kUp) {
-      for_each(hidden_, [&](int i) { hidden()[i] = gelu(product.sum(0.0f, all_.s, i)); });
+    if (map == kHead) {
+      all_.draw(product, nullptr, input);
     } else {
-      for_each(width_, [&](int i) { x()[i] = product.sum(x()[i], all_.s, i); });
+      block.sync();
+      take_over(map, layer, product);
+      block.sync();
     }
-    block.sync();
+  }
+
+  DGM_HOST_DEVICE const float* weight_of(int map, const Layer& layer) const {
+    if (map == kQkv) return layer.qkv;
+    if (map == kOut) return layer.out;
+    if (map == kUp) return layer.up;
+    return map == kDown ? layer.down : net.head;
+  }
+
+  DGM_HOST_DEVICE void take_over(int map, const Layer& layer, const Product<S>& sums) const {
+    if (map == kQkv) {
+      remember(layer, sums);
+    } else if (map == kUp) {
+      for_each(hidden_, [&](int i) { hidden()[i] = gelu(sums.sum(0.0f, all_.s, i)); });
+    } else {
+      for_each(width_, [&](int i) { x()[i] = sums.sum(x()[i], all_.s, i); });
+    }
   }
 
   // (x - mean) / deviation.
@@ -168,7 +177,8 @@ class Group {
     const int half = head_ / 2;
     const bool is_first = i < half;
     const float other = qkv.sum(0.0f, all_.s, is_first ? column + half : column - half);
-    const float* turn = net.turns + static_cast<int64_t>(place_) * head_ + (is_first ? i : i - half);
+    const float* turn =
+        net.turns + static_cast<int64_t>(place_) * head_ + (is_first ? i : i - half);
     return fmaf(own, turn[0], (is_first ? -other : other) * turn[half]);
   }
 

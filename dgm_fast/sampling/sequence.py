@@ -133,7 +133,9 @@ class SequenceSampler(ABC):
         impl: str = "reference",
     ) -> None:
         self.vocabulary, self.classes, self.parameters = vocabulary, classes, parameters
-        self.device, self.dtype, self.impl = device, dtype, impl
+        # With the index of the GPU, as tensors have it.
+        self.device = torch.empty(0, device=device).device
+        self.dtype, self.impl = dtype, impl
         self.pick = pick or pick_token
 
     @abstractmethod
