@@ -29,17 +29,21 @@ DGM_HOST_DEVICE float largest_of(const float* logits, const Segment& segment) {
   return most;
 }
 
-// Leaves exp(logit / temperature), the largest's being 1, and returns the sum of the segment.
+// Leaves exp(logit / temperature), the largest's being 1, and returns the sum of the segment. Of
+// temperature 0, those of the largest alone are not zero.
 DGM_HOST_DEVICE double exponentials_of(
     const float* logits, const Segment& segment, const float* largest, float temperature,
     float* exponentials) {
   float most = largest[0];
   for (int i = 1; i < kSegments; ++i) most = fmaxf(most, largest[i]);
-  most /= temperature;
+  const bool cold = temperature == 0.0f;
+  const float divisor = cold ? 1.0f : temperature;
+  most /= divisor;
 
   double sum = 0.0;
   for (int i = segment.begin; i < segment.end; ++i) {
-    exponentials[i] = expf(logits[i] / temperature - most);
+    const float below = logits[i] / divisor - most;
+    exponentials[i] = cold && below < 0.0f ? 0.0f : expf(below);
     sum += exponentials[i];
   }
   return sum;

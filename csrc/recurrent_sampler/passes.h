@@ -42,7 +42,7 @@ class Group {
         units(draw.network.units()),
         inputs_(count * padded(n.inputs)),
         sums_(count * 4 * units),
-        states_(static_cast<int64_t>(net.layers.size()) * 2 * count * units),
+        states_(n.layers * 2 * count * units),
         parameters_(count * padded(n.outputs)) {
     for_each_state([&](const float* kept, float* mine) {
       std::copy(kept, kept + n.width, mine);
@@ -62,7 +62,7 @@ class Group {
     take_in(inputs);
     const Strip parameters{parameters_.data(), padded(n.outputs)};
     for (int64_t s = 0; s < count; ++s) copy(net.head_bias, parameters.pitch, parameters.row(s));
-    const Strip top = state(static_cast<int64_t>(net.layers.size()) - 1);
+    const Strip top = state(n.layers - 1);
     multiply(count, top, {net.head, n.width, parameters.pitch}, parameters, true);
     return parameters;
   }
@@ -80,33 +80,33 @@ class Group {
   // Calls f(kept, mine) for the states and cells of all layers and sequences.
   template <typename F>
   void for_each_state(const F& f) {
-    for (std::size_t l = 0; l < net.layers.size(); ++l) {
+    for (int64_t l = 0; l < n.layers; ++l) {
       const Layer& layer = net.layers[l];
       for (int64_t s = 0; s < count; ++s) {
-        const int64_t at = (first + s) * n.width, place = static_cast<int64_t>(l);
-        f(layer.state + at, state(place).row(s));
-        if (net.lstm) f(layer.cell + at, cell(place).row(s));
+        const int64_t at = (first + s) * n.width;
+        f(layer.state + at, state(l).row(s));
+        if (net.lstm) f(layer.cell + at, cell(l).row(s));
       }
     }
   }
 
   void take_in(const int64_t* inputs) {
     begin(inputs);
-    for (std::size_t l = 0; l < net.layers.size(); ++l) {
+    for (int64_t l = 0; l < n.layers; ++l) {
       const Layer& layer = net.layers[l];
-      const int64_t place = static_cast<int64_t>(l), width = (net.lstm ? 4 : 3) * units;
+      const int64_t width = net.gates() * units;
       if (l > 0) {
         for (int64_t s = 0; s < count; ++s) copy(layer.bias, 4 * units, sums().row(s));
-        multiply(count, state(place - 1), {layer.input, n.width, width}, sums(), true);
+        multiply(count, state(l - 1), {layer.input, n.width, width}, sums(), true);
       }
       // What a GRU takes from its input comes first, what it takes from its old state last.
       const Strip from_state{sums_.data() + 4 * units - width, 4 * units};
-      multiply(count, state(place), {layer.hidden, n.width, width}, from_state, true);
+      multiply(count, state(l), {layer.hidden, n.width, width}, from_state, true);
       for (int64_t s = 0; s < count; ++s) {
         if (net.lstm) {
-          lstm_unit(sums().row(s), units, state(place).row(s), cell(place).row(s));
+          lstm_unit(sums().row(s), units, state(l).row(s), cell(l).row(s));
         } else {
-          gru_unit(sums().row(s), units, state(place).row(s));
+          gru_unit(sums().row(s), units, state(l).row(s));
         }
       }
     }
@@ -123,8 +123,7 @@ class Group {
       if (n.inputs > 0) copy(layer.bias, 4 * units, sums().row(s));
     }
     if (n.inputs == 0) return;
-    const int64_t width = (net.lstm ? 4 : 3) * units;
-    multiply(count, embedded, {layer.input, n.inputs, width}, sums(), true);
+    multiply(count, embedded, {layer.input, n.inputs, net.gates() * units}, sums(), true);
   }
 
   const Network& net;

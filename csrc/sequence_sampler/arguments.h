@@ -15,7 +15,9 @@ namespace dgm::sequence_sampler {
 using torch::stable::Tensor;
 
 inline Tensor empty_tokens(const Tensor& inputs, const std::optional<Tensor>& noise) {
-  return torch::stable::empty({inputs.size(0), noise ? noise->size(1) : 0}, ScalarType::Long);
+  return torch::stable::empty(
+      {inputs.size(0), noise ? noise->size(1) : 0}, ScalarType::Long, std::nullopt,
+      inputs.device());
 }
 
 inline Tokens tokens_of(

@@ -7,11 +7,10 @@ namespace dgm::DGM_ISA {
 namespace transformer_sampling {
 
 using dgm::transformer_sampler::Draw;
+using dgm::transformer_sampler::kNormEpsilon;
 using dgm::transformer_sampler::Layer;
 using dgm::transformer_sampler::Network;
 using dgm::transformer_sampler::Sizes;
-
-constexpr float kNormEpsilon = 1e-5f;
 
 // (x - mean) / deviation, of `width` channels.
 static void normalize(const float* x, int64_t width, float* y) {
@@ -102,7 +101,8 @@ class Group {
 
   void go_up() {
     const int64_t rows = static_cast<int64_t>(rows_.size()), width = padded(n.width);
-    for (const Layer& layer : net.layers) {
+    for (int64_t l = 0; l < n.layers; ++l) {
+      const Layer& layer = net.layers[l];
       normalize_rows(rows);
       multiply(rows, normal(), {layer.qkv, n.width, 3 * n.channels()}, qkv(), false);
       for (int64_t r = 0; r < rows; ++r) remember(layer, r);

@@ -23,6 +23,7 @@ NO_FILTERS = Filters()
 # Multiply-adds of a piece, between which Python looks for Ctrl-C: near a tenth of a second.
 _PIECE = 5e9
 _FEWEST_PIECES = 20
+_SEQUENCES_OF_A_GPU = 100
 
 
 @dataclass
@@ -54,6 +55,11 @@ class SequenceState:
     def clone(self) -> SequenceState:
         """Return a copy, from which the sequences can go on in another way."""
         return replace(self, buffer=self.buffer.clone(), memory=copy.deepcopy(self.memory))
+
+    def to(self, device: torch.device | str) -> SequenceState:
+        """Return the state on another device; kernels of CPUs and GPUs lay it out alike."""
+        memory = None if self.memory is None else self.memory.to(device)
+        return SequenceState(self.first.to(device), self.buffer.to(device), memory, self.time)
 
     def inputs(self, begin: int, seen: int) -> Tensor:
         """Return the inputs (B, m) of a window that begins with token `begin`, without `seen`.
@@ -127,7 +133,9 @@ class SequenceSampler(ABC):
         impl: str = "reference",
     ) -> None:
         self.vocabulary, self.classes, self.parameters = vocabulary, classes, parameters
-        self.device, self.dtype, self.impl = device, dtype, impl
+        # With the index of the GPU, as tensors have it.
+        self.device = torch.empty(0, device=device).device
+        self.dtype, self.impl = dtype, impl
         self.pick = pick or pick_token
 
     @abstractmethod
@@ -177,6 +185,7 @@ class SequenceSampler(ABC):
     @torch.no_grad()
     def feed(self, state: SequenceState, tokens: Tensor) -> SequenceState:
         """Return the state after tokens (B, n) that are given. Uses `state` up."""
+        self._check_device(state)
         self._check_tokens("tokens", tokens, state.batch, 0)
         count = tokens.shape[1]
         self._check_length(state, count)
@@ -216,6 +225,7 @@ class SequenceSampler(ABC):
                 of a kernel a twentieth of all.
         """
         filters = Filters(temperature, top_k, top_p)
+        self._check_device(state)
         self._check_filters(filters)
         if (length is None) == (noise is None):
             raise ValueError(f"length must be given where noise is not; got {length}")
@@ -225,6 +235,7 @@ class SequenceSampler(ABC):
         count, before = noise.shape[1], state.time
         self._check_length(state, count)
         whole = self._given(given, state.batch, count)
+        given = None if given is None else given.to(self.device)
         self._check_out(parameters_out, state.batch, count)
         most = 1
         if self._draws_ahead:
@@ -251,6 +262,10 @@ class SequenceSampler(ABC):
         seed = draw_seed(self.device, generator)
         return philox_uniform((batch, length), seed=seed, dtype=self.dtype).unsqueeze(-1)
 
+    def _check_device(self, state: SequenceState) -> None:
+        if state.first.device != self.device:
+            raise ValueError(f"state must be on {self.device}; got one on {state.first.device}")
+
     def _check_filters(self, filters: Filters) -> None:
         if filters != NO_FILTERS and self.parameters != self.vocabulary:
             raise ValueError(
@@ -269,8 +284,9 @@ class SequenceSampler(ABC):
         return 0
 
     def _tokens_of_a_piece(self, batch: int, count: int, with_progress: bool) -> int:
-        # Weights of one sequence are read as those of eight.
-        work = self._multiply_adds * max(batch, 8) * count
+        # Weights of one sequence are read as those of eight, and a GPU draws many at a time.
+        at_a_time = _SEQUENCES_OF_A_GPU if self.impl == "cuda" else 1
+        work = self._multiply_adds * max(-(-batch // at_a_time), 8) * count
         pieces = max(_FEWEST_PIECES * with_progress, work / _PIECE, 1)
         return max(1, round(count / pieces))
 
@@ -312,7 +328,7 @@ class SequenceSampler(ABC):
         filters: Filters,
         out: Tensor | None,
     ) -> None:
-        parameters = None if out is None else out.to(self.dtype).contiguous()
+        parameters = None if out is None else out.to(self.device, self.dtype).contiguous()
         noise = noise[..., 0].to(self.dtype).contiguous()
         kept = None if kept is None else kept.contiguous()
         tokens, memory = self._launch(state, parameters, noise, kept, filters)

@@ -50,27 +50,32 @@ configs = pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
 exact = pytest.mark.parametrize("config", [CONFIGS[name] for name in EXACT], ids=EXACT)
 
 
-def sampler_of(config, impl="cpp"):
-    """A sampler of weights small enough that what differs by rounding stays as near."""
+def model_of(config, device="cpu"):
+    """A model of weights small enough that what differs by rounding stays as near."""
     model = make_model(config)
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.ndim == 2:
                 parameter.mul_(min(1.0, 3 / parameter.shape[1] ** 0.5))
-    return model.sampler(impl=impl)
+    return model.to(device)
+
+
+def sampler_of(config, impl="cpp", device="cpu"):
+    """A sampler of such a model."""
+    return model_of(config, device).sampler(impl=impl)
 
 
 def draw(sampler, config, noise, **options):
     """Return the tokens and the parameters that they were drawn from."""
     batch, length, _ = noise.shape
-    parameters = torch.full((batch, length, config.vocabulary), float("nan"))
+    parameters = noise.new_full((batch, length, config.vocabulary), float("nan"))
     state = sampler.start(batch, labels(config, batch))
     drawn, _ = sampler.draw(state, noise=noise, parameters_out=parameters, **options)
     return drawn, parameters
 
 
 def noise_of(sampler, batch, length=LENGTH, seed=0):
-    return sampler.draw_noise(batch, length, torch.Generator().manual_seed(seed))
+    return sampler.draw_noise(batch, length, torch.Generator(sampler.device).manual_seed(seed))
 
 
 def forced(sampler, config, drawn, noise):
@@ -79,7 +84,7 @@ def forced(sampler, config, drawn, noise):
     more = torch.cat([noise, noise[:1]])
     context = labels(config, len(drawn))
     context = None if context is None else torch.cat([context, context[:1]])
-    parameters = torch.empty(len(more), drawn.shape[1], config.vocabulary)
+    parameters = noise.new_empty(len(more), drawn.shape[1], config.vocabulary)
     given = torch.cat([drawn, torch.full_like(drawn[:1], -1)])
     state = sampler.start(len(more), context)
     sampler.draw(state, noise=more, given=given, parameters_out=parameters)
@@ -216,13 +221,16 @@ def test_a_window_may_keep_nothing():
     assert torch.equal(drawn, other)
 
 
-def picker(logits):
+def picker(logits, impl="cpp"):
     """A sampler that draws all tokens from the same logits."""
     V, H = len(logits), 2
     sizes = (3 * H, H), (3 * H, H), (3 * H,), (3 * H,)
-    layer = tuple(torch.zeros(size) for size in sizes)
-    network = RecurrentNetwork("gru", torch.zeros(V + 1, H), (layer,), torch.zeros(V, H), logits)
-    return RecurrentSampler(network, impl="cpp")
+    with logits.device:
+        layer = tuple(torch.zeros(size) for size in sizes)
+        network = RecurrentNetwork(
+            "gru", torch.zeros(V + 1, H), (layer,), torch.zeros(V, H), logits
+        )
+    return RecurrentSampler(network, impl=impl)
 
 
 INFINITY = float("inf")
@@ -278,13 +286,13 @@ def test_images_are_picked_by_their_own_rule(output):
 def test_the_operator_is_what_its_schema_says(name, monkeypatch):
     config, arguments = CONFIGS[name], []
     op = transformer_op if name == "rotary" else recurrent_op
-    sampler, call = sampler_of(config), op.draw
+    sampler, call = sampler_of(config), op.draw["cpp"]
 
     def recorded(*given):
         arguments.append(given)
         return call(*given)
 
-    monkeypatch.setattr(op, "draw", recorded)
+    monkeypatch.setitem(op.draw, "cpp", recorded)
     state = sampler.start(3, labels(config, 3))
     given = tokens(3, 4)
     given[0] = -1

@@ -1,12 +1,15 @@
-"""The torch operator of the sampler of recurrent networks."""
+"""The torch operator of the sampler of recurrent networks, and which of its kernels one runs on."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from dgm_fast._core.implementation import cpp, requested
+from dgm_fast._core.implementation import cpp, cuda
 from dgm_fast._core.op import Direction, Op
+from dgm_fast.sampling import choice
+from dgm_fast.sampling.recurrent.blocks import unavailable_reason
+from dgm_fast.sampling.recurrent.network import RecurrentNetwork
 
 __all__ = ["choose", "draw"]
 
@@ -33,16 +36,17 @@ _op = Op(
             _fake_draw,
         )
     },
-    [cpp(torch.float32)],
+    [cpp(torch.float32), cuda(torch.float32)],
 )
 
-draw = _op.kernels["draw", "cpp"]
+draw = {name: _op.kernels["draw", name] for name in _op.implementations}
 
 
-def choose(impl: str, device: torch.device, dtype: torch.dtype) -> str:
-    """Return the implementation, `"reference"` or `"cpp"`, of a sampler."""
-    known = ("auto", "reference", *_op.implementations)
-    # A block or a process that asks its ops for Triton asks nothing of a sampler.
-    if impl == "auto" and requested(impl) not in known:
-        return "reference"
-    return _op.choose(impl, device, dtype)
+def choose(impl: str, network: RecurrentNetwork) -> str:
+    """Return the implementation, `"reference"`, `"cpp"` or `"cuda"`, of a network's sampler."""
+
+    def reason_of(chosen: str) -> str | None:
+        return unavailable_reason(network) if chosen == "cuda" else None
+
+    weight = network.head_weight
+    return choice.choose(_op, impl, weight.device, weight.dtype, reason_of)

@@ -1,6 +1,8 @@
-"""The parameters of a recurrent network as its C++ sampler takes them."""
+"""The parameters of a recurrent network as its C++ and CUDA samplers take them."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -8,14 +10,24 @@ from torch import Tensor
 from dgm_fast.sampling.panels import in_panels, pad_last
 from dgm_fast.sampling.recurrent.network import RecurrentNetwork
 
-__all__ = ["PackedRecurrent"]
+__all__ = ["PackedRecurrent", "table_inputs"]
 
 # With more symbols, a table of what the first layer makes of each takes more memory than it saves.
 _MOST_IN_A_TABLE = 1024
 
 
+def table_inputs(network: RecurrentNetwork) -> int:
+    """Return how many channels the first layer's inputs have, or 0 where a table has its sums."""
+    symbols, channels = network.embedding.shape
+    return 0 if symbols <= _MOST_IN_A_TABLE else channels
+
+
 class PackedRecurrent:
-    """Arguments of the operator, whose matrices lie in panels.
+    """Arguments of the operator.
+
+    Arguments:
+        network: of float32.
+        laid_out: how matrices lie: `in_panels` or `in_rows`.
 
     Attributes:
         weights: the table (symbols, 4 units) of the first layer's sums of its inputs, or of many
@@ -26,20 +38,21 @@ class PackedRecurrent:
         sizes: in the order of `Sizes` in the kernel's `problem.h`.
     """
 
-    def __init__(self, network: RecurrentNetwork) -> None:
+    def __init__(
+        self, network: RecurrentNetwork, laid_out: Callable[[Tensor], Tensor] = in_panels
+    ) -> None:
         self.lstm = network.cell == "lstm"
         layers = [self._layer(*layer) for layer in network.layers]
         first, bias = layers[0][0], layers[0][2]
-        inputs = first.shape[0]
+        inputs = table_inputs(network)
         table = pad_last(network.embedding)
-        if len(network.embedding) <= _MOST_IN_A_TABLE:
-            sums = bias.repeat(len(table), 1)
-            sums[:, : first.shape[1]] += network.embedding @ first
-            inputs, table = 0, sums
+        if inputs == 0:
+            table = bias.repeat(len(table), 1)
+            table[:, : first.shape[1]] += network.embedding @ first
         self.sizes = [inputs, network.width, len(network.head_weight)]
-        self.weights = [table, in_panels(network.head_weight.T), pad_last(network.head_bias)]
+        self.weights = [table, laid_out(network.head_weight.T), pad_last(network.head_bias)]
         for of_input, of_state, bias in layers:
-            self.weights += [in_panels(of_input), in_panels(of_state), bias]
+            self.weights += [laid_out(of_input), laid_out(of_state), bias]
 
     def _layer(
         self, of_input: Tensor, of_state: Tensor, input_bias: Tensor, state_bias: Tensor

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dgm_fast.sampling.filters import Filters
+from dgm_fast.sampling.panels import in_panels, in_rows
 from dgm_fast.sampling.recurrent import op
 from dgm_fast.sampling.recurrent.network import RecurrentNetwork
 from dgm_fast.sampling.recurrent.packed import PackedRecurrent
@@ -31,17 +32,24 @@ class RecurrentMemory:
     seen: int = 0
     logits: Tensor | None = None
 
+    def to(self, device: torch.device | str) -> RecurrentMemory:
+        """Return the memory on another device."""
+        hidden = tuple(tuple(each.to(device) for each in layer) for layer in self.hidden)
+        return RecurrentMemory(
+            hidden, self.seen, None if self.logits is None else self.logits.to(device)
+        )
+
 
 class RecurrentSampler(SequenceSampler):
     """Draws the tokens of a recurrent network; sequences may go on for ever.
 
     A step is a cell a layer. In the reference, what was fed runs through the layers whole, one
-    after another; the kernel takes it in token by token.
+    after another; the kernels take it in token by token.
 
     Arguments:
         network: copied, so that training goes on without the sampler.
-        impl: `"auto"`, `"reference"`, a loop in plain PyTorch on any device, or `"cpp"`, which
-            draws many tokens a call.
+        impl: `"auto"`, `"reference"`, a loop in plain PyTorch on any device, `"cpp"` on a CPU, or
+            `"cuda"` on an NVIDIA GPU, where it has not run yet; both draw many tokens a call.
 
     Precision:
         Computes in float32 for bfloat16 and float16 networks too; float64 runs on the reference.
@@ -66,14 +74,13 @@ class RecurrentSampler(SequenceSampler):
     """
 
     def __init__(self, network: RecurrentNetwork, *, impl: str = "auto") -> None:
-        weight = network.head_weight
-        dtype = torch.promote_types(weight.dtype, torch.float32)
-        impl = op.choose(impl, weight.device, dtype)
+        self.network = network.to(torch.promote_types(network.head_weight.dtype, torch.float32))
+        weight = self.network.head_weight
+        impl = op.choose(impl, self.network)
         shape = len(weight), network.classes, len(weight)
-        super().__init__(*shape, weight.device, dtype, impl=impl)
-        self.network = network.to(dtype)
-        if impl == "cpp":
-            self._packed = PackedRecurrent(self.network)
+        super().__init__(*shape, weight.device, weight.dtype, impl=impl)
+        if impl != "reference":
+            self._packed = PackedRecurrent(self.network, in_panels if impl == "cpp" else in_rows)
 
     def _begin(self, batch: int) -> RecurrentMemory:
         network = self.network
@@ -115,7 +122,7 @@ class RecurrentSampler(SequenceSampler):
         filters: Filters,
     ) -> Tensor:
         """Return the tokens (B, n) that the kernel draws after inputs."""
-        return op.draw(
+        return op.draw[self.impl](
             [each for layer in hidden for each in layer],
             parameters,
             inputs,
@@ -131,7 +138,7 @@ class RecurrentSampler(SequenceSampler):
         network, memory = self.network, state.memory
         if self._has_looked(state):
             return memory.logits
-        if self.impl == "cpp":
+        if self.impl != "reference":
             logits = self._empty_parameters(state.batch)
             _, memory = self._launch(state, logits)
             state.memory = replace(memory, logits=logits[:, 0])

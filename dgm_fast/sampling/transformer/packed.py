@@ -1,6 +1,8 @@
-"""The parameters of a transformer as its C++ sampler takes them, and the cache as it keeps it."""
+"""The parameters of a transformer as its kernels take them, and the cache as they keep it."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 from torch import Tensor
 
@@ -19,13 +21,19 @@ BLOCK = 16
 class PackedTransformer:
     """Arguments of the operator.
 
+    Arguments:
+        network: of float32.
+        laid_out: how matrices lie: `in_panels` or `in_rows`.
+
     Attributes:
         weights: embedding, positions, turns and head, then of each layer its four matrices: the
-            norms' gains are part of those after them, heads are padded, all lie in panels.
+            norms' gains are part of those after them, heads are padded.
         sizes: in the order of `Sizes` in the kernel's `problem.h`.
     """
 
-    def __init__(self, network: TransformerNetwork) -> None:
+    def __init__(
+        self, network: TransformerNetwork, laid_out: Callable[[Tensor], Tensor] = in_panels
+    ) -> None:
         width, heads = network.width, network.heads
         head, hidden = width // heads, len(network.layers[0].up)
         self.sizes = [width, heads, head, hidden, len(network.head), network.length]
@@ -35,9 +43,9 @@ class PackedTransformer:
             positions = none
             turns = rotary_table(network.length, head, none.device).transpose(0, 1).contiguous()
         self.weights = [pad_last(network.embedding), pad_last(positions), turns]
-        self.weights.append(_after_norm(network.head, network.norm))
+        self.weights.append(laid_out(_after_norm(network.head, network.norm)))
         for layer in network.layers:
-            self.weights += _layer(layer, heads)
+            self.weights += map(laid_out, _layer(layer, heads))
 
     @property
     def multiply_adds(self) -> int:
@@ -61,15 +69,16 @@ class PackedTransformer:
 
 
 def _layer(layer: TransformerLayer, heads: int) -> list[Tensor]:
+    """Return the matrices (in, out) of queries, keys and values, out, up and down."""
     qkv = pad_last(layer.qkv.unflatten(0, (3 * heads, -1)).transpose(1, 2)).transpose(1, 2)
     out = pad_last(layer.out.unflatten(1, (heads, -1))).flatten(1)
     return [
         _after_norm(qkv.flatten(0, 1), layer.attention_norm),
-        in_panels(out.T),
+        out.T,
         _after_norm(layer.up, layer.feedforward_norm),
-        in_panels(layer.down.T),
+        layer.down.T,
     ]
 
 
 def _after_norm(weight: Tensor, gain: Tensor) -> Tensor:
-    return in_panels((weight * gain).T)
+    return (weight * gain).T

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from dgm_fast.sampling.filters import Filters
 from dgm_fast.sampling.graph import StepGraph
+from dgm_fast.sampling.panels import in_panels, in_rows
 from dgm_fast.sampling.sequence import NO_FILTERS, SequenceSampler, SequenceState
 from dgm_fast.sampling.transformer import op
 from dgm_fast.sampling.transformer.network import TransformerNetwork
@@ -43,6 +44,12 @@ class TransformerMemory:
     parameters: Tensor | None = None
     graphs: list[StepGraph] = field(default_factory=list, compare=False)
 
+    def to(self, device: torch.device | str) -> TransformerMemory:
+        """Return the memory on another device, without graphs."""
+        cache = [(keys.to(device), values.to(device)) for keys, values in self.cache]
+        parameters = None if self.parameters is None else self.parameters.to(device)
+        return TransformerMemory(cache, self.begin, self.seen, parameters)
+
     def __deepcopy__(self, memo: dict[int, Any]) -> TransformerMemory:
         parameters = copy.deepcopy(self.parameters, memo)
         cache = [(keys.clone(), values.clone()) for keys, values in self.cache]
@@ -62,8 +69,10 @@ class TransformerSampler(SequenceSampler):
     Arguments:
         network: copied, so that training goes on without the sampler.
         keep: tokens that a sliding window keeps, or None: to go beyond T is an error.
-        impl: `"auto"`, `"reference"`, a loop in plain PyTorch on any device, or `"cpp"`, which
-            draws many tokens a call. To ask for a mode is to ask for the reference.
+        impl: `"auto"`, `"reference"`, a loop in plain PyTorch on any device, `"cpp"` on a CPU, or
+            `"cuda"` on an NVIDIA GPU, where it has not run yet, and where `auto` takes it of small
+            networks alone; both draw many tokens a call. To ask for a mode is to ask for the
+            reference.
         mode: of the reference: `"eager"` looks at the part of the cache that is filled;
             `"compiled"` compiles a step over all of it with torch.compile, once a batch size, which
             takes some seconds; `"graph"` replays it as a CUDA graph. `"auto"`: graph on a GPU, else
@@ -109,25 +118,24 @@ class TransformerSampler(SequenceSampler):
         mode: Literal["auto", "eager", "compiled", "graph"] = "auto",
         pick: Callable[[Tensor, Tensor], Tensor] | None = None,
     ) -> None:
+        network = network.to(torch.promote_types(network.head.dtype, torch.float32))
         weight = network.head
-        dtype = torch.promote_types(weight.dtype, torch.float32)
         if keep is not None and not 0 <= keep < network.length:
             raise ValueError(f"keep must be in 0 .. {network.length - 1}; got {keep}")
         if mode not in MODES:
             raise ValueError(f"mode must be one of {', '.join(MODES)}; got {mode!r}")
         if mode != "auto" and impl not in ("auto", "reference"):
             raise ValueError(f"mode must be auto where impl is {impl!r}; got {mode!r}")
-        impl = op.choose(impl if mode == "auto" else "reference", weight.device, dtype)
+        impl = op.choose(impl if mode == "auto" else "reference", network)
         shape = network.vocabulary, network.classes, len(weight)
-        super().__init__(*shape, weight.device, dtype, pick, impl)
+        super().__init__(*shape, weight.device, weight.dtype, pick, impl)
         self.length, self.keep = network.length, keep
-        network = network.to(dtype)
         self.mode = None
-        if impl == "cpp":
-            self._packed = PackedTransformer(network)
-        else:
+        if impl == "reference":
             self.passes = Passes(network)
             self._prepare(mode)
+        else:
+            self._packed = PackedTransformer(network, in_panels if impl == "cpp" else in_rows)
 
     def _prepare(self, mode: str) -> None:
         """Choose how the reference runs a step."""
@@ -148,7 +156,7 @@ class TransformerSampler(SequenceSampler):
         return self.keep + (time - self.length) % (self.length - self.keep)
 
     def _begin(self, batch: int) -> TransformerMemory:
-        layout = self._packed if self.impl == "cpp" else self.passes
+        layout = self.passes if self.impl == "reference" else self._packed
         return TransformerMemory(layout.new_cache(batch))
 
     def _check_length(self, state: SequenceState, count: int) -> None:
@@ -205,7 +213,7 @@ class TransformerSampler(SequenceSampler):
         filters: Filters,
     ) -> Tensor:
         """Return the tokens (B, n) that the kernel draws after inputs that follow those seen."""
-        return op.draw(
+        return op.draw[self.impl](
             [each for pair in cache for each in pair],
             parameters,
             inputs,
@@ -220,7 +228,7 @@ class TransformerSampler(SequenceSampler):
     def _next(self, state: SequenceState) -> Tensor:
         if self._has_looked(state):
             return state.memory.parameters
-        if self.impl == "cpp":
+        if self.impl != "reference":
             parameters = self._empty_parameters(state.batch)
             _, memory = self._launch(state, parameters)
             state.memory = replace(memory, parameters=parameters[:, 0])

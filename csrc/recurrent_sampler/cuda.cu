@@ -1,0 +1,53 @@
+// The sampler of recurrent networks on an NVIDIA GPU, one launch for all tokens: they are in
+// block.h.
+
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+
+#include <algorithm>
+#include <cstdint>
+
+#include "common/gpu_block.cuh"
+#include "recurrent_sampler/arguments.h"
+#include "recurrent_sampler/block.h"
+
+namespace dgm::recurrent_sampler {
+namespace {
+
+constexpr int kMostLayers = 32;
+
+struct Layers {
+  Layer of[kMostLayers];
+};
+
+template <int S>
+__global__ void __launch_bounds__(kThreads, 1)
+    draw_kernel(const __grid_constant__ Draw given, const __grid_constant__ Layers layers) {
+  extern __shared__ float4 shared[];
+  Draw draw = given;
+  draw.network.layers = layers.of;
+  const GpuBlock block(shared);
+  Group<S, GpuBlock>(draw, block, static_cast<int64_t>(blockIdx.x) * S).run();
+}
+
+void run(const Draw& draw, const Tensor& inputs) {
+  const int64_t count = draw.network.sizes.layers;
+  STD_TORCH_CHECK(
+      count <= kMostLayers, "recurrent_sampler: at most ", kMostLayers, " layers; got ", count);
+  Layers layers{};
+  std::copy_n(draw.network.layers, count, layers.of);
+
+  const auto bytes_of = [&](int sequences) { return shared_bytes(draw.network, sequences); };
+  launch_blocks(inputs, draw.tokens.samples, bytes_of, [&](auto sequences, const Launch& launch) {
+    launch(draw_kernel<decltype(sequences)::value>, draw, layers);
+  });
+}
+
+}  // namespace
+
+STABLE_TORCH_LIBRARY_IMPL(dgm_fast, CUDA, m) {
+  m.impl("recurrent_sampler_draw_cuda", TORCH_BOX(&draw<run>));
+}
+
+}  // namespace dgm::recurrent_sampler
