@@ -298,5 +298,7 @@ def test_threads_of_a_block_never_race(watched, monkeypatch, name, filters):
 
 @pytest.mark.parametrize(("name", "left_out"), LEFT_OUT)
 def test_a_block_that_leaves_out_any_wait_is_caught(watched, monkeypatch, name, left_out):
+    # Names of functions cost more than to find the race.
+    monkeypatch.setenv("TSAN_OPTIONS", "halt_on_error=1:symbolize=0")
     with pytest.raises(RuntimeError, match="data race"):
         _run(watched, monkeypatch, name, left_out, batch=2)
