@@ -64,7 +64,6 @@ struct Call {
 
 template <template <int, typename> class Group, typename Draw, typename Bytes>
 void run_blocks(const Call& call, const Draw& draw, const Bytes& bytes_of) {
-  // Of none, a block is planned alone.
   if (call.run_as[0] == 0) return;
   const int threads = static_cast<int>(call.run_as[1]);
   switch_samples(static_cast<int>(call.run_as[0]), [&](auto sequences) {

@@ -247,8 +247,8 @@ def test_sequences_of_a_block_leave_half_the_processors_and_fit(
     on, config, batch, processors, share, sequences
 ):
     memory = int(8 * share * shared_bytes(config))
-    # No block has three.
-    sampler, blocks = on(config, 3, processors=(processors, memory))
+    # A block of none is planned alone.
+    sampler, blocks = on(config, 0, processors=(processors, memory))
     sampler.draw(sampler.start(batch), 1)
     assert blocks.plans[-1][1] == sequences
 
