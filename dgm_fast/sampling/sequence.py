@@ -6,6 +6,7 @@ import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -185,7 +186,7 @@ class SequenceSampler(ABC):
     @torch.no_grad()
     def feed(self, state: SequenceState, tokens: Tensor) -> SequenceState:
         """Return the state after tokens (B, n) that are given. Uses `state` up."""
-        self._check_device(state)
+        self._check_state(state)
         self._check_tokens("tokens", tokens, state.batch, 0)
         count = tokens.shape[1]
         self._check_length(state, count)
@@ -225,7 +226,7 @@ class SequenceSampler(ABC):
                 of a kernel a twentieth of all.
         """
         filters = Filters(temperature, top_k, top_p)
-        self._check_device(state)
+        self._check_state(state)
         self._check_filters(filters)
         if (length is None) == (noise is None):
             raise ValueError(f"length must be given where noise is not; got {length}")
@@ -262,9 +263,23 @@ class SequenceSampler(ABC):
         seed = draw_seed(self.device, generator)
         return philox_uniform((batch, length), seed=seed, dtype=self.dtype).unsqueeze(-1)
 
-    def _check_device(self, state: SequenceState) -> None:
-        if state.first.device != self.device:
-            raise ValueError(f"state must be on {self.device}; got one on {state.first.device}")
+    def _check_state(self, state: SequenceState) -> None:
+        found = self._form_of(state.memory)
+        if state.first.device != self.device or found != self._form:
+            raise ValueError(
+                f"state must be of this sampler's, on {self.device}; got one on "
+                f"{state.first.device} whose memory holds {found}, not {self._form}"
+            )
+
+    @cached_property
+    def _form(self) -> list[tuple[Any, ...]]:
+        return self._form_of(self._begin(0))
+
+    @staticmethod
+    def _form_of(memory: Any) -> list[tuple[Any, ...]]:
+        """Return shapes, but for the batch, and dtypes of what a memory keeps between tokens."""
+        kept = getattr(memory, "kept", ())
+        return [(*each.shape[1:], each.dtype) for each in kept]
 
     def _check_filters(self, filters: Filters) -> None:
         if filters != NO_FILTERS and self.parameters != self.vocabulary:

@@ -149,9 +149,9 @@ def test_a_state_is_moved_whole_or_refused(name):
     of_layers = [each for layer in kept for each in layer]
     assert all(x.is_meta for x in (moved.first, moved.buffer, last, *of_layers))
     assert (moved.time, memory.seen) == (state.time, state.memory.seen)
-    with pytest.raises(ValueError, match="state must be on cpu; got one on meta"):
+    with pytest.raises(ValueError, match="state must be of this sampler.s, on cpu; got one on meta"):
         sampler.draw(moved, 1)
-    with pytest.raises(ValueError, match="state must be on cpu; got one on meta"):
+    with pytest.raises(ValueError, match="state must be of this sampler.s, on cpu; got one on meta"):
         sampler.feed(moved, torch.zeros(2, 1, dtype=torch.int64))
 
 

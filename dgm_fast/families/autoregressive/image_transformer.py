@@ -26,6 +26,7 @@ from dgm_fast.distributions import CategoricalPixels
 from dgm_fast.families.autoregressive.pixel_model import PixelConfig, PixelModel
 from dgm_fast.families.autoregressive.transformer_blocks import Stack, StackSizes, begin_small
 from dgm_fast.sampling import TransformerNetwork, TransformerSampler
+from dgm_fast.sampling.choice import impl_of_model
 from dgm_fast.sampling.filters import Filters
 
 __all__ = ["ImageTransformer", "ImageTransformerConfig"]
@@ -68,7 +69,7 @@ class ImageTransformer(PixelModel):
 
     Arguments:
         config: hyperparameters.
-        impl: for the sake of other families: the layers are torch's.
+        impl: of the sampler; the layers are torch's.
         device: of the parameters; default torch's.
         dtype: of the parameters; default torch's.
 
@@ -133,16 +134,24 @@ class ImageTransformer(PixelModel):
 
     def sampler(
         self,
+        *,
         mode: Literal["auto", "eager", "compiled", "graph"] = "auto",
         temperature: float = 1.0,
-        impl: str = "auto",
+        impl: str | None = None,
     ) -> TransformerSampler:
         """Return a sampler of the weights as they are now, in the order of the pixels.
 
-        The temperature is that of binary pixels; of categorical ones the draw is told it, and
-        which values to leave out.
+        Arguments:
+            mode: of the sampler.
+            temperature: of binary pixels; of categorical ones, `draw` is told it.
+            impl: of the sampler; default that of the model.
         """
+        impl = impl or impl_of_model(self.impl)
         if isinstance(self.output, CategoricalPixels):
+            if temperature != 1:
+                raise ValueError(
+                    f"temperature must be told to `draw` for categorical pixels; got {temperature}"
+                )
             return TransformerSampler(self.described(), impl=impl, mode=mode)
 
         def pick(parameters: Tensor, noise: Tensor) -> Tensor:
@@ -176,8 +185,10 @@ class ImageTransformer(PixelModel):
         features = self.output.to_features(images).view(n, self._features).long()
         # All channels of a pixel are given, or none.
         given = known.flatten(1).repeat_interleave(C, dim=1)
-        options = vars(filters) if isinstance(self.output, CategoricalPixels) else {}
-        sampler = self.sampler(temperature=filters.temperature)
+        if isinstance(self.output, CategoricalPixels):
+            sampler, options = self.sampler(), vars(filters)
+        else:
+            sampler, options = self.sampler(temperature=filters.temperature), {}
         state = sampler.start(n, label)
         kept = features.where(given, -1)
         try:

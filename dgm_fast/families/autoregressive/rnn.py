@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from dgm_fast.families.autoregressive.token_model import TokenConfig, TokenModel, check_choices
 from dgm_fast.sampling import RecurrentNetwork, RecurrentSampler
+from dgm_fast.sampling.choice import impl_of_model
 
 __all__ = ["RNN", "RNNConfig"]
 
@@ -76,7 +77,7 @@ class RNN(TokenModel):
 
     Arguments:
         config: hyperparameters.
-        impl: for the sake of other families: the layers are torch's.
+        impl: of the sampler; the layers are torch's.
         device: of the parameters; default torch's.
         dtype: of the parameters; default torch's.
 
@@ -134,9 +135,9 @@ class RNN(TokenModel):
         hidden = F.dropout(hidden, self.config.dropout, self.training)
         return F.linear(hidden, self._head_weight, self.bias)
 
-    def sampler(self, impl: str = "auto") -> RecurrentSampler:
+    def sampler(self, *, impl: str | None = None) -> RecurrentSampler:
         """Return a sampler of the weights as they are now, for sequences in pieces."""
-        return RecurrentSampler(self.described(), impl=impl)
+        return RecurrentSampler(self.described(), impl=impl or impl_of_model(self.impl))
 
     def described(self) -> RecurrentNetwork:
         """Return the parameters as a sampler takes them."""

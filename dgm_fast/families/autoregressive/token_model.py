@@ -67,7 +67,7 @@ class TokenModel(Pretrained, nn.Module, ABC):
 
     Arguments:
         config: hyperparameters.
-        impl: for the sake of other families: the layers are torch's.
+        impl: of the sampler; the layers are torch's.
         device: of the parameters; default torch's.
         dtype: of the parameters; default torch's.
 

@@ -30,6 +30,7 @@ from torch import Tensor, nn
 from dgm_fast.families.autoregressive.token_model import TokenConfig, TokenModel, check_choices
 from dgm_fast.families.autoregressive.transformer_blocks import Stack, StackSizes, begin_small
 from dgm_fast.sampling import TransformerNetwork, TransformerSampler
+from dgm_fast.sampling.choice import impl_of_model
 
 __all__ = ["Transformer", "TransformerConfig"]
 
@@ -87,7 +88,7 @@ class Transformer(TokenModel):
 
     Arguments:
         config: hyperparameters.
-        impl: for the sake of other families: the layers are torch's.
+        impl: of the sampler; the layers are torch's.
         device: of the parameters; default torch's.
         dtype: of the parameters; default torch's.
 
@@ -147,11 +148,12 @@ class Transformer(TokenModel):
 
     def sampler(
         self,
+        *,
         mode: Literal["auto", "eager", "compiled", "graph"] = "auto",
-        impl: str = "auto",
+        impl: str | None = None,
     ) -> TransformerSampler:
         """Return a sampler of the weights as they are now, for sequences in pieces."""
-        keep = self.config.length // 2
+        keep, impl = self.config.length // 2, impl or impl_of_model(self.impl)
         return TransformerSampler(self.described(), keep=keep, impl=impl, mode=mode)
 
     def described(self) -> TransformerNetwork:

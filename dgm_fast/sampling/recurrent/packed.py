@@ -48,7 +48,8 @@ class PackedRecurrent:
         table = pad_last(network.embedding)
         if inputs == 0:
             table = bias.repeat(len(table), 1)
-            table[:, : first.shape[1]] += network.embedding @ first
+            with torch.autocast(table.device.type, enabled=False):
+                table[:, : first.shape[1]] += network.embedding @ first
         self.sizes = [inputs, network.width, len(network.head_weight)]
         self.weights = [table, laid_out(network.head_weight.T), pad_last(network.head_bias)]
         for of_input, of_state, bias in layers:

@@ -32,6 +32,11 @@ class RecurrentMemory:
     seen: int = 0
     logits: Tensor | None = None
 
+    @property
+    def kept(self) -> list[Tensor]:
+        """The hidden states of all layers."""
+        return [each for layer in self.hidden for each in layer]
+
     def to(self, device: torch.device | str) -> RecurrentMemory:
         """Return the memory on another device."""
         hidden = tuple(tuple(each.to(device) for each in layer) for layer in self.hidden)

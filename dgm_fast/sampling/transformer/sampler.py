@@ -44,6 +44,11 @@ class TransformerMemory:
     parameters: Tensor | None = None
     graphs: list[StepGraph] = field(default_factory=list, compare=False)
 
+    @property
+    def kept(self) -> list[Tensor]:
+        """The tensors of the cache."""
+        return [each for layer in self.cache for each in layer]
+
     def to(self, device: torch.device | str) -> TransformerMemory:
         """Return the memory on another device, without graphs."""
         cache = [(keys.to(device), values.to(device)) for keys, values in self.cache]
