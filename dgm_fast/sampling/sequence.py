@@ -185,7 +185,7 @@ class SequenceSampler(ABC):
     @torch.no_grad()
     def feed(self, state: SequenceState, tokens: Tensor) -> SequenceState:
         """Return the state after tokens (B, n) that are given. Uses `state` up."""
-        self._check_device(state)
+        self._check_state(state)
         self._check_tokens("tokens", tokens, state.batch, 0)
         count = tokens.shape[1]
         self._check_length(state, count)
@@ -225,7 +225,7 @@ class SequenceSampler(ABC):
                 of a kernel a twentieth of all.
         """
         filters = Filters(temperature, top_k, top_p)
-        self._check_device(state)
+        self._check_state(state)
         self._check_filters(filters)
         if (length is None) == (noise is None):
             raise ValueError(f"length must be given where noise is not; got {length}")
@@ -262,7 +262,7 @@ class SequenceSampler(ABC):
         seed = draw_seed(self.device, generator)
         return philox_uniform((batch, length), seed=seed, dtype=self.dtype).unsqueeze(-1)
 
-    def _check_device(self, state: SequenceState) -> None:
+    def _check_state(self, state: SequenceState) -> None:
         if state.first.device != self.device:
             raise ValueError(f"state must be on {self.device}; got one on {state.first.device}")
 

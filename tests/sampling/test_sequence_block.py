@@ -155,6 +155,15 @@ def test_a_state_is_moved_whole_or_refused(name):
         sampler.feed(moved, torch.zeros(2, 1, dtype=torch.int64))
 
 
+def test_a_state_of_another_layout_is_refused(on):
+    config = CONFIGS["rotary"]
+    kernel, reference = on(config)[0], sampler_of(config, "reference")
+    with pytest.raises(ValueError, match="state must be of impl 'cuda'; got one of the reference"):
+        kernel.draw(reference.start(2), 1)
+    with pytest.raises(ValueError, match="state must be of impl 'reference'; got one of a kernel"):
+        reference.feed(kernel.start(2), tokens(2, 1))
+
+
 def test_a_piece_is_longer_where_many_sequences_are_drawn_at_a_time(on):
     config = CONFIGS["gru"]
     lengths = [

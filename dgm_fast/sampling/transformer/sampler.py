@@ -159,6 +159,14 @@ class TransformerSampler(SequenceSampler):
         layout = self.passes if self.impl == "reference" else self._packed
         return TransformerMemory(layout.new_cache(batch))
 
+    def _check_state(self, state: SequenceState) -> None:
+        super()._check_state(state)
+        keys, _ = state.memory.cache[0]
+        # Those of a kernel lie in blocks of places.
+        if (keys.ndim == 5) != (self.impl != "reference"):
+            got = "a kernel" if keys.ndim == 5 else "the reference"
+            raise ValueError(f"state must be of impl {self.impl!r}; got one of {got}")
+
     def _check_length(self, state: SequenceState, count: int) -> None:
         if self.keep is None and state.time + count > self.length:
             raise ValueError(
