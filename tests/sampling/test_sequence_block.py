@@ -149,10 +149,19 @@ def test_a_state_is_moved_whole_or_refused(name):
     of_layers = [each for layer in kept for each in layer]
     assert all(x.is_meta for x in (moved.first, moved.buffer, last, *of_layers))
     assert (moved.time, memory.seen) == (state.time, state.memory.seen)
-    with pytest.raises(ValueError, match="state must be of this sampler.s, on cpu; got one on meta"):
+    with pytest.raises(ValueError, match="this sampler's, on cpu; got one on meta"):
         sampler.draw(moved, 1)
-    with pytest.raises(ValueError, match="state must be of this sampler.s, on cpu; got one on meta"):
+    with pytest.raises(ValueError, match="this sampler's, on cpu; got one on meta"):
         sampler.feed(moved, torch.zeros(2, 1, dtype=torch.int64))
+
+
+def test_a_state_of_another_layout_is_refused(on):
+    config = CONFIGS["rotary"]
+    kernel, reference = on(config)[0], sampler_of(config, "reference")
+    with pytest.raises(ValueError, match="state must be of this sampler's, on cpu; got"):
+        kernel.draw(reference.start(2), 1)
+    with pytest.raises(ValueError, match="state must be of this sampler's, on cpu; got"):
+        reference.feed(kernel.start(2), tokens(2, 1))
 
 
 def test_a_piece_is_longer_where_many_sequences_are_drawn_at_a_time(on):

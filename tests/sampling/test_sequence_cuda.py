@@ -128,7 +128,7 @@ def test_a_stream_moves_between_a_cpu_and_a_gpu(name):
         _, state = sampler.draw(state, noise=noise[:, piece], parameters_out=found[:, piece])
     assert torch.equal(state.tokens, whole)
     torch.testing.assert_close(found, parameters, rtol=1e-4, atol=1e-4)
-    with pytest.raises(ValueError, match="state must be of this sampler.s, on cuda:0; got one on cpu"):
+    with pytest.raises(ValueError, match="this sampler's, on cuda:0; got one on cpu"):
         gpu.draw(state, 1)
 
 

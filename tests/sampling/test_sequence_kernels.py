@@ -357,3 +357,33 @@ def test_narrower_instruction_sets_draw_the_same_tokens(isa):
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() in ("generic", isa)
+
+
+@pytest.mark.parametrize("kind", [rnn, transformer])
+def test_a_state_of_another_network_is_refused(kind):
+    small, large = (make_model(kind(width=width)).sampler() for width in (8, 32))
+    for sampler, other in ((small, large), (large, small)):
+        for act in (
+            lambda state, s=sampler: s.draw(state, 3),
+            lambda state, s=sampler: s.feed(state, torch.zeros(2, 1).long()),
+        ):
+            with pytest.raises(ValueError, match="state must be of this sampler's, on cpu; got"):
+                act(other.start(2))
+
+
+def test_a_table_made_under_autocast_is_of_float32():
+    model = make_model(rnn(cell="lstm"))
+    plain = model.sampler()
+    with torch.autocast("cpu", torch.bfloat16):
+        under = model.sampler()
+    noise = plain.draw_noise(3, 9)
+    found = [torch.empty(3, 9, plain.vocabulary) for _ in range(2)]
+    for sampler, parameters in zip((plain, under), found, strict=True):
+        sampler.draw(sampler.start(3), noise=noise, parameters_out=parameters)
+    assert torch.equal(*found)
+
+
+@pytest.mark.parametrize("kind", [rnn, transformer])
+def test_the_models_implementation_is_the_samplers(kind):
+    assert make_model(kind(), impl="reference").sampler().impl == "reference"
+    assert make_model(kind(), impl="triton").sampler().impl == make_model(kind()).sampler().impl
