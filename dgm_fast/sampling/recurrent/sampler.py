@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from dgm_fast.sampling.filters import Filters
+from dgm_fast.sampling.graph import StepGraph
 from dgm_fast.sampling.panels import in_panels, in_rows
 from dgm_fast.sampling.recurrent import op
 from dgm_fast.sampling.recurrent.network import RecurrentNetwork
@@ -48,8 +51,9 @@ class RecurrentMemory:
 class RecurrentSampler(SequenceSampler):
     """Draws the tokens of a recurrent network; sequences may go on for ever.
 
-    A step is a cell a layer. In the reference, what was fed runs through the layers whole, one
-    after another; the kernels take it in token by token.
+    A step is a cell a layer; on a GPU the reference replays it as a CUDA graph. In the reference,
+    what was fed runs through the layers whole, one after another; the kernels take it in token by
+    token.
 
     Arguments:
         network: copied, so that training goes on without the sampler.
@@ -78,6 +82,9 @@ class RecurrentSampler(SequenceSampler):
         (True, 30)
     """
 
+    # Turns a step and its inputs into what replays it; None where it is called.
+    capture: ClassVar[Callable[..., Callable[..., tuple[Tensor, ...]]] | None] = None
+
     def __init__(self, network: RecurrentNetwork, *, impl: str = "auto") -> None:
         self.network = network.to(torch.promote_types(network.head_weight.dtype, torch.float32))
         weight = self.network.head_weight
@@ -86,6 +93,10 @@ class RecurrentSampler(SequenceSampler):
         super().__init__(*shape, weight.device, weight.dtype, impl=impl)
         if impl != "reference":
             self._packed = PackedRecurrent(self.network, in_panels if impl == "cpp" else in_rows)
+        elif self.device.type == "cuda":
+            self.capture = StepGraph
+        # Of the last batch.
+        self._replayed: tuple[int, Callable[..., tuple[Tensor, ...]]] | None = None
 
     def _begin(self, batch: int) -> RecurrentMemory:
         network = self.network
@@ -150,29 +161,42 @@ class RecurrentSampler(SequenceSampler):
             return state.memory.logits
 
         inputs = state.inputs(0, memory.seen)
-        x = F.embedding(inputs, network.embedding)
         with torch.autocast(self.device.type, enabled=False):
-            advance = self._one if inputs.shape[1] == 1 else self._many
-            top, hidden = advance(x, memory.hidden)
-            logits = torch.addmm(network.head_bias, top, network.head_weight.T)
+            if inputs.shape[1] > 1:
+                top, hidden = self._many(inputs, memory.hidden)
+                logits = torch.addmm(network.head_bias, top, network.head_weight.T)
+            else:
+                step = self._step if self.capture is None else self._replay
+                logits, *kept = step(inputs[:, 0], *memory.kept)
+                each = len(memory.hidden[0])
+                hidden = tuple(tuple(kept[i : i + each]) for i in range(0, len(kept), each))
         state.memory = RecurrentMemory(hidden, state.time + 1, logits)
         return logits
 
-    def _one(
-        self, x: Tensor, hidden: tuple[tuple[Tensor, ...], ...]
-    ) -> tuple[Tensor, tuple[tuple[Tensor, ...], ...]]:
-        x, kept = x[:, 0], []
-        for layer, state in zip(self.network.layers, hidden, strict=True):
-            if self.network.cell == "gru":
-                kept.append((torch.gru_cell(x, *state, *layer),))
+    def _replay(self, token: Tensor, *kept: Tensor) -> list[Tensor]:
+        if self._replayed is None or self._replayed[0] != len(token):
+            self._replayed = None  # before another takes memory
+            self._replayed = len(token), self.capture(self._step, token, *kept)
+        # The next replay overwrites them.
+        return [each.clone() for each in self._replayed[1](token, *kept)]
+
+    def _step(self, token: Tensor, *kept: Tensor) -> tuple[Tensor, ...]:
+        """Return the logits (B, V) after an input (B,), and the hidden states of all layers."""
+        network, found = self.network, []
+        x, each = F.embedding(token, network.embedding), len(kept) // len(network.layers)
+        for i, layer in enumerate(network.layers):
+            state = kept[i * each : (i + 1) * each]
+            if network.cell == "gru":
+                found.append(torch.gru_cell(x, *state, *layer))
             else:
-                kept.append(torch.lstm_cell(x, state, *layer))
-            x = kept[-1][0]
-        return x, tuple(kept)
+                found += torch.lstm_cell(x, state, *layer)
+            x = found[-each]
+        return torch.addmm(network.head_bias, x, network.head_weight.T), *found
 
     def _many(
-        self, x: Tensor, hidden: tuple[tuple[Tensor, ...], ...]
+        self, inputs: Tensor, hidden: tuple[tuple[Tensor, ...], ...]
     ) -> tuple[Tensor, tuple[tuple[Tensor, ...], ...]]:
+        x = F.embedding(inputs, self.network.embedding)
         weights = [weight for layer in self.network.layers for weight in layer]
         options = (weights, True, len(hidden), 0.0, False, False, True)
         stacked = [torch.stack(each) for each in zip(*hidden, strict=True)]
