@@ -25,7 +25,6 @@ from torch import Tensor, nn
 
 from dgm_fast import ImplementationUnavailable, use_impl
 from dgm_fast.families import FAMILIES, family_of
-from dgm_fast.sampling import SamplingInterrupted
 from dgm_fast.training import (
     DataConfig,
     Dataset,
@@ -40,7 +39,7 @@ from dgm_fast.training.distributed import process_group
 from dgm_fast.training.metrics import likelihood_table
 from dgm_fast.training.protocol import check_fit, context_of, shape_rows
 from dgm_fast.training.recipes import RECIPES, embedded_data, find_recipe
-from dgm_fast.training.samples import labels_of, save_samples, show_text
+from dgm_fast.training.samples import draw_samples, labels_of, save_samples, show_text
 from dgm_fast.training.subnormals import flush_subnormals
 
 __all__ = ["main"]
@@ -318,7 +317,8 @@ def _sample(arguments: list[str]) -> int:
         count = command.count or (classes or 8 if signals else 1 if text else 64)
         labels = labels_of(count, classes, command.label) if classes else None
         context = None if labels is None else labels.to(device)
-        x, is_whole = _draw(model, count, context, generator, options)
+        with _bar("sampling") as told:
+            x, is_whole = draw_samples(model, count, context, generator, told, **options)
 
     if text and x.numel() > 0:
         show_text(x, Alphabet(run["alphabet"]), command.out)
@@ -326,23 +326,6 @@ def _sample(arguments: list[str]) -> int:
         where = save_samples(x, labels, run, command.out or Path("samples.png"))
         print(f"{count} samples{'' if is_whole else ', as far as they were drawn,'} in {where}")
     return 0 if is_whole else 130
-
-
-def _draw(
-    model: nn.Module,
-    count: int,
-    context: Tensor | None,
-    generator: torch.Generator,
-    options: dict[str, Any],
-) -> tuple[Tensor, bool]:
-    """Return samples, and whether they are whole or Ctrl-C ended their drawing."""
-    try:
-        if "progress" not in inspect.signature(model.sample).parameters:
-            return model.sample(count, context, generator, **options), True
-        with _bar("sampling") as told:
-            return model.sample(count, context, generator, progress=told, **options), True
-    except SamplingInterrupted as stop:
-        return stop.samples, False
 
 
 def _bench(arguments: list[str]) -> int:

@@ -1,18 +1,47 @@
-"""What becomes of a model's samples: pictures, recordings, a text."""
+"""A model's samples and what becomes of them: pictures, recordings, a text."""
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from dgm_fast.sampling import SamplingInterrupted
 from dgm_fast.training.data import Alphabet
 from dgm_fast.training.images import save_image_grid
 from dgm_fast.training.waveforms import save_signals
 
-__all__ = ["labels_of", "save_samples", "show_text"]
+__all__ = ["draw_samples", "labels_of", "save_samples", "show_text"]
+
+
+def draw_samples(
+    model: nn.Module,
+    count: int,
+    context: Tensor | None,
+    generator: torch.Generator,
+    progress: Callable[[int, int], object],
+    **options: Any,
+) -> tuple[Tensor, bool]:
+    """Return samples, and whether they are whole or Ctrl-C ended their drawing.
+
+    Arguments:
+        model: told the progress where its `sample` has one to tell.
+        count: N.
+        context: labels (N,), of a model that has them.
+        generator: on the model's device.
+        progress: told how much is done and how much there is.
+        options: of `sample`.
+    """
+    if "progress" in inspect.signature(model.sample).parameters:
+        options["progress"] = progress
+    try:
+        return model.sample(count, context, generator, **options), True
+    except SamplingInterrupted as stop:
+        return stop.samples, False
 
 
 def labels_of(count: int, classes: int, label: int | None = None) -> Tensor:
