@@ -10,7 +10,7 @@ import torch
 
 from dgm_fast.families import MADE, MADEConfig
 from dgm_fast.sampling import filter_logits, naive_sample, pick_token
-from tests.sampling.test_wavenet import FILTERS
+from tests.sampling.filter_cases import FILTERS
 
 PLAIN = MADEConfig(40, (50, 30), activation="tanh")
 CONFIGS = {

@@ -12,8 +12,8 @@ from dgm_fast.distributions import CategoricalConditional
 from dgm_fast.sampling import AffineInverse, Draw, MaskedLayout, MaskedNetwork, MaskedSampler
 from dgm_fast.sampling.masked_mlp.stretches import shared_bytes, stretches_of
 from tests.sampling.block_programs import build, build_watched, needs_compiler
-from tests.sampling.masked_sweep_blocks import Blocks
-from tests.sampling.test_masked_mlp import (
+from tests.sampling.filter_cases import FILTERS
+from tests.sampling.masked_cases import (
     CONDITIONALS,
     SHAPES,
     STEPS,
@@ -27,7 +27,7 @@ from tests.sampling.test_masked_mlp import (
     naive_of_filters,
     work_of_logits,
 )
-from tests.sampling.test_wavenet import FILTERS
+from tests.sampling.masked_sweep_blocks import Blocks
 
 pytestmark = needs_compiler
 

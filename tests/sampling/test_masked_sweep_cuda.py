@@ -17,7 +17,8 @@ from dgm_fast.layers import SplineShape
 from dgm_fast.sampling import Draw, MaskedLayout, MaskedSampler
 from dgm_fast.sampling.masked_mlp import op
 from dgm_fast.sampling.masked_mlp.stretches import unavailable_reason
-from tests.sampling.test_masked_mlp import (
+from tests.sampling.filter_cases import FILTERS
+from tests.sampling.masked_cases import (
     SHAPES,
     STEPS,
     Shape,
@@ -25,7 +26,6 @@ from tests.sampling.test_masked_mlp import (
     make_network,
     make_noise,
 )
-from tests.sampling.test_wavenet import FILTERS
 
 needs_kernel = pytest.mark.skipif(
     extension.cuda_missing is not None, reason=str(extension.cuda_missing)

@@ -5,11 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from dgm_fast import use_impl
 from dgm_fast.families import RNN, Transformer
 from dgm_fast.sampling import (
-    RecurrentSampler,
-    TransformerSampler,
     filter_logits,
     naive_sample,
     pick_token,
@@ -32,14 +29,7 @@ FILTERS = ({}, {"temperature": 0.6}, {"top_k": 1}, {"top_k": 2}, {"top_p": 0.8, 
 FILTERS += ({"temperature": 0.0},)
 
 
-@pytest.fixture(params=["reference", "auto"])
-def impl(request):
-    """What the samplers of a test run: of those that have a kernel, `auto` is that."""
-    with use_impl(request.param):
-        yield request.param
-
-
-every_impl = pytest.mark.usefixtures("impl")
+every_impl = pytest.mark.usefixtures("sequence_impl")
 
 
 def naive(model, noise, context, **filters):
@@ -355,76 +345,6 @@ def test_a_cuda_graph_of_a_step_draws_the_same(name):
     assert torch.equal(graph.draw(copy, noise=noise[:, 7:])[0], found[0][:, 7:])
 
 
-def test_without_room_to_slide_the_end_is_an_error():
-    model = make_model(VARIANTS["transformer"])
-    sampler = TransformerSampler(model.described())
-    state = sampler.feed(sampler.start(2), tokens(2, 4))
-    with pytest.raises(
-        ValueError, match="beyond the 9 places of the network; got 6 tokens after 4"
-    ):
-        sampler.draw(state, 6)
-    with pytest.raises(
-        ValueError, match="beyond the 9 places of the network; got 7 tokens after 4"
-    ):
-        sampler.feed(state, tokens(2, 7))
-    sliding, _ = model.sampler().draw(
-        model.sampler().feed(model.sampler().start(2), tokens(2, 4)), 5
-    )
-    assert sampler.draw(state, 5)[0].shape == sliding.shape == (2, 5)
-
-
-@every_impl
-@pytest.mark.parametrize(
-    ("options", "error", "match"),
-    [
-        ({"noise": torch.rand(2, 5, 1)}, ValueError, r"noise must have shape \(B, n, 1\) = \(3,"),
-        ({"noise": torch.ones(3, 5, 1).long()}, TypeError, "noise must be a floating-point"),
-        ({"noise": None}, ValueError, "length must be given where noise is not; got None"),
-        ({"length": 5}, ValueError, "length must be given where noise is not; got 5"),
-        ({"temperature": -1.0}, ValueError, "temperature must be at least 0; got -1.0"),
-        ({"top_k": 0}, ValueError, "top_k must be at least 1; got 0"),
-        ({"top_p": 2.0}, ValueError, r"top_p must be in \(0, 1\]; got 2.0"),
-        (
-            {"given": torch.zeros(3, 4).long()},
-            ValueError,
-            r"given must have shape \(B, n\) = \(3, 5",
-        ),
-        ({"given": torch.zeros(3, 5)}, TypeError, "given must be int64; got torch.float32"),
-        ({"given": torch.full((3, 5), V)}, ValueError, "given must hold values in 0 .. 2"),
-        ({"parameters_out": torch.zeros(3, 5, 7)}, ValueError, "parameters_out must have shape"),
-    ],
-)
-@pytest.mark.parametrize("name", ["transformer, labels", "gru, tied"])
-def test_drawing_errors_name_the_argument(name, options, error, match):
-    sampler = make_model(VARIANTS[name]).sampler()
-    state = sampler.start(3, torch.zeros(3).long())
-    with pytest.raises(error, match=match):
-        sampler.draw(state, **({"noise": torch.rand(3, 5, 1)} | options))
-
-
-def test_other_errors_name_the_argument():
-    model = make_model(VARIANTS["transformer, labels"])
-    sampler = model.sampler()
-    for context, error, match in (
-        (None, ValueError, "context must hold labels of 2 classes; got None"),
-        (torch.zeros(3), TypeError, "context must be int64 labels"),
-        (torch.full((3,), 2), ValueError, "context must hold values in 0 .. 1; got 2 to 2"),
-    ):
-        with pytest.raises(error, match=match):
-            sampler.start(3, context)
-    with pytest.raises(ValueError, match="batch must not be negative; got -1"):
-        sampler.start(-1)
-    state = sampler.start(3, torch.zeros(3).long())
-    with pytest.raises(ValueError, match=r"tokens must hold values in 0 .. 2; got -1 to -1"):
-        sampler.feed(state, torch.full((3, 2), -1))
-    with pytest.raises(ValueError, match=r"keep must be in 0 .. 8; got 9"):
-        TransformerSampler(model.described(), keep=9)
-    with pytest.raises(ValueError, match=r"mode must be one of auto, eager, .*; got 'fast'"):
-        model.sampler(mode="fast")
-    with pytest.raises(ValueError, match="mode must not be graph for weights on cpu"):
-        model.sampler(mode="graph")
-
-
 @every_impl
 @variants
 def test_models_sample_with_leading_dims_a_beginning_and_progress(config):
@@ -453,26 +373,6 @@ def test_models_sample_with_leading_dims_a_beginning_and_progress(config):
     assert model.sample(0, None if one is None else context[:0], length=4).shape == (0, 4)
 
 
-@pytest.mark.parametrize(
-    ("options", "match"),
-    [
-        ({"shape": -1}, "shape must not hold negative sizes"),
-        ({"length": 0}, "length must be positive; got 0"),
-        (
-            {"given": torch.zeros(6)},
-            r"given must have shape \(\*, at most length = 5\); got \(6,\)",
-        ),
-        ({"given": torch.zeros(3, 2)}, "given must have dims .* broadcast"),
-        ({"given": torch.full((2,), V)}, "given must hold values in 0 .. 2"),
-        ({"noise": torch.rand(4, 4, 1)}, r"noise must have shape \(n, T, 1\) = \(4, 5, 1\)"),
-        ({"top_k": -3}, "top_k must be at least 1; got -3"),
-    ],
-)
-def test_sampling_errors_name_the_argument(options, match):
-    with pytest.raises(ValueError, match=match):
-        make_model(VARIANTS["gru"]).sample(**({"shape": 4, "length": 5} | options))
-
-
 @every_impl
 def test_streams_may_be_long_and_many():
     for kind in (Transformer, RNN):
@@ -496,53 +396,3 @@ def test_a_transformers_cache_does_not_grow():
     # Of a kernel, blocks of 16 places' keys, and values of whole vectors.
     kernels = [(2, 2, 1, 4, 16), (2, 2, LENGTH, 16)]
     assert shapes == (kernels * 2 if sampler.impl == "cpp" else [(2, 2, LENGTH, 4)] * 4)
-
-
-def called(step, *inputs):
-    """A step that is called, not captured, on tensors that stay; the call to warm up is made."""
-    kept, outputs = [each.clone() for each in inputs], [x.clone() for x in step(*inputs)]
-
-    def replay(*given):
-        for mine, each in zip(kept, given, strict=True):
-            mine.copy_(each)
-        for mine, each in zip(outputs, step(*kept), strict=True):
-            mine.copy_(each)
-        return tuple(outputs)
-
-    return replay
-
-
-def compare_replayed(config, device):
-    model = make_model(config).to(device)
-    eager, replayed = (RecurrentSampler(model.described(), impl="reference") for _ in range(2))
-    eager.capture = None
-    if device == "cpu":
-        replayed.capture = called
-    context, noise = labels(config, 3), eager.draw_noise(3, 30)
-    context = None if context is None else context.to(device)
-    whole, at_the_end = eager.draw(eager.start(3, context), noise=noise)
-
-    found, state = [], replayed.start(3, context)
-    for times in (slice(0, 7), slice(7, 9), slice(9, 30)):
-        drawn, state = replayed.draw(state, noise=noise[:, times])
-        found.append(drawn)
-        # Another batch in between takes the graph's place, and a copy goes another way.
-        replayed.draw(replayed.start(1, None if context is None else context[:1]), 2)
-        replayed.draw(state.clone(), 3)
-    assert torch.equal(torch.cat(found, dim=1), whole)
-    for mine, expected in zip(state.memory.kept, at_the_end.memory.kept, strict=True):
-        torch.testing.assert_close(mine, expected)
-
-
-RECURRENT = {name: VARIANTS[name] for name in ("gru", "gru, tied", "lstm")}
-
-
-@pytest.mark.parametrize("config", RECURRENT.values(), ids=RECURRENT)
-def test_a_step_on_tensors_that_stay_draws_what_the_loop_draws(config):
-    compare_replayed(config, "cpu")
-
-
-@pytest.mark.gpu
-@pytest.mark.parametrize("config", RECURRENT.values(), ids=RECURRENT)
-def test_a_recurrent_step_as_a_graph_draws_what_the_loop_draws(config):
-    compare_replayed(config, "cuda")

@@ -10,63 +10,32 @@ from dataclasses import replace
 import pytest
 import torch
 
-import dgm_fast
-from dgm_fast._core import extension
-from dgm_fast._core.implementation import ImplementationUnavailable
 from dgm_fast.families.autoregressive import wavenet as family
 from dgm_fast.sampling import WaveNetSampler, filter_logits, naive_sample, pick_token
-from dgm_fast.sampling.wavenet import op
 from tests.families.wavenet_models import (
     MIXTURE,
     VARIANTS,
-    condition_of,
-    example,
     make_model,
     small,
 )
 from tests.processes import ROOT
-
-needs_kernel = pytest.mark.skipif(
-    extension.cpp_missing is not None, reason=str(extension.cpp_missing)
+from tests.sampling.filter_cases import FILTERS
+from tests.sampling.pixel_cases import needs_kernel
+from tests.sampling.wavenet_cases import (
+    CONFIGS,
+    EXTREME,
+    LARGE,
+    T,
+    conditions,
+    each_config,
+    extreme_network,
+    make_sampler,
+    of,
 )
-# Several blocks of times, the last one cut short; longer than any receptive field.
-T = 45
 
-CONFIGS = VARIANTS | {
-    "kernel 3 of one-hot levels": small(kernel=3, stacks=2, layers=4),
-    "mixture of one-hot levels": small(output="logistic_mixture", levels=256, first_kernel=1),
-    "whole vectors": small(channels=16, gate_channels=32, skip_channels=48, head_channels=80),
-    "wide": small(channels=40, gate_channels=72, skip_channels=272, head_channels=144, levels=256),
-    "one layer": small(layers=1),
-    "kernel 3 of features": small(kernel=3, features=3, hop=1, classes=2, input="scalar"),
-}
-each_config = pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
 # Rounding does not move a level that is one of so few.
 EXACT = {name: config for name, config in CONFIGS.items() if config.levels <= 256}
 each_exact_config = pytest.mark.parametrize("config", EXACT.values(), ids=EXACT)
-
-
-def make_sampler(config, impl="auto", dtype=torch.float32):
-    """A sampler, and the model it is of."""
-    model = make_model(config).to(dtype)
-    sampler = model.sampler()
-    return WaveNetSampler(sampler.network, model.output, impl=impl), model
-
-
-def conditions(config, model, batch, length=T):
-    """Labels of the state, features of every sample, and both as the model takes them."""
-    inputs = example(config, batch, length, dtype=model.last.weight.dtype)
-    label, features = inputs.get("context"), inputs.get("features")
-    local = None if features is None else model.upsample(features, length).detach()
-    return label, local, condition_of(inputs)
-
-
-# The largest alone, more than one, all; next to none, some, nearly all; both.
-FILTERS = [
-    *({"top_k": k} for k in (1, 3, 1000)),
-    *({"top_p": p} for p in (1e-6, 0.5, 0.99)),
-    {"top_k": 5, "top_p": 0.7},
-]
 
 
 @torch.no_grad()
@@ -85,10 +54,6 @@ def drawn_by_windows(model, noise, condition, temperature, **filters):
 
     start = torch.zeros(batch, length, dtype=torch.int64)
     return naive_sample(parameters_of, pick, noise.double(), range(length), start)
-
-
-def of(x, times):
-    return None if x is None else x[..., times]
 
 
 @pytest.mark.parametrize("temperature", [0.0, 0.7, 1.0])
@@ -224,13 +189,6 @@ def test_levels_that_are_fed_count_like_levels_that_were_drawn(config, impl):
     assert bool((found[0] != found[1]).any(2).all())
 
 
-# So large that two threads draw few signals together.
-LARGE = small(
-    layers=7, channels=64, gate_channels=64, skip_channels=256, head_channels=256, levels=256,
-    features=2, hop=3, classes=3,
-)  # fmt: skip
-
-
 @needs_kernel
 @pytest.mark.parametrize("batch", [1, 2, 3, 5, 9, 17])
 @pytest.mark.parametrize("config", [*CONFIGS.values(), LARGE], ids=[*CONFIGS, "large"])
@@ -257,7 +215,7 @@ ON_ONE_PROCESSOR = """
 import os
 os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
 import torch
-from tests.sampling.test_wavenet import LARGE, T, conditions, make_sampler
+from tests.sampling.wavenet_cases import LARGE, T, conditions, make_sampler
 
 sampler, model = make_sampler(LARGE, "cpp")
 label, local, _ = conditions(LARGE, model, 2, 20 * T)
@@ -299,10 +257,11 @@ def test_a_signal_does_not_depend_on_its_batch(config):
 ON_AN_ISA = """
 import torch
 from dgm_fast._core import extension
-from tests.sampling import test_wavenet as t
+from tests.sampling import wavenet_cases as t
+from tests.sampling.test_wavenet import EXACT
 
 print(extension.build_info()["isa_live"])
-for config in t.EXACT.values():
+for config in EXACT.values():
     for batch in (1, 9):
         sampler, model = t.make_sampler(config, "cpp")
         label, local, _ = t.conditions(config, model, batch)
@@ -346,18 +305,6 @@ def test_noise_at_both_ends_and_certain_levels(impl, output):
     levels, _ = sampler.draw(sampler.start(1), noise=noise)
     expected = model.output.pick(bias.expand(5, -1), noise[0])
     assert torch.equal(levels[0], expected)
-
-
-# Means and log-scales of the heaviest component, beyond any level and no numbers.
-EXTREME = [(1e30, -2.0), (-1e30, -2.0), (float("inf"), -2.0), (float("nan"), -2.0)]
-EXTREME += [(0.1, float("nan")), (0.1, -1e30), (0.1, 60.0)]
-
-
-def extreme_network(network, mean, log_scale):
-    """The network with a mixture of this component alone, whatever it sees."""
-    bias = torch.full_like(network.last_bias, -2.0)
-    bias.view(3, -1)[:, 1] = torch.tensor([60.0, mean, log_scale])
-    return replace(network, last_weight=torch.zeros_like(network.last_weight), last_bias=bias)
 
 
 @pytest.mark.parametrize(("mean", "log_scale"), EXTREME)
@@ -434,103 +381,3 @@ def test_progress_is_told_and_may_interrupt(monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         model.sample(3, progress=interrupt, **options)
     assert torch.equal(model.sample(3, **options), whole)
-
-
-def test_the_choice_of_an_implementation():
-    sampler, model = make_sampler(VARIANTS["categorical"])
-    assert sampler.impl == ("reference" if extension.cpp_missing else "cpp")
-    assert make_sampler(VARIANTS["categorical"], dtype=torch.float64)[0].impl == "reference"
-    with pytest.raises(ImplementationUnavailable, match="float64"):
-        make_sampler(VARIANTS["categorical"], "cpp", torch.float64)
-    with pytest.raises(ImplementationUnavailable, match="'triton'"):
-        make_sampler(VARIANTS["categorical"], "triton")
-    for name in ("reference", "triton"):
-        with dgm_fast.use_impl(name):
-            assert model.sampler().impl == "reference"
-    assert make_model(VARIANTS["categorical"], impl="reference").sampler().impl == "reference"
-
-
-@needs_kernel
-def test_the_operator_is_what_its_schema_says():
-    sampler, model = make_sampler(VARIANTS["both"], "cpp")
-    label, local, _ = conditions(VARIANTS["both"], model, 3)
-    state, packed = sampler.start(3, label), sampler._packed
-    condition, features = state.condition, local.transpose(1, 2).contiguous()
-    first = state.rings, state.recent, packed.weights, packed.sizes, packed.dilations
-    last = (0, model.output.parameters, 8, False, 1.0, 3, 0.9, -7.0)
-    noise, given = sampler.draw_noise(3, T), torch.zeros(3, T, dtype=torch.int64)
-    tests = ("test_schema", "test_faketensor")
-    for levels, keep in (((None, noise), True), ((None, noise), False), ((given, None), False)):
-        arguments = (*first, condition, features, *levels, *last, keep)
-        torch.library.opcheck(op.draw["cpp"], arguments, test_utils=tests)
-
-
-GOOD = {"noise": torch.rand(3, 5, 1), "features": torch.zeros(3, 2, 5)}
-
-
-@pytest.mark.parametrize(
-    ("options", "error", "match"),
-    [
-        ({"noise": torch.rand(2, 5, 1)}, ValueError, r"noise must have shape \(B, n, N\) = \(3,"),
-        ({"noise": torch.rand(3, 5)}, ValueError, "noise must have shape"),
-        ({"noise": torch.ones(3, 5, 1).long()}, TypeError, "noise must be a floating-point"),
-        ({"noise": None}, ValueError, "length must be given where noise is not; got None"),
-        ({"length": 5}, ValueError, "length must be given where noise is not; got 5"),
-        ({"temperature": -1.0}, ValueError, "temperature must be at least 0; got -1.0"),
-        ({"temperature": float("nan")}, ValueError, "temperature must be at least 0; got nan"),
-        ({"top_k": 0}, ValueError, "top_k must be at least 1; got 0"),
-        ({"top_p": 1.5}, ValueError, r"top_p must be in \(0, 1\]; got 1.5"),
-        ({"features": None}, ValueError, "features must hold 2 features of each sample; got None"),
-        ({"features": torch.zeros(3, 2, 4)}, ValueError, r"features must have .*\(3, 2, 4\)"),
-        ({"features": torch.zeros(3, 2, 5).long()}, TypeError, "features must be a floating"),
-        ({"parameters_out": torch.zeros(3, 5, 7)}, ValueError, "parameters_out must have shape"),
-    ],
-)
-def test_drawing_errors_name_the_argument(impl, options, error, match):
-    sampler, _ = make_sampler(VARIANTS["both"], impl)
-    state = sampler.start(3, torch.zeros(3).long())
-    with pytest.raises(error, match=match):
-        sampler.draw(state, **(GOOD | options))
-
-
-def test_components_of_a_mixture_are_not_left_out(impl):
-    sampler, model = make_sampler(VARIANTS["mixture of 256"], impl)
-    with pytest.raises(ValueError, match=r"top_k and top_p .* LogisticMixtureWaveform: got 3 and"):
-        sampler.draw(sampler.start(2, torch.zeros(2).long()), 5, top_k=3)
-    with pytest.raises(ValueError, match=r"top_k and top_p .* logistic_mixture: got None and"):
-        model.sample(2, torch.zeros(2).long(), length=5, top_p=0.5)
-
-
-@pytest.mark.parametrize(
-    ("levels", "error", "match"),
-    [
-        (torch.zeros(3, 5), TypeError, "levels must be int64; got torch.float32"),
-        (torch.zeros(2, 5).long(), ValueError, r"levels must have shape \(B, n\) = \(3, n\)"),
-        (torch.full((3, 5), 8), ValueError, "levels must hold values in 0 .. 7; got 8 to 8"),
-        (torch.full((3, 5), -1), ValueError, "levels must hold values in 0 .. 7; got -1 to -1"),
-    ],
-)
-def test_feeding_errors_name_the_argument(impl, levels, error, match):
-    sampler, _ = make_sampler(VARIANTS["both"], impl)
-    state = sampler.start(3, torch.zeros(3).long())
-    with pytest.raises(error, match=match):
-        sampler.feed(state, levels, torch.zeros(3, 2, 5))
-
-
-def test_starting_errors_name_the_argument(impl):
-    sampler, _ = make_sampler(VARIANTS["both"], impl)
-    for context, error, match in (
-        (None, ValueError, "context must hold labels of 3 classes; got None"),
-        (torch.zeros(3), TypeError, "context must be int64 labels"),
-        (torch.zeros(2).long(), ValueError, r"context must have shape \(B,\) = \(3,\)"),
-        (torch.full((3,), 3), ValueError, "context must hold values in 0 .. 2; got 3 to 3"),
-    ):
-        with pytest.raises(error, match=match):
-            sampler.start(3, context)
-    with pytest.raises(ValueError, match="batch must not be negative; got -1"):
-        sampler.start(-1)
-    plain, _ = make_sampler(VARIANTS["categorical"], impl)
-    with pytest.raises(ValueError, match="context must be None without classes; got shape"):
-        plain.start(3, torch.zeros(3).long())
-    with pytest.raises(ValueError, match="state must be of this sampler"):
-        plain.draw(make_sampler(VARIANTS["scalar"], impl)[0].start(3), 5)

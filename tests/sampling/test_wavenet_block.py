@@ -12,17 +12,17 @@ from dgm_fast.sampling import WaveNetSampler
 from dgm_fast.sampling.wavenet.blocks import shared_bytes
 from tests.families.wavenet_models import VARIANTS, small
 from tests.sampling.block_programs import build, build_watched, needs_compiler
-from tests.sampling.test_wavenet import (
+from tests.sampling.filter_cases import FILTERS
+from tests.sampling.wavenet_blocks import Blocks
+from tests.sampling.wavenet_cases import (
     CONFIGS,
     EXTREME,
-    FILTERS,
     conditions,
     each_config,
     extreme_network,
     make_sampler,
     of,
 )
-from tests.sampling.wavenet_blocks import Blocks
 
 pytestmark = needs_compiler
 

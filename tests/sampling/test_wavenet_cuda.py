@@ -14,7 +14,8 @@ from dgm_fast.sampling import WaveNetSampler
 from dgm_fast.sampling.wavenet import blocks, op
 from dgm_fast.sampling.wavenet.eager import EagerLoop
 from tests.families.wavenet_models import VARIANTS, make_model, small
-from tests.sampling.test_wavenet import CONFIGS, FILTERS, T, conditions, make_sampler, of
+from tests.sampling.filter_cases import FILTERS
+from tests.sampling.wavenet_cases import CONFIGS, T, conditions, make_sampler, of
 
 needs_kernel = pytest.mark.skipif(
     extension.cuda_missing is not None, reason=str(extension.cuda_missing)

@@ -9,7 +9,7 @@ from dgm_fast.sampling import WaveNetSampler
 from dgm_fast.sampling.wavenet.eager import EagerLoop
 from dgm_fast.sampling.wavenet.graphed import GraphedLoop
 from tests.families.wavenet_models import VARIANTS, make_model
-from tests.sampling.test_wavenet import T, conditions, each_config, of
+from tests.sampling.wavenet_cases import T, conditions, each_config, of
 
 
 class Called(GraphedLoop):
