@@ -21,11 +21,6 @@ __all__ = ["SequenceSampler", "SequenceState"]
 
 NO_FILTERS = Filters()
 
-# Multiply-adds of a piece, between which Python looks for Ctrl-C: near a tenth of a second.
-_PIECE = 5e9
-_FEWEST_PIECES = 20
-_SEQUENCES_OF_A_GPU = 100
-
 
 @dataclass
 class SequenceState:
@@ -103,9 +98,7 @@ class SequenceSampler(ABC):
         parameters: P, of a token's distribution.
         device: of the weights.
         dtype: of the computation.
-        pick: maps parameters (B, P) and noise (B, 1) to tokens (B,); default from logits. A kernel
-            then computes the parameters, one token a call.
-        impl: that runs, `"reference"` or a kernel's.
+        pick: maps parameters (B, P) and noise (B, 1) to tokens (B,); default from logits.
 
     Shapes:
         Tokens (B, n) int64, noise (B, n, 1) as `draw_noise` makes it.
@@ -131,13 +124,11 @@ class SequenceSampler(ABC):
         device: torch.device,
         dtype: torch.dtype,
         pick: Callable[[Tensor, Tensor], Tensor] | None = None,
-        impl: str = "reference",
     ) -> None:
         self.vocabulary, self.classes, self.parameters = vocabulary, classes, parameters
         # With the index of the GPU, as tensors have it.
         self.device = torch.empty(0, device=device).device
-        self.dtype, self.impl = dtype, impl
-        self.pick = pick or pick_token
+        self.dtype, self.pick = dtype, pick or pick_token
 
     @abstractmethod
     def _begin(self, batch: int) -> Any:
@@ -146,24 +137,6 @@ class SequenceSampler(ABC):
     @abstractmethod
     def _next(self, state: SequenceState) -> Tensor:
         """Look at what the memory lacks, replace it, and return the parameters (B, P)."""
-
-    def _launch(
-        self,
-        state: SequenceState,
-        parameters: Tensor | None,
-        noise: Tensor | None = None,
-        given: Tensor | None = None,
-        filters: Filters = NO_FILTERS,
-    ) -> tuple[Tensor, Any]:
-        """Return tokens (B, n) that a kernel draws, and the memory after all but the last of them.
-
-        Without noise it draws none, and fills in the parameters (B, 1, P) of the next.
-        """
-        raise NotImplementedError(f"{type(self).__name__} has no kernel")
-
-    def _has_looked(self, state: SequenceState) -> bool:
-        """Whether a draw, then interrupted, has looked at all there is, and left its parameters."""
-        return False
 
     def _room(self, state: SequenceState, count: int) -> int:
         """Return how many of so many tokens can be drawn at once."""
@@ -238,9 +211,7 @@ class SequenceSampler(ABC):
         whole = self._given(given, state.batch, count)
         given = None if given is None else given.to(self.device)
         self._check_out(parameters_out, state.batch, count)
-        most = 1
-        if self._draws_ahead:
-            most = self._tokens_of_a_piece(state.batch, count, progress is not None)
+        most = self._tokens_of_a_piece(state.batch, count, progress is not None)
 
         state.reserve(count)
         while (done := state.time - before) < count:
@@ -288,28 +259,9 @@ class SequenceSampler(ABC):
                 f"{self.vocabulary} tokens; a token has {self.parameters} parameters"
             )
 
-    @property
-    def _draws_ahead(self) -> bool:
-        """Whether a kernel draws many tokens a call."""
-        return self.impl != "reference" and self.pick is pick_token
-
-    @property
-    def _multiply_adds(self) -> int:
-        """Return about how many a token of a sequence takes."""
-        return 0
-
     def _tokens_of_a_piece(self, batch: int, count: int, with_progress: bool) -> int:
-        # Weights of one sequence are read as those of eight, and a GPU draws many at a time.
-        at_a_time = _SEQUENCES_OF_A_GPU if self.impl == "cuda" else 1
-        work = self._multiply_adds * max(-(-batch // at_a_time), 8) * count
-        pieces = max(_FEWEST_PIECES * with_progress, work / _PIECE, 1)
-        return max(1, round(count / pieces))
-
-    def _in_pieces(self, inputs: Tensor) -> list[Tensor]:
-        """Cut what a kernel has to look at (B, m) so that Python sees the keyboard in between."""
-        batch, count = inputs.shape
-        pieces = inputs.split(self._tokens_of_a_piece(batch, count, False), dim=1)
-        return [each.contiguous() for each in pieces]
+        """Return how many of so many tokens are drawn between two looks at the keyboard."""
+        return 1
 
     def _draw_piece(
         self,
@@ -320,10 +272,6 @@ class SequenceSampler(ABC):
         out: Tensor | None,
     ) -> None:
         """Append tokens, those that are kept where they are not negative."""
-        if self._draws_ahead and not self._has_looked(state):
-            self._draw_ahead(state, noise, kept, filters, out)
-            return
-
         for t, u in enumerate(noise.unbind(1)):
             parameters = self._next(state)
             if out is not None:
@@ -334,28 +282,6 @@ class SequenceSampler(ABC):
             if kept is not None:
                 token = torch.where(kept[:, t] < 0, token, kept[:, t])
             state.append(token[:, None])
-
-    def _draw_ahead(
-        self,
-        state: SequenceState,
-        noise: Tensor,
-        kept: Tensor | None,
-        filters: Filters,
-        out: Tensor | None,
-    ) -> None:
-        parameters = None if out is None else out.to(self.device, self.dtype).contiguous()
-        noise = noise[..., 0].to(self.dtype).contiguous()
-        kept = None if kept is None else kept.contiguous()
-        tokens, memory = self._launch(state, parameters, noise, kept, filters)
-        if out is not None:
-            out.copy_(parameters)
-        # In this order: after an interrupt in between, the tokens are looked at again.
-        state.append(tokens)
-        state.memory = memory
-
-    def _empty_parameters(self, batch: int) -> Tensor:
-        """Return room for the parameters (B, 1, P) of a token."""
-        return torch.empty(batch, 1, self.parameters, dtype=self.dtype, device=self.device)
 
     def _check_out(self, out: Tensor | None, batch: int, count: int) -> None:
         """Check where parameters shall go."""

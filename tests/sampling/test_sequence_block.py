@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from dgm_fast._core import extension
-from dgm_fast.sampling import SequenceSampler, filter_logits, pick_token
+from dgm_fast.sampling import SequenceSampler, filter_logits, pick_token, sequence_kernels
 from dgm_fast.sampling.panels import in_rows
 from dgm_fast.sampling.recurrent import blocks as recurrent_blocks
 from dgm_fast.sampling.transformer import blocks as transformer_blocks
@@ -114,7 +114,7 @@ def test_what_is_long_is_fed_in_pieces(on, monkeypatch, name):
     noise = noise_of(sampler, 3, T)
     drawn, _ = draw(sampler, config, noise)
     calls = len(blocks.plans)
-    monkeypatch.setattr("dgm_fast.sampling.sequence._PIECE", 8 * 4 * sampler._multiply_adds)
+    monkeypatch.setattr(sequence_kernels, "_PIECE", 8 * 4 * sampler._packed.multiply_adds)
     state = sampler.feed(sampler.start(3, labels(config, 3)), drawn[:, : T - 3])
     rest, _ = sampler.draw(state, noise=noise[:, -3:])
     assert torch.equal(rest, drawn[:, -3:])
@@ -143,10 +143,7 @@ def test_a_state_is_moved_whole_or_refused(name):
     _, state = sampler.draw(sampler.start(2, labels(config, 2)), 3)
     moved = state.to("meta")
     memory = moved.memory
-    kept, last = (
-        (memory.hidden, memory.logits) if name == "lstm" else (memory.cache, memory.parameters)
-    )
-    of_layers = [each for layer in kept for each in layer]
+    of_layers, last = memory.kept, memory.parameters
     assert all(x.is_meta for x in (moved.first, moved.buffer, last, *of_layers))
     assert (moved.time, memory.seen) == (state.time, state.memory.seen)
     with pytest.raises(ValueError, match="this sampler's, on cpu; got one on meta"):

@@ -2,43 +2,16 @@
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
-
-from dgm_fast._core.implementation import cpp, cuda
-from dgm_fast._core.op import Direction, Op
 from dgm_fast.sampling import choice
 from dgm_fast.sampling.recurrent.blocks import unavailable_reason
 from dgm_fast.sampling.recurrent.network import RecurrentNetwork
+from dgm_fast.sampling.sequence_kernels import sequence_op
 
 __all__ = ["choose", "draw"]
 
 
-def _fake_draw(
-    hidden: list[Tensor],
-    parameters: Tensor | None,
-    inputs: Tensor,
-    given: Tensor | None,
-    noise: Tensor | None,
-    *others: object,
-) -> Tensor:
-    return inputs.new_empty(inputs.shape[0], 0 if noise is None else noise.shape[1])
-
-
-# It moves the hidden states on, and fills in parameters where they are wanted.
-_op = Op(
-    "recurrent_sampler",
-    {
-        "draw": Direction(
-            "(Tensor(a!)[] hidden, Tensor(b!)? parameters, Tensor inputs, Tensor? given, "
-            "Tensor? noise, Tensor[] weights, int[] sizes, bool lstm, float temperature, "
-            "int top_k, float top_p) -> Tensor tokens",
-            _fake_draw,
-        )
-    },
-    [cpp(torch.float32), cuda(torch.float32)],
-)
-
+# It moves the hidden states on.
+_op = sequence_op("recurrent_sampler", "hidden", "bool lstm")
 draw = {name: _op.kernels["draw", name] for name in _op.implementations}
 
 

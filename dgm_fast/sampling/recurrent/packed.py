@@ -55,6 +55,11 @@ class PackedRecurrent:
         for of_input, of_state, bias in layers:
             self.weights += [laid_out(of_input), laid_out(of_state), bias]
 
+    @property
+    def multiply_adds(self) -> int:
+        """Return how many a token of a sequence takes."""
+        return sum(each.numel() for each in self.weights[1:])
+
     def _layer(
         self, of_input: Tensor, of_state: Tensor, input_bias: Tensor, state_bias: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
@@ -16,7 +16,8 @@ from dgm_fast.sampling.panels import in_panels, in_rows
 from dgm_fast.sampling.recurrent import op
 from dgm_fast.sampling.recurrent.network import RecurrentNetwork
 from dgm_fast.sampling.recurrent.packed import PackedRecurrent
-from dgm_fast.sampling.sequence import NO_FILTERS, SequenceSampler, SequenceState
+from dgm_fast.sampling.sequence import NO_FILTERS, SequenceState
+from dgm_fast.sampling.sequence_kernels import KernelSampler
 
 __all__ = ["RecurrentMemory", "RecurrentSampler"]
 
@@ -28,12 +29,12 @@ class RecurrentMemory:
     Attributes:
         hidden: of each layer h (B, H) and, of an LSTM, c (B, H).
         seen: how many inputs these have taken in.
-        logits: (B, V), after the last of them, where a step a call looked at it.
+        parameters: the logits (B, V) after the last of them, where a step a call looked at it.
     """
 
     hidden: tuple[tuple[Tensor, ...], ...]
     seen: int = 0
-    logits: Tensor | None = None
+    parameters: Tensor | None = None
 
     @property
     def kept(self) -> list[Tensor]:
@@ -43,12 +44,11 @@ class RecurrentMemory:
     def to(self, device: torch.device | str) -> RecurrentMemory:
         """Return the memory on another device."""
         hidden = tuple(tuple(each.to(device) for each in layer) for layer in self.hidden)
-        return RecurrentMemory(
-            hidden, self.seen, None if self.logits is None else self.logits.to(device)
-        )
+        parameters = None if self.parameters is None else self.parameters.to(device)
+        return RecurrentMemory(hidden, self.seen, parameters)
 
 
-class RecurrentSampler(SequenceSampler):
+class RecurrentSampler(KernelSampler):
     """Draws the tokens of a recurrent network; sequences may go on for ever.
 
     A step is a cell a layer; on a GPU the reference replays it as a CUDA graph. In the reference,
@@ -82,6 +82,7 @@ class RecurrentSampler(SequenceSampler):
         (True, 30)
     """
 
+    draws = op.draw
     # Turns a step and its inputs into what replays it; None where it is called.
     capture: ClassVar[Callable[..., Callable[..., tuple[Tensor, ...]]] | None] = None
 
@@ -90,7 +91,8 @@ class RecurrentSampler(SequenceSampler):
         weight = self.network.head_weight
         impl = op.choose(impl, self.network)
         shape = len(weight), network.classes, len(weight)
-        super().__init__(*shape, weight.device, weight.dtype, impl=impl)
+        super().__init__(*shape, weight.device, weight.dtype)
+        self.impl = impl
         if impl != "reference":
             self._packed = PackedRecurrent(self.network, in_panels if impl == "cpp" else in_rows)
         elif self.device.type == "cuda":
@@ -107,10 +109,6 @@ class RecurrentSampler(SequenceSampler):
     def _has_looked(self, state: SequenceState) -> bool:
         return state.memory.seen > state.time
 
-    @property
-    def _multiply_adds(self) -> int:
-        return sum(each.numel() for each in self._packed.weights[1:])
-
     def _launch(
         self,
         state: SequenceState,
@@ -121,45 +119,16 @@ class RecurrentSampler(SequenceSampler):
     ) -> tuple[Tensor, RecurrentMemory]:
         # The kernel moves copies on: an interrupt leaves the states that the memory says.
         hidden = tuple(tuple(each.clone() for each in layer) for layer in state.memory.hidden)
+        kept, lstm = [each for layer in hidden for each in layer], self._packed.lstm
         *most, last = self._in_pieces(state.inputs(0, state.memory.seen))
         for inputs in most:
-            self._run(hidden, None, inputs, None, None, NO_FILTERS)
-        tokens = self._run(hidden, parameters, last, given, noise, filters)
+            self._run(kept, lstm, None, inputs)
+        tokens = self._run(kept, lstm, parameters, last, given, noise, filters)
         seen = state.time + max(1, tokens.shape[1])
         return tokens, RecurrentMemory(hidden, seen)
 
-    def _run(
-        self,
-        hidden: tuple[tuple[Tensor, ...], ...],
-        parameters: Tensor | None,
-        inputs: Tensor,
-        given: Tensor | None,
-        noise: Tensor | None,
-        filters: Filters,
-    ) -> Tensor:
-        """Return the tokens (B, n) that the kernel draws after inputs."""
-        return op.draw[self.impl](
-            [each for layer in hidden for each in layer],
-            parameters,
-            inputs,
-            given,
-            noise,
-            self._packed.weights,
-            self._packed.sizes,
-            self._packed.lstm,
-            *filters.constants,
-        )
-
-    def _next(self, state: SequenceState) -> Tensor:
+    def _look(self, state: SequenceState) -> RecurrentMemory:
         network, memory = self.network, state.memory
-        if self._has_looked(state):
-            return memory.logits
-        if self.impl != "reference":
-            logits = self._empty_parameters(state.batch)
-            _, memory = self._launch(state, logits)
-            state.memory = replace(memory, logits=logits[:, 0])
-            return state.memory.logits
-
         inputs = state.inputs(0, memory.seen)
         with torch.autocast(self.device.type, enabled=False):
             if inputs.shape[1] > 1:
@@ -170,8 +139,7 @@ class RecurrentSampler(SequenceSampler):
                 logits, *kept = step(inputs[:, 0], *memory.kept)
                 each = len(memory.hidden[0])
                 hidden = tuple(tuple(kept[i : i + each]) for i in range(0, len(kept), each))
-        state.memory = RecurrentMemory(hidden, state.time + 1, logits)
-        return logits
+        return RecurrentMemory(hidden, state.time + 1, logits)
 
     def _replay(self, token: Tensor, *kept: Tensor) -> list[Tensor]:
         if self._replayed is None or self._replayed[0] != len(token):

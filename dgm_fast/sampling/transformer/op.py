@@ -2,43 +2,17 @@
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
-
-from dgm_fast._core.implementation import cpp, cuda, requested
-from dgm_fast._core.op import Direction, Op
+from dgm_fast._core.implementation import requested
 from dgm_fast.sampling import choice
+from dgm_fast.sampling.sequence_kernels import sequence_op
 from dgm_fast.sampling.transformer.blocks import is_small, unavailable_reason
 from dgm_fast.sampling.transformer.network import TransformerNetwork
 
 __all__ = ["choose", "draw"]
 
 
-def _fake_draw(
-    cache: list[Tensor],
-    parameters: Tensor | None,
-    inputs: Tensor,
-    given: Tensor | None,
-    noise: Tensor | None,
-    *others: object,
-) -> Tensor:
-    return inputs.new_empty(inputs.shape[0], 0 if noise is None else noise.shape[1])
-
-
-# It fills the cache behind `seen`, and in parameters where they are wanted.
-_op = Op(
-    "transformer_sampler",
-    {
-        "draw": Direction(
-            "(Tensor(a!)[] cache, Tensor(b!)? parameters, Tensor inputs, Tensor? given, "
-            "Tensor? noise, Tensor[] weights, int[] sizes, int seen, float temperature, "
-            "int top_k, float top_p) -> Tensor tokens",
-            _fake_draw,
-        )
-    },
-    [cpp(torch.float32), cuda(torch.float32)],
-)
-
+# It fills the cache behind `seen`.
+_op = sequence_op("transformer_sampler", "cache", "int seen")
 draw = {name: _op.kernels["draw", name] for name in _op.implementations}
 
 

@@ -14,7 +14,8 @@ from torch import Tensor
 from dgm_fast.sampling.filters import Filters
 from dgm_fast.sampling.graph import StepGraph
 from dgm_fast.sampling.panels import in_panels, in_rows
-from dgm_fast.sampling.sequence import NO_FILTERS, SequenceSampler, SequenceState
+from dgm_fast.sampling.sequence import NO_FILTERS, SequenceState
+from dgm_fast.sampling.sequence_kernels import KernelSampler
 from dgm_fast.sampling.transformer import op
 from dgm_fast.sampling.transformer.network import TransformerNetwork
 from dgm_fast.sampling.transformer.packed import PackedTransformer
@@ -61,7 +62,7 @@ class TransformerMemory:
         return replace(self, cache=cache, parameters=parameters, graphs=[])
 
 
-class TransformerSampler(SequenceSampler):
+class TransformerSampler(KernelSampler):
     r"""Draws the tokens of a causal transformer, whose keys and values it keeps.
 
     A network that has T places sees all tokens up to the T-th. With the next one, its window
@@ -114,6 +115,8 @@ class TransformerSampler(SequenceSampler):
         [0, 1, 15, 8, 15, 8]
     """
 
+    draws = op.draw
+
     def __init__(
         self,
         network: TransformerNetwork,
@@ -133,7 +136,8 @@ class TransformerSampler(SequenceSampler):
             raise ValueError(f"mode must be auto where impl is {impl!r}; got {mode!r}")
         impl = op.choose(impl if mode == "auto" else "reference", network)
         shape = network.vocabulary, network.classes, len(weight)
-        super().__init__(*shape, weight.device, weight.dtype, pick, impl)
+        super().__init__(*shape, weight.device, weight.dtype, pick)
+        self.impl = impl
         self.length, self.keep = network.length, keep
         self.mode = None
         if impl == "reference":
@@ -175,10 +179,6 @@ class TransformerSampler(SequenceSampler):
         # A window that slides begins again.
         return min(count, self.length - self.visible(state.time))
 
-    @property
-    def _multiply_adds(self) -> int:
-        return self._packed.multiply_adds
-
     def _window(self, state: SequenceState) -> TransformerMemory:
         """Return the memory, begun again where the window has slid."""
         begin = state.time - self.visible(state.time)
@@ -201,52 +201,19 @@ class TransformerSampler(SequenceSampler):
         *most, last = self._in_pieces(state.inputs(memory.begin, memory.seen))
         seen = memory.seen
         for inputs in most:
-            self._run(memory.cache, seen, None, inputs, None, None, NO_FILTERS)
+            self._run(memory.kept, seen, None, inputs)
             seen += inputs.shape[1]
-        tokens = self._run(memory.cache, seen, parameters, last, given, noise, filters)
+        tokens = self._run(memory.kept, seen, parameters, last, given, noise, filters)
         seen = self.visible(state.time) + max(1, tokens.shape[1])
         return tokens, replace(memory, seen=seen, parameters=None)
 
-    def _run(
-        self,
-        cache: Cache,
-        seen: int,
-        parameters: Tensor | None,
-        inputs: Tensor,
-        given: Tensor | None,
-        noise: Tensor | None,
-        filters: Filters,
-    ) -> Tensor:
-        """Return the tokens (B, n) that the kernel draws after inputs that follow those seen."""
-        return op.draw[self.impl](
-            [each for pair in cache for each in pair],
-            parameters,
-            inputs,
-            given,
-            noise,
-            self._packed.weights,
-            self._packed.sizes,
-            seen,
-            *filters.constants,
-        )
-
-    def _next(self, state: SequenceState) -> Tensor:
-        if self._has_looked(state):
-            return state.memory.parameters
-        if self.impl != "reference":
-            parameters = self._empty_parameters(state.batch)
-            _, memory = self._launch(state, parameters)
-            state.memory = replace(memory, parameters=parameters[:, 0])
-            return state.memory.parameters
-
+    def _look(self, state: SequenceState) -> TransformerMemory:
         memory = self._window(state)
-        parameters = self._look(state.inputs(memory.begin, memory.seen), memory)
+        parameters = self._parameters(state.inputs(memory.begin, memory.seen), memory)
         # Only now: an interrupted pass is done again, over what it has written.
-        seen = self.visible(state.time) + 1
-        state.memory = replace(memory, seen=seen, parameters=parameters)
-        return parameters
+        return replace(memory, seen=self.visible(state.time) + 1, parameters=parameters)
 
-    def _look(self, inputs: Tensor, memory: TransformerMemory) -> Tensor:
+    def _parameters(self, inputs: Tensor, memory: TransformerMemory) -> Tensor:
         """Return the parameters (B, P) after inputs (B, m) that the cache lacks."""
         place, cache = memory.seen, memory.cache
         with torch.autocast(self.device.type, enabled=False):
