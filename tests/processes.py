@@ -1,4 +1,4 @@
-"""Start the two processes of a test of distributed training."""
+"""Other processes of tests: two of distributed training, or one on another instruction set."""
 
 from __future__ import annotations
 
@@ -24,3 +24,12 @@ def run_two(worker: Path, folder: Path) -> None:
     ]
     errors = [process.communicate(timeout=240)[1] for process in processes]
     assert all(process.returncode == 0 for process in processes), errors
+
+
+def run_on_isa(code: str, isa: str, threads: int = 1) -> str:
+    """Run Python code whose kernels use at most an instruction set; return what it prints."""
+    environment = os.environ | {"DGM_FAST_ISA": isa, "OMP_NUM_THREADS": str(threads)}
+    run = [sys.executable, "-c", code]
+    done = subprocess.run(run, env=environment, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()

@@ -30,21 +30,17 @@ OF_TILES = ("masked_linear", "invertible_1x1")
 
 
 def _compilations():
-    seen, main = set(), itertools.cycle(MAIN_TARGETS)
+    seen = set()
     for op, kernel in aot_kernels():
         # Other GPUs of NVIDIA's have the same registers and compiler: one dtype tells for them, and
-        # one variant of a kernel that is no product of tiles. What then differs in its dtype, or in
-        # what a kernel of one size of tiles leaves out, the two compilers take in turn.
+        # one variant of a kernel that is no product of tiles.
         variant = (op, re.sub("fp32|bf16|fp16", "", kernel.name))
         kind = variant if op in OF_TILES else (op, kernel.function)
-        has_sizes = len(kernel.configs(TARGETS["sm_90"].gpu)) > 1
-        names = [next(main)] if variant in seen or not has_sizes else MAIN_TARGETS
-        for name in names if kind in seen else TARGETS:
+        for name in MAIN_TARGETS if kind in seen else TARGETS:
             target = TARGETS[name]
             configs = kernel.configs(target.gpu)
-            # The first are of the largest tiles, on which spills depend most.
-            is_further = variant in seen or name not in MAIN_TARGETS
-            for config in configs[:1] if is_further else configs:
+            # The first are of the largest tiles, and sm_100 takes the tiles of sm_90.
+            for config in configs[:1] if variant in seen or name == "sm_100" else configs:
                 label = "-".join((op, kernel.name, name, *map(str, config.kwargs.values())))
                 yield pytest.param(kernel, target, config, id=label)
 

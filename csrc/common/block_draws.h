@@ -11,6 +11,8 @@
 
 namespace dgm::blocks {
 
+DGM_HOST_DEVICE float sigmoid(float x) { return 1.0f / (1.0f + expf(-x)); }
+
 constexpr int kSegments = 32;
 
 struct Segment {

@@ -11,7 +11,7 @@
 
 namespace dgm::masked_sweep {
 
-DGM_HOST_DEVICE float sigmoid(float x) { return 1.0f / (1.0f + expf(-x)); }
+using blocks::sigmoid;
 
 DGM_HOST_DEVICE float activate(Activation activation, float x) {
   // Not one of the cases, which a GPU looks up in a table. A NaN stays.

@@ -10,10 +10,11 @@
 
 namespace dgm::pixel_sampler {
 
+using blocks::sigmoid;
+
 // A NaN stays in all of these.
 DGM_HOST_DEVICE float relu(float x) { return x < 0.0f ? 0.0f : x; }
 DGM_HOST_DEVICE float elu(float x) { return x > 0.0f ? x : expm1f(x); }
-DGM_HOST_DEVICE float sigmoid(float x) { return 1.0f / (1.0f + expf(-x)); }
 
 // Float i of a function of x, whose halves or signs lie one after another.
 DGM_HOST_DEVICE float mapped(int kind, const float* x, int floats, int i) {

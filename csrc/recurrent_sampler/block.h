@@ -51,8 +51,6 @@ inline int64_t shared_bytes(const Network& network, int64_t sequences) {
   return static_cast<int64_t>(sizeof(float)) * Shared(network, sequences).places.floats;
 }
 
-DGM_HOST_DEVICE float sigmoid(float x) { return 1.0f / (1.0f + expf(-x)); }
-
 template <int S, typename Block>
 class Group {
  public:

@@ -29,7 +29,7 @@ struct Network {
   const float *head, *head_bias;  // (width, padded outputs)
   const Layer* layers;
 
-  DGM_HOST_DEVICE int64_t units() const { return sequence_sampler::padded(sizes.width); }
+  DGM_HOST_DEVICE int64_t units() const { return padded(sizes.width); }
   DGM_HOST_DEVICE int64_t gates() const { return lstm ? 4 : 3; }
   int64_t multiply_adds() const {
     const int64_t of_layers = sizes.inputs + (2 * sizes.layers - 1) * sizes.width;

@@ -7,7 +7,6 @@ namespace dgm::DGM_ISA {
 
 namespace sampling {
 
-using dgm::sequence_sampler::padded;
 using dgm::sequence_sampler::Tokens;
 
 // Rows that share each load of a weight.

@@ -5,13 +5,9 @@
 
 #include "common/filters.h"
 #include "common/host_device.h"
+#include "common/padding.h"
 
 namespace dgm::sequence_sampler {
-
-// Columns of every matrix are padded with zeros to whole vectors of any instruction set.
-constexpr int64_t kPad = 16;
-
-DGM_HOST_DEVICE int64_t padded(int64_t size) { return (size + kPad - 1) / kPad * kPad; }
 
 // Sequences have inputs that have not been looked at, the last of which parameters are wanted
 // after; then each token drawn is the next input.

@@ -15,7 +15,7 @@ constexpr float kNormEpsilon = 1e-5f;
 struct Sizes {
   int64_t width, heads, head, hidden, outputs, places, layers, symbols;
 
-  DGM_HOST_DEVICE int64_t channels() const { return heads * sequence_sampler::padded(head); }
+  DGM_HOST_DEVICE int64_t channels() const { return heads * padded(head); }
   DGM_HOST_DEVICE int64_t blocks() const { return (places + kBlock - 1) / kBlock; }
 };
 

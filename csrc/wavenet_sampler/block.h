@@ -35,8 +35,6 @@ struct Shared {
     seen = take(n.layers * (n.kernel - 1));
   }
 
-  DGM_HOST_DEVICE static int64_t padded(int64_t size) { return (size + kPad - 1) / kPad * kPad; }
-
  private:
   DGM_HOST_DEVICE int take(int64_t size) {
     const int begin = floats;
@@ -168,7 +166,7 @@ class Group {
   DGM_HOST_DEVICE void start(int64_t t) {
     copy_pasts();
     for (int i = lane_; i < channels_; i += team_) x()[s_ * channels_ + i] = first(i);
-    const int width = static_cast<int>(Shared::padded(n.features));
+    const int width = static_cast<int>(padded(n.features));
     for (int i = lane_; i < width; i += team_) {
       const float* local = d.features + place(t) * n.features;
       features()[s_ * width + i] = i < n.features ? local[i] : 0.0f;
@@ -225,7 +223,7 @@ class Group {
         sums.of[s] = load_constant(d.condition + sample_of(s) * d.condition_step + column);
       }
       if (n.features > 0) {
-        const int width = static_cast<int>(Shared::padded(n.features));
+        const int width = static_cast<int>(padded(n.features));
         add({net.features + column, layers_ * outs, width}, features(), width, sums);
       }
       for (int tap = 0; tap < taps_; ++tap) {

@@ -5,11 +5,9 @@
 
 #include "common/filters.h"
 #include "common/host_device.h"
+#include "common/padding.h"
 
 namespace dgm::wavenet_sampler {
-
-// Channels of every kind are padded with zeros to whole vectors of any instruction set.
-constexpr int64_t kPad = 16;
 
 struct Sizes {
   int64_t channels, gated, kernel, first_kernel, skips, head, parameters;

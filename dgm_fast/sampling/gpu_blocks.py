@@ -8,12 +8,24 @@ import torch
 
 from dgm_fast._core.integers import ceil_div
 
-__all__ = ["QUAD", "ROWS", "SEGMENTS", "TASKS", "bytes_of", "shares_too_much", "too_old"]
+__all__ = [
+    "QUAD",
+    "ROWS",
+    "SEGMENTS",
+    "TASKS",
+    "bytes_of",
+    "shares_too_much",
+    "sums_of_parts",
+    "too_large",
+    "too_old",
+]
 
 # As in csrc: common/block_products.h and common/block_draws.h.
 TASKS, QUAD, ROWS, SEGMENTS = 256, 4, 8, 32
 # The oldest GPU that the extension is compiled for.
 _CAPABILITY = (8, 0)
+# Places among floats are 32-bit integers.
+_MOST_FLOATS = 2**31
 
 
 def too_old(device: torch.device) -> str | None:
@@ -37,6 +49,25 @@ def shares_too_much(device: torch.device, bytes_: int, sample: str) -> str | Non
     if bytes_ <= has:
         return None
     return f"{sample} needs {bytes_} bytes of shared memory, of which {gpu.name} has {has}"
+
+
+def too_large(sizes: Iterable[tuple[str, int]]) -> str | None:
+    """Return why places in arrays cannot be counted, or None.
+
+    Arguments:
+        sizes: what each array is, and how many floats it has.
+    """
+    for what, floats in sizes:
+        if floats >= _MOST_FLOATS:
+            return f"{what} must hold less than {_MOST_FLOATS} floats; got {floats}"
+    return None
+
+
+def sums_of_parts(ins: int, outs: int) -> int:
+    """Return how many sums of parts of its rows a product leaves, as `Cut` cuts it."""
+    pieces = ceil_div(ins, ROWS)
+    each = max(1, ceil_div(pieces, max(1, TASKS // (outs // QUAD))))
+    return max(1, ceil_div(pieces, each)) * outs
 
 
 def bytes_of(sizes: Iterable[int]) -> int:

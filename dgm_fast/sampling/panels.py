@@ -8,9 +8,9 @@ from torch import Tensor
 
 from dgm_fast._core.integers import ceil_div
 from dgm_fast.sampling.gpu_blocks import ROWS
-from dgm_fast.sampling.padding import padded
+from dgm_fast.sampling.padding import pad_last
 
-__all__ = ["in_panels", "in_rows", "pad_last", "whole_rows"]
+__all__ = ["in_panels", "in_rows", "whole_rows"]
 
 PANEL = 64
 
@@ -18,11 +18,6 @@ PANEL = 64
 def whole_rows(size: int) -> int:
     """Return a number of rows filled up to those that a GPU's thread loads at once."""
     return ceil_div(size, ROWS) * ROWS
-
-
-def pad_last(x: Tensor) -> Tensor:
-    """Fill the last dim up with zeros."""
-    return F.pad(x, (0, padded(x.shape[-1]) - x.shape[-1])).contiguous()
 
 
 def in_panels(matrix: Tensor) -> Tensor:

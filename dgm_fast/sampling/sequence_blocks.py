@@ -6,25 +6,20 @@ from collections.abc import Sequence
 
 import torch
 
-from dgm_fast._core.integers import ceil_div
 from dgm_fast.sampling.gpu_blocks import (
-    QUAD,
-    ROWS,
     SEGMENTS,
-    TASKS,
     bytes_of,
     shares_too_much,
+    too_large,
     too_old,
 )
 from dgm_fast.sampling.padding import padded
 from dgm_fast.sampling.panels import whole_rows
 
-__all__ = ["block_bytes", "matrix_floats", "sums_of_parts", "unavailable_reason"]
+__all__ = ["block_bytes", "matrix_floats", "unavailable_reason"]
 
 # As in cuda.cu of the samplers.
 _MOST_LAYERS = 32
-# Places among floats are 32-bit integers.
-_MOST_FLOATS = 2**31
 
 
 def unavailable_reason(
@@ -43,10 +38,7 @@ def unavailable_reason(
         return reason
     if layers > _MOST_LAYERS:
         return f"it has at most {_MOST_LAYERS} layers; got {layers}"
-    for what, floats in largest:
-        if floats >= _MOST_FLOATS:
-            return f"{what} must hold less than {_MOST_FLOATS} floats; got {floats}"
-    return shares_too_much(device, needed, "a sequence")
+    return too_large(largest) or shares_too_much(device, needed, "a sequence")
 
 
 def block_bytes(own: Sequence[int], outputs: int, sums: int) -> int:
@@ -58,13 +50,6 @@ def block_bytes(own: Sequence[int], outputs: int, sums: int) -> int:
         sums: the most that a product leaves.
     """
     return bytes_of([*own, padded(outputs), sums, SEGMENTS, 2 * SEGMENTS, 1])
-
-
-def sums_of_parts(ins: int, outs: int) -> int:
-    """Return how many sums of parts of its rows a product leaves, as `Cut` cuts it."""
-    pieces = ceil_div(ins, ROWS)
-    each = ceil_div(pieces, max(1, TASKS // (outs // QUAD)))
-    return ceil_div(pieces, each) * outs
 
 
 def matrix_floats(ins: int, outs: int) -> int:

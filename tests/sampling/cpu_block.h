@@ -11,6 +11,7 @@
 #include <thread>
 #include <vector>
 
+#include "common/block_choice.h"
 #include "common/block_products.h"
 
 namespace dgm::blocks {
@@ -82,6 +83,23 @@ void run_block(int64_t bytes, int threads, int64_t left_out, const F& f) {
     all.emplace_back([&, thread] { f(CpuBlock(barriers, thread, threads, floats, left_out)); });
   }
   for (std::thread& each : all) each.join();
+}
+
+// Runs `Group` on blocks of some samples: `run_as` has samples of a block, threads and the wait
+// left out, or -1; of no samples, nothing runs.
+template <template <int, typename> class Group, typename Draw, typename BytesOf>
+void run_blocks(
+    const std::vector<int64_t>& run_as, int64_t samples, const Draw& draw,
+    const BytesOf& bytes_of) {
+  if (run_as[0] == 0) return;
+  switch_samples(static_cast<int>(run_as[0]), [&](auto constant) {
+    constexpr int S = decltype(constant)::value;
+    for (int64_t first = 0; first < samples; first += S) {
+      run_block(bytes_of(S), static_cast<int>(run_as[1]), run_as[2], [&](const CpuBlock& block) {
+        Group<S, CpuBlock>(draw, block, first).run();
+      });
+    }
+  });
 }
 
 // An array lies after its number of bytes.

@@ -8,7 +8,6 @@
 #include <limits>
 #include <vector>
 
-#include "common/block_choice.h"
 #include "cpu_block.h"
 #include "pixel_sampler/block.h"
 
@@ -16,15 +15,6 @@ namespace sampler = dgm::pixel_sampler;
 using namespace dgm::blocks;
 
 namespace {
-
-template <int S>
-void run(const sampler::Draw& draw, int threads, int64_t left_out) {
-  for (int64_t first = 0; first < draw.samples; first += S) {
-    run_block(
-        sampler::shared_bytes(draw.network.sizes, S), threads, left_out,
-        [&](const CpuBlock& block) { sampler::Group<S, CpuBlock>(draw, block, first).run(); });
-  }
-}
 
 template <typename Row>
 const Row* rows_of(const std::vector<int64_t>& table) {
@@ -81,16 +71,13 @@ int main(int, char** argv) {
       0,
       data(row_values)};
 
-  const int threads = static_cast<int>(run_as[1]);
-  switch_samples(static_cast<int>(run_as[0]), [&](auto images) {
-    run<decltype(images)::value>(draw, threads, run_as[2]);
-  });
+  const auto bytes_of = [&](int images) { return sampler::shared_bytes(sizes, images); };
+  run_blocks<sampler::Group>(run_as, samples, draw, bytes_of);
 
   std::FILE* to = std::fopen(argv[2], "wb");
   write(images, to);
   write(rows, to);
   write(parameters, to);
-  const auto bytes_of = [&](int images) { return sampler::shared_bytes(sizes, images); };
   const std::vector<int64_t> plan{
       bytes_of(1), samples_of_block(samples, processors[0], processors[1], bytes_of)};
   write(plan, to);

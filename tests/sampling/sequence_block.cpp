@@ -7,7 +7,6 @@
 #include <cstdio>
 #include <vector>
 
-#include "common/block_choice.h"
 #include "cpu_block.h"
 #include "recurrent_sampler/block.h"
 #include "transformer_sampler/block.h"
@@ -15,6 +14,7 @@
 namespace recurrent = dgm::recurrent_sampler;
 namespace transformer = dgm::transformer_sampler;
 using namespace dgm::sequence_sampler;
+using namespace dgm::blocks;
 
 namespace {
 
@@ -62,20 +62,6 @@ struct Call {
   }
 };
 
-template <template <int, typename> class Group, typename Draw, typename Bytes>
-void run_blocks(const Call& call, const Draw& draw, const Bytes& bytes_of) {
-  if (call.run_as[0] == 0) return;
-  const int threads = static_cast<int>(call.run_as[1]);
-  switch_samples(static_cast<int>(call.run_as[0]), [&](auto sequences) {
-    constexpr int S = decltype(sequences)::value;
-    for (int64_t first = 0; first < call.shape[0]; first += S) {
-      run_block(bytes_of(S), threads, call.run_as[2], [&](const CpuBlock& block) {
-        Group<S, CpuBlock>(draw, block, first).run();
-      });
-    }
-  });
-}
-
 void run_recurrent(Call& call, const char* to) {
   const bool lstm = call.network[1] != 0;
   std::vector<recurrent::Layer> layers;
@@ -91,7 +77,8 @@ void run_recurrent(Call& call, const char* to) {
   const auto bytes_of = [&](int64_t sequences) {
     return recurrent::shared_bytes(network, sequences);
   };
-  run_blocks<recurrent::Group>(call, recurrent::Draw{network, call.tokens(n[2])}, bytes_of);
+  const recurrent::Draw draw{network, call.tokens(n[2])};
+  run_blocks<recurrent::Group>(call.run_as, call.shape[0], draw, bytes_of);
   const auto& processors = call.processors;
   call.finish(
       to, bytes_of(1), samples_of_block(call.shape[0], processors[0], processors[1], bytes_of));
@@ -112,8 +99,8 @@ void run_transformer(Call& call, const char* to) {
   const auto bytes_of = [&](int64_t sequences) {
     return transformer::shared_bytes(sizes, sequences);
   };
-  run_blocks<transformer::Group>(
-      call, transformer::Draw{network, call.tokens(n[4]), call.network[1]}, bytes_of);
+  const transformer::Draw draw{network, call.tokens(n[4]), call.network[1]};
+  run_blocks<transformer::Group>(call.run_as, call.shape[0], draw, bytes_of);
   const auto& processors = call.processors;
   call.finish(
       to, bytes_of(1), samples_of_block(call.shape[0], processors[0], processors[1], bytes_of));

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from dataclasses import replace
 
 import pytest
@@ -23,7 +20,7 @@ from dgm_fast.sampling import (
     MaskedNetwork,
     MaskedSampler,
 )
-from tests.processes import ROOT
+from tests.processes import run_on_isa
 from tests.sampling.filter_cases import FILTERS
 from tests.sampling.masked_cases import (
     CONDITIONALS,
@@ -321,17 +318,9 @@ for name, step in t.STEPS.items():
 @needs_kernel
 @pytest.mark.parametrize("isa", ["generic", "avx2", "avx512"])
 def test_every_instruction_set_draws_what_passes_draw(isa):
-    environment = os.environ | {"DGM_FAST_ISA": isa, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [sys.executable, "-c", ON_AN_ISA],
-        env=environment,
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
+    printed = run_on_isa(ON_AN_ISA, isa)
     order = ["generic", "avx2", "avx512"]
-    assert order.index(done.stdout.strip()) <= order.index(isa)
+    assert order.index(printed) <= order.index(isa)
 
 
 def test_what_does_not_fit_is_named(impl):

@@ -290,7 +290,7 @@ def test_a_weight_whose_places_are_too_many_is_told_so(monkeypatch):
         edges=[(0, 1, None), (1, 2, None)],
     )
     found = unavailable_reason(network, STEPS["bernoulli"].kernel, 32)
-    assert found.startswith("a weight must have less than 2147483648 entries; got ")
+    assert found.startswith("a weight must hold less than 2147483648 floats; got ")
 
 
 def test_without_a_gpu_it_says_why_it_cannot_run():

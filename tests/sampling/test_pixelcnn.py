@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from dataclasses import replace
 
 import pytest
@@ -17,7 +14,7 @@ from dgm_fast.layers import MaskedConv2d
 from dgm_fast.sampling import PixelNetwork, PixelSampler
 from dgm_fast.sampling.pixelcnn import conv_terms
 from tests.families.pixel_models import naive, small
-from tests.processes import ROOT
+from tests.processes import run_on_isa
 from tests.sampling.pixel_cases import (
     IMPLEMENTATIONS,
     LEFT_OUT,
@@ -160,16 +157,8 @@ for name in t.VARIED:
 def test_narrower_instruction_sets_draw_the_same_images(isa):
     if extension.build_info()["isa_live"] == isa:
         pytest.skip(f"every other test runs on {isa}")
-    environment = os.environ | {"DGM_FAST_ISA": isa, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [sys.executable, "-c", ON_AN_ISA],
-        env=environment,
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.strip() in ("generic", isa)
+    printed = run_on_isa(ON_AN_ISA, isa)
+    assert printed in ("generic", isa)
 
 
 @pytest.mark.parametrize("dilation", [(1, 2), (2, 1), (3, 2)])

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-
 import pytest
 import torch
 
@@ -24,7 +20,7 @@ from dgm_fast.sampling import (
 from dgm_fast.sampling.recurrent import op as recurrent_op
 from dgm_fast.sampling.transformer import op as transformer_op
 from tests.families.sequence_models import labels, make_model, rnn, tokens, transformer
-from tests.processes import ROOT
+from tests.processes import run_on_isa
 from tests.sampling.pixel_cases import needs_kernel
 
 pytestmark = needs_kernel
@@ -347,16 +343,8 @@ for filters in t.FILTERS:
 def test_narrower_instruction_sets_draw_the_same_tokens(isa):
     if extension.build_info()["isa_live"] == isa:
         pytest.skip(f"every other test runs on {isa}")
-    environment = os.environ | {"DGM_FAST_ISA": isa, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [sys.executable, "-c", ON_AN_ISA],
-        env=environment,
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.strip() in ("generic", isa)
+    printed = run_on_isa(ON_AN_ISA, isa)
+    assert printed in ("generic", isa)
 
 
 @pytest.mark.parametrize("kind", [rnn, transformer])

@@ -18,7 +18,7 @@ from tests.families.wavenet_models import (
     make_model,
     small,
 )
-from tests.processes import ROOT
+from tests.processes import ROOT, run_on_isa
 from tests.sampling.filter_cases import FILTERS
 from tests.sampling.pixel_cases import needs_kernel
 from tests.sampling.wavenet_cases import (
@@ -277,17 +277,9 @@ for config in EXACT.values():
 @needs_kernel
 @pytest.mark.parametrize("isa", ["generic", "avx2", "avx512"])
 def test_every_instruction_set_draws_the_same_levels(isa):
-    environment = os.environ | {"DGM_FAST_ISA": isa, "OMP_NUM_THREADS": "2"}
-    done = subprocess.run(
-        [sys.executable, "-c", ON_AN_ISA],
-        env=environment,
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
+    printed = run_on_isa(ON_AN_ISA, isa, threads=2)
     order = ["generic", "avx2", "avx512"]
-    assert order.index(done.stdout.strip()) <= order.index(isa)
+    assert order.index(printed) <= order.index(isa)
 
 
 @pytest.mark.parametrize("output", ["categorical", "logistic_mixture"])

@@ -7,25 +7,11 @@
 #include <cstdio>
 #include <vector>
 
-#include "common/block_choice.h"
 #include "cpu_block.h"
 #include "wavenet_sampler/block.h"
 
 namespace sampler = dgm::wavenet_sampler;
 using namespace dgm::blocks;
-
-namespace {
-
-template <int S>
-void run(const sampler::Draw& draw, int threads, int64_t left_out) {
-  for (int64_t first = 0; first < draw.samples; first += S) {
-    run_block(
-        sampler::shared_bytes(draw.network.sizes, S), threads, left_out,
-        [&](const CpuBlock& block) { sampler::Group<S, CpuBlock>(draw, block, first).run(); });
-  }
-}
-
-}  // namespace
 
 int main(int, char** argv) {
   std::FILE* from = std::fopen(argv[1], "rb");
@@ -68,17 +54,14 @@ int main(int, char** argv) {
       data(levels),
       data(parameters)};
 
-  const int threads = static_cast<int>(run_as[1]);
-  switch_samples(static_cast<int>(run_as[0]), [&](auto signals) {
-    run<decltype(signals)::value>(draw, threads, run_as[2]);
-  });
+  const auto bytes_of = [&](int signals) { return sampler::shared_bytes(sizes, signals); };
+  run_blocks<sampler::Group>(run_as, samples, draw, bytes_of);
 
   std::FILE* to = std::fopen(argv[2], "wb");
   write(levels, to);
   write(parameters, to);
   write(rings, to);
   write(recent, to);
-  const auto bytes_of = [&](int signals) { return sampler::shared_bytes(sizes, signals); };
   const std::vector<int64_t> plan{
       bytes_of(1), samples_of_block(samples, processors[0], processors[1], bytes_of)};
   write(plan, to);

@@ -247,7 +247,6 @@ class WaveNet(Pretrained, nn.Module):
         noise = self._noise(noise, n, length, generator)
         filters = Filters(temperature, top_k, top_p)
         filters.check(self.config.output == "categorical", self.config.output)
-
         pieces = [start]
 
         def drawn() -> Tensor:

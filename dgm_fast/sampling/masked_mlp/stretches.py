@@ -15,6 +15,7 @@ from dgm_fast.sampling.gpu_blocks import (
     TASKS,
     bytes_of,
     shares_too_much,
+    too_large,
     too_old,
 )
 from dgm_fast.sampling.masked_mlp.layout import MaskedLayout
@@ -25,7 +26,6 @@ __all__ = ["Stretches", "shared_bytes", "stretches_of", "unavailable_reason"]
 
 # As in csrc: masked_sweep/block_problem.h and block_stage.h.
 _MOST_HIDDEN, _MOST_STAGED, _ROUTE = 32, 16384, 8
-_MOST_FLOATS = 2**31
 
 # Units of a level that a stretch adds, about, and floats of weights within it. Longer stretches
 # have larger triangles, of which threads of one sample take all; shorter ones wait more often.
@@ -128,9 +128,7 @@ def _too_deep(network: MaskedNetwork) -> str | None:
 
 def _too_large(network: MaskedNetwork, stretches: Stretches) -> str | None:
     largest = max(stretches.units[a] * stretches.units[b] for a, b, _ in network.edges)
-    if largest >= _MOST_FLOATS:
-        return f"a weight must have less than {_MOST_FLOATS} entries; got {largest}"
-    return None
+    return too_large([("a weight", largest)])
 
 
 def shared_bytes(stretches: Stretches, direct: bool, step: KernelStep) -> int:

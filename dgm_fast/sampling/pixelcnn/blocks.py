@@ -9,12 +9,12 @@ import torch
 
 from dgm_fast._core.integers import ceil_div
 from dgm_fast.sampling.gpu_blocks import (
-    QUAD,
     ROWS,
     SEGMENTS,
-    TASKS,
     bytes_of,
     shares_too_much,
+    sums_of_parts,
+    too_large,
     too_old,
 )
 from dgm_fast.sampling.pixelcnn.plan import IN_PIXEL, IN_ROW, Plan, Tap
@@ -27,8 +27,6 @@ _PAIRS = 8
 _PLACE, _WORK, _TAP, _TURN = 7, 13, 5, 12
 # Floats of a step's pointers, and of a tap's.
 _SPOTS, _SEEN = 6, 2
-# Places among floats are 32-bit integers.
-_MOST_FLOATS = 2**31
 
 
 @dataclass(frozen=True)
@@ -73,15 +71,13 @@ def unavailable_reason(plan: Plan, device: torch.device) -> str | None:
 
     sizes = sizes_of(plan)
     matrices = [(work.above + work.own, plan.places[work.out].floats) for work in plan.works]
-    for what, floats in (
+    arrays = [
         ("the weights", sum(_rows(taps) * outs for taps, outs in matrices)),
         ("what is kept of an image", plan.floats),
         ("a row of an image", sizes.row),
-    ):
-        if floats >= _MOST_FLOATS:
-            return f"{what} must hold less than {_MOST_FLOATS} floats; got {floats}"
-
-    return shares_too_much(device, shared_bytes(sizes), "an image")
+    ]
+    needed = shared_bytes(sizes)
+    return too_large(arrays) or shares_too_much(device, needed, "an image")
 
 
 def shared_bytes(sizes: Sizes) -> int:
@@ -108,7 +104,5 @@ def _rows(taps: Sequence[Tap]) -> int:
 
 
 def _sums(plan: Plan, out: int, taps: Sequence[Tap]) -> int:
-    """Return how many sums of parts of its rows a product leaves, as `Cut` cuts it."""
-    outs, pieces = plan.places[out].floats, _rows(taps) // ROWS
-    rows = max(1, ceil_div(pieces, max(1, TASKS // (outs // QUAD))))
-    return max(1, ceil_div(pieces, rows)) * outs
+    """Return how many sums of parts the product of a step's taps leaves."""
+    return sums_of_parts(_rows(taps), plan.places[out].floats)

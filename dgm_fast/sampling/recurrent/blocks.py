@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dgm_fast.sampling import sequence_blocks
+from dgm_fast.sampling.gpu_blocks import sums_of_parts
 from dgm_fast.sampling.padding import padded
 from dgm_fast.sampling.recurrent.network import RecurrentNetwork
 from dgm_fast.sampling.recurrent.packed import table_inputs
-from dgm_fast.sampling.sequence_blocks import block_bytes, matrix_floats, sums_of_parts
+from dgm_fast.sampling.sequence_blocks import block_bytes, matrix_floats
 
 __all__ = ["shared_bytes", "unavailable_reason"]
 

@@ -7,7 +7,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from dgm_fast.sampling.panels import in_panels, pad_last
+from dgm_fast.sampling.padding import pad_last
+from dgm_fast.sampling.panels import in_panels
 from dgm_fast.sampling.recurrent.network import RecurrentNetwork
 
 __all__ = ["PackedRecurrent", "table_inputs"]

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dgm_fast.sampling import sequence_blocks
+from dgm_fast.sampling.gpu_blocks import sums_of_parts
 from dgm_fast.sampling.padding import padded
-from dgm_fast.sampling.sequence_blocks import block_bytes, matrix_floats, sums_of_parts
+from dgm_fast.sampling.sequence_blocks import block_bytes, matrix_floats
 from dgm_fast.sampling.transformer.network import TransformerNetwork
 
 __all__ = ["is_small", "shared_bytes", "unavailable_reason"]

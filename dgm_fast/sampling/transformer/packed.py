@@ -7,8 +7,8 @@ from collections.abc import Callable
 from torch import Tensor
 
 from dgm_fast.layers.rotary import rotary_table
-from dgm_fast.sampling.padding import padded
-from dgm_fast.sampling.panels import in_panels, pad_last
+from dgm_fast.sampling.padding import pad_last, padded
+from dgm_fast.sampling.panels import in_panels
 from dgm_fast.sampling.transformer.network import TransformerLayer, TransformerNetwork
 from dgm_fast.sampling.transformer.passes import Cache
 

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from dgm_fast._core.integers import ceil_div
 from dgm_fast.sampling.gpu_blocks import (
-    QUAD,
-    ROWS,
     SEGMENTS,
-    TASKS,
     bytes_of,
     shares_too_much,
+    sums_of_parts,
+    too_large,
     too_old,
 )
 from dgm_fast.sampling.padding import padded
@@ -19,7 +17,6 @@ __all__ = ["shared_bytes", "unavailable_reason"]
 
 # As in csrc: wavenet_sampler/cuda.cu.
 _MOST_LAYERS = 200
-_MOST_RING_FLOATS = 2**31
 
 
 def unavailable_reason(network: WaveNetNetwork) -> str | None:
@@ -36,9 +33,7 @@ def _too_large(network: WaveNetNetwork) -> str | None:
     layers, floats = len(network.layers), sum(network.slots) * padded(network.channels)
     if layers > _MOST_LAYERS:
         return f"it has at most {_MOST_LAYERS} layers; got {layers}"
-    if floats >= _MOST_RING_FLOATS:
-        return f"a signal's rings must hold less than {_MOST_RING_FLOATS} floats; got {floats}"
-    return None
+    return too_large([("a signal's rings", floats)])
 
 
 def shared_bytes(network: WaveNetNetwork) -> int:
@@ -56,15 +51,9 @@ def shared_bytes(network: WaveNetNetwork) -> int:
         layers * max(gated, taps * channels),
         padded(network.features),
         *(skips, head, parameters),
-        max(_partial_sums(*each) for each in products),
+        max(sums_of_parts(*each) for each in products),
         *(SEGMENTS, 2 * SEGMENTS),
         network.first_kernel,
         layers * taps,
     ]
     return bytes_of(sizes)
-
-
-def _partial_sums(ins: int, outs: int) -> int:
-    """Return how many sums of parts of its rows a product leaves, as `Cut` cuts it."""
-    rows = ceil_div(ins // ROWS, max(1, TASKS // (outs // QUAD))) * ROWS
-    return ceil_div(ins, rows) * outs

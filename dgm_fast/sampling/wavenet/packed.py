@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dgm_fast.sampling.padding import padded
+from dgm_fast.sampling.padding import pad_last, padded
 from dgm_fast.sampling.wavenet.network import WaveNetNetwork
 
 __all__ = ["PackedNetwork", "pack", "pack_condition"]
@@ -49,17 +49,17 @@ def pack(network: WaveNetNetwork) -> PackedNetwork:
         features = _pad_rows(torch.cat(maps, dim=1))
 
     weights = [
-        _pad_last(network.first_weight.permute(2, 1, 0)),
-        _pad_last(network.first_bias),
+        pad_last(network.first_weight.permute(2, 1, 0)),
+        pad_last(network.first_bias),
         taps[:, :-1],
         torch.stack(chain),
-        _pad_last(torch.stack(residual_biases)),
+        pad_last(torch.stack(residual_biases)),
         _pad_rows(skip).flatten(0, 1),
-        _pad_last(network.skip_bias),
+        pad_last(network.skip_bias),
         _pad_rows(_matrix(network.head_weight)),
-        _pad_last(network.head_bias),
+        pad_last(network.head_bias),
         _pad_rows(_matrix(network.last_weight)),
-        _pad_last(network.last_bias),
+        pad_last(network.last_bias),
         features,
     ]
     skips, head, parameters = (
@@ -74,28 +74,23 @@ def pack(network: WaveNetNetwork) -> PackedNetwork:
 
 def pack_condition(condition: Tensor, layers: int) -> Tensor:
     """Return what gates are given (B, layers 2 G) with both halves of each layer padded."""
-    return _pad_last(condition.unflatten(1, (layers, 2, -1))).flatten(1).contiguous()
-
-
-def _pad_last(x: Tensor) -> Tensor:
-    size = x.shape[-1]
-    return F.pad(x, (0, padded(size) - size))
+    return pad_last(condition.unflatten(1, (layers, 2, -1))).flatten(1).contiguous()
 
 
 def _pad_rows(x: Tensor) -> Tensor:
     """Pad the rows and columns of matrices (*, in, out)."""
     rows = x.shape[-2]
-    return F.pad(_pad_last(x), (0, 0, 0, padded(rows) - rows))
+    return F.pad(pad_last(x), (0, 0, 0, padded(rows) - rows))
 
 
 def _matrix(weight: Tensor) -> Tensor:
     """Return the matrix (in, out) of a convolution of one tap."""
-    return _pad_last(weight[..., 0].T)
+    return pad_last(weight[..., 0].T)
 
 
 def _gates(weight: Tensor) -> Tensor:
     """Pad each half of the 2 G outputs of a convolution."""
-    return _pad_last(weight.unflatten(0, (2, -1)).movedim(1, -1)).movedim(-1, 1).flatten(0, 1)
+    return pad_last(weight.unflatten(0, (2, -1)).movedim(1, -1)).movedim(-1, 1).flatten(0, 1)
 
 
 def _residual(network: WaveNetNetwork, place: int) -> Tensor:
