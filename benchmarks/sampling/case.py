@@ -9,8 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.columns import ANCHOR
+from benchmarks.columns import ANCHOR, OURS
+from benchmarks.measure import is_wanted
 from benchmarks.verify import RedContract
+from dgm_fast._core.implementation import ImplementationUnavailable
 
 SEED = 0
 COMPARED_STEPS = 24
@@ -54,6 +56,35 @@ class Case:
     density: Callable[[], object]
     places: int
     at_once: bool = False
+
+
+def ours_on(device: torch.device, graph: str | None = "reference") -> dict[str, str]:
+    """Return the columns of ours, and the `impl` of each.
+
+    On a GPU they are asked for by name, the kernel and the graph that is the other way there, so
+    that a row is of what it says, or there is none.
+
+    Arguments:
+        device: of the case.
+        graph: the `impl` that replays a CUDA graph on a GPU, where one does.
+    """
+    impls = ("auto",) if device.type == "cpu" else ("cuda", *([graph] if graph else []))
+    return {OURS + impl: impl for impl in impls}
+
+
+def make_columns(
+    makers: Mapping[str, Callable[[], Draws]], wanted: tuple[str, ...], name: str
+) -> dict[str, Draws]:
+    """Make the columns that are wanted; say which cannot run."""
+    made = {}
+    for column, make in makers.items():
+        if not is_wanted(column, wanted):
+            continue
+        try:
+            made[column] = make()
+        except ImplementationUnavailable as error:
+            print(f"{name}: no {column}: {error}")
+    return made
 
 
 class Stream:

@@ -16,8 +16,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.columns import OURS
-from benchmarks.measure import is_wanted
-from benchmarks.sampling.case import SEED, Case, Draws
+from benchmarks.sampling.case import SEED, Case, Draws, make_columns, ours_on
 from dgm_fast.families import MADE, MADEConfig
 from dgm_fast.families.autoregressive.masked_mlp import MaskedMLP
 from dgm_fast.families.flows.masked_autoregressive import AffineAutoregressive
@@ -113,7 +112,7 @@ MODELS: dict[str, tuple[type[Model], int, tuple[int, ...]]] = {
 }
 
 
-def columns_of(model: Model, wanted: tuple[str, ...]) -> dict[str, Callable[[Tensor], Tensor]]:
+def ways_of(model: Model) -> dict[str, Callable[[Tensor], Tensor]]:
     """Return `column -> draws`: from noise (B, D, N) to x (B, D)."""
 
     def sweep(impl: str, noise: Tensor) -> Tensor:
@@ -130,12 +129,11 @@ def columns_of(model: Model, wanted: tuple[str, ...]) -> dict[str, Callable[[Ten
             noise.new_zeros(noise.shape[:2]),
         )
 
-    made = {
+    return {
         "eager": naive,
         "best_eager": partial(sweep, "reference"),
-        f"{OURS}auto": partial(sweep, "auto"),
+        **{column: partial(sweep, impl) for column, impl in ours_on(model.device, None).items()},
     }
-    return {name: draw for name, draw in made.items() if is_wanted(name, wanted)}
 
 
 def batch_case(
@@ -150,11 +148,11 @@ def batch_case(
     """Return what is timed of a model, whose step is a whole batch."""
     torch.manual_seed(SEED)
     model = kind(features, hidden, device)
-    columns = {
-        column: Draws(draw, lambda: None, 1) for column, draw in columns_of(model, wanted).items()
-    }
+    ways = ways_of(model)
+    makers = {column: partial(Draws, draw, lambda: None, 1) for column, draw in ways.items()}
+    columns = make_columns(makers, wanted, name)
     noise = partial(model.noise, batch)
-    x = columns_of(model, (OURS,))[f"{OURS}auto"](noise())
+    x = next(draw for column, draw in ways.items() if column.startswith(OURS))(noise())
     density = partial(torch.no_grad()(model.density), x)
     return Case(name, columns, lambda steps: noise(), density, 1, at_once=True)
 

@@ -16,9 +16,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from benchmarks.columns import COMPILE_MODES, OURS
-from benchmarks.measure import is_wanted
-from benchmarks.sampling.case import MOST_IN_WINDOWS, SEED, Case, Draws, Stream
+from benchmarks.columns import COMPILE_MODES
+from benchmarks.sampling.case import (
+    MOST_IN_WINDOWS,
+    SEED,
+    Case,
+    Draws,
+    Stream,
+    make_columns,
+    ours_on,
+)
 from dgm_fast.families import RNN, RNNConfig, Transformer, TransformerConfig
 from dgm_fast.families.autoregressive import TokenModel
 from dgm_fast.layers.rotary import rotate
@@ -136,8 +143,8 @@ def sequence_case(
         stream = Stream(compiled_sampler(model, mode), tokens)
         return Draws(stream.draw, stream.start, 64)
 
-    def ours() -> Draws:
-        stream = Stream(model.sampler(), tokens)
+    def ours(impl: str) -> Draws:
+        stream = Stream(model.sampler(impl=impl), tokens)
         return Draws(stream.draw, stream.start, 64)
 
     cached = GrowingCache if kind is Transformer else Carried
@@ -146,8 +153,8 @@ def sequence_case(
         made["eager"] = partial(plain, Whole, 1)
     made |= {"best_eager": partial(plain, cached, 64)}
     made |= {each: partial(compiled, mode) for each, mode in COMPILE_MODES.items()}
-    made |= {f"{OURS}auto": ours}
-    columns = {column: make() for column, make in made.items() if is_wanted(column, wanted)}
+    made |= {column: partial(ours, impl) for column, impl in ours_on(device).items()}
+    columns = make_columns(made, wanted, name)
     density = partial(torch.no_grad()(model.log_prob), tokens)
     return Case(name, columns, partial(draw_noise, model, batch, generator), density, PROMPT)
 
@@ -159,11 +166,12 @@ def draw_noise(model: TokenModel, batch: int, generator: torch.Generator, length
 def compiled_sampler(model: TokenModel, mode: str | None) -> object:
     """Return the sampler whose step is compiled."""
     if isinstance(model, Transformer):
-        sampler = model.sampler(mode="compiled")
+        on_gpu = next(model.parameters()).is_cuda
+        sampler = model.sampler(mode="graph" if on_gpu else "compiled")
         sampler._step = torch.compile(sampler.passes.step, dynamic=False, mode=mode)
         return sampler
     sampler = RecurrentSampler(model.described(), impl="reference")
-    sampler._one = torch.compile(sampler._one, dynamic=False, mode=mode)
+    sampler._step = torch.compile(sampler._step, dynamic=False, mode=mode)
     return sampler
 
 

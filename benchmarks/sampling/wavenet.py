@@ -8,11 +8,19 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from benchmarks.columns import ANCHOR, COMPILE_MODES, OURS
-from benchmarks.measure import is_wanted
-from benchmarks.sampling.case import MOST_IN_WINDOWS, SEED, Case, Draws, Stream
+from benchmarks.columns import ANCHOR, COMPILE_MODES
+from benchmarks.sampling.case import (
+    MOST_IN_WINDOWS,
+    SEED,
+    Case,
+    Draws,
+    Stream,
+    make_columns,
+    ours_on,
+)
 from dgm_fast.families import WaveNet, WaveNetConfig
 from dgm_fast.sampling import WaveNetSampler
+from dgm_fast.sampling.wavenet.eager import EagerLoop
 
 # With the paper's dilations up to 512, twice.
 MODELS = {
@@ -75,18 +83,21 @@ def wavenet_case(
     shape = batch, config.receptive_field
     levels = torch.randint(config.levels, shape, generator=generator, device=device)
 
-    def cached(mode: str | None = None, *, compiled: bool = False) -> Draws:
+    def cached() -> Draws:
         sampler = WaveNetSampler(network, output, impl="reference")
+        # On a GPU too, a loop of calls.
+        sampler._loop = EagerLoop(sampler.network, output)
         stream = Stream(sampler, levels)
-        if compiled:
-            loop = sampler._loop
-            loop.step = torch.compile(loop.step, dynamic=False, mode=mode)
         return Draws(stream.draw, stream.start, 64)
 
-    # On a GPU by name, so that a row is of the kernel or there is none.
-    impl = "cuda" if device.type == "cuda" else "auto"
+    def compiled(mode: str | None) -> Draws:
+        sampler = WaveNetSampler(network, output, impl="reference")
+        loop = sampler._loop
+        loop.step = torch.compile(loop.step, dynamic=False, mode=mode)
+        stream = Stream(sampler, levels)
+        return Draws(stream.draw, stream.start, 64)
 
-    def ours() -> Draws:
+    def ours(impl: str) -> Draws:
         stream = Stream(WaveNetSampler(network, output, impl=impl), levels)
         return Draws(stream.draw, stream.start, 512)
 
@@ -98,9 +109,9 @@ def wavenet_case(
     if batch <= MOST_IN_WINDOWS:
         made = {"eager": naive, f"{ANCHOR}last_output": partial(naive, last=True)}
     made |= {"best_eager": cached}
-    made |= {each: partial(cached, mode, compiled=True) for each, mode in COMPILE_MODES.items()}
-    made |= {f"{OURS}{impl}": ours}
-    columns = {column: make() for column, make in made.items() if is_wanted(column, wanted)}
+    made |= {each: partial(compiled, mode) for each, mode in COMPILE_MODES.items()}
+    made |= {column: partial(ours, impl) for column, impl in ours_on(device).items()}
+    columns = make_columns(made, wanted, name)
 
     places = max(256, 16000 // batch)
     x = torch.rand(batch, places, device=device) * 2 - 1
