@@ -98,6 +98,14 @@ __device__ inline uint64_t matrix_at(uint32_t address) {
   return ((address & 0x3ffffu) >> 4) | uint64_t{1} << 16 | kEightRows << 32 | kSwizzle128 << 62;
 }
 
+// One that is summed over its rows: so many bytes from 64 of its columns to the next. 16 rows
+// further on is 128 more.
+__device__ inline uint64_t turned_matrix_at(uint32_t address, uint32_t columns_64) {
+  constexpr uint64_t kEightRows = 1024 >> 4, kSwizzle128 = 1;
+  return ((address & 0x3ffffu) >> 4) | static_cast<uint64_t>(columns_64 >> 4) << 16 |
+         kEightRows << 32 | kSwizzle128 << 62;
+}
+
 // Where a 16-byte piece of a row lies in such a matrix.
 __host__ __device__ inline uint32_t swizzled(uint32_t row, uint32_t piece) {
   return row * 128 + ((piece ^ (row & 7)) << 4);
@@ -117,22 +125,29 @@ __host__ __device__ inline uint32_t swizzled(uint32_t row, uint32_t piece) {
   ", %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, %48, " \
   "%49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
 
-#define DGM_WGMMA_64(type, s, a, b, add)                                                \
+// `turned`: whether both matrices have the summed index from row to row.
+#define DGM_WGMMA_64(type, turned, s, a, b, add)                                        \
   asm volatile(                                                                         \
       "{\n.reg .pred adds;\nsetp.ne.b32 adds, %34, 0;\n"                                \
       "wgmma.mma_async.sync.aligned.m64n64k16.f32." type "." type " {" DGM_REGISTERS_32 \
       "}, "                                                                             \
-      "%32, %33, adds, 1, 1, 0, 0;\n}\n"                                                \
+      "%32, %33, adds, 1, 1, " turned ", " turned ";\n}\n"                              \
       : DGM_SUMS_32(s, 0)                                                               \
       : "l"(a), "l"(b), "r"(add))
-#define DGM_WGMMA_128(type, s, a, b, add)                                                \
+#define DGM_WGMMA_128(type, turned, s, a, b, add)                                        \
   asm volatile(                                                                          \
       "{\n.reg .pred adds;\nsetp.ne.b32 adds, %66, 0;\n"                                 \
       "wgmma.mma_async.sync.aligned.m64n128k16.f32." type "." type " {" DGM_REGISTERS_64 \
       "}, "                                                                              \
-      "%64, %65, adds, 1, 1, 0, 0;\n}\n"                                                 \
+      "%64, %65, adds, 1, 1, " turned ", " turned ";\n}\n"                               \
       : DGM_SUMS_32(s, 0), DGM_SUMS_32(s, 32)                                            \
       : "l"(a), "l"(b), "r"(add))
+#define DGM_WGMMA(type, turned, s, a, b, add)  \
+  if constexpr (N == 64) {                     \
+    DGM_WGMMA_64(type, turned, s, a, b, add);  \
+  } else {                                     \
+    DGM_WGMMA_128(type, turned, s, a, b, add); \
+  }
 
 // Adds A B^T, or puts it there, of A (64, 16) and B (N, 16). Thread t of the 128 has, at 4 j + 2 h
 // + p, row 16 (t / 32) + 8 h + t % 32 / 4 and column 8 j + 2 (t % 4) + p.
@@ -141,17 +156,21 @@ __device__ inline void multiply(float (&sums)[N / 2], uint64_t a, uint64_t b, bo
   static_assert(N == 64 || N == 128);
   const int adds = add;
   if constexpr (std::is_same_v<T, __nv_bfloat16>) {
-    if constexpr (N == 64) {
-      DGM_WGMMA_64("bf16", sums, a, b, adds);
-    } else {
-      DGM_WGMMA_128("bf16", sums, a, b, adds);
-    }
+    DGM_WGMMA("bf16", "0", sums, a, b, adds)
   } else {
-    if constexpr (N == 64) {
-      DGM_WGMMA_64("f16", sums, a, b, adds);
-    } else {
-      DGM_WGMMA_128("f16", sums, a, b, adds);
-    }
+    DGM_WGMMA("f16", "0", sums, a, b, adds)
+  }
+}
+
+// Adds A^T B of A (16, 64) and B (16, N) as `turned_matrix_at` has them; sums likewise.
+template <typename T, int N>
+__device__ inline void multiply_turned(float (&sums)[N / 2], uint64_t a, uint64_t b) {
+  static_assert(N == 64 || N == 128);
+  const int adds = 1;
+  if constexpr (std::is_same_v<T, __nv_bfloat16>) {
+    DGM_WGMMA("bf16", "1", sums, a, b, adds)
+  } else {
+    DGM_WGMMA("f16", "1", sums, a, b, adds)
   }
 }
 

@@ -1,4 +1,5 @@
-// A sum over live taps on Hopper: the operator's boundary. The kernels are in hopper.cuh.
+// Sums over live taps and a weight's gradient on Hopper: the operators' boundary. The kernels are
+// in hopper.cuh and hopper_gradient.cuh.
 
 #include <torch/csrc/stable/accelerator.h>
 #include <torch/csrc/stable/library.h>
@@ -11,6 +12,7 @@
 
 #include "common/cuda.h"
 #include "masked_conv2d/hopper.cuh"
+#include "masked_conv2d/hopper_gradient.cuh"
 
 namespace dgm::masked_conv2d {
 namespace {
@@ -19,6 +21,8 @@ using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 
 constexpr int kPackThreads = 256;
+
+int at(const std::vector<int64_t>& from, size_t i) { return static_cast<int>(from[i]); }
 
 Rows rows_of(const std::optional<Tensor>& t) {
   if (!t) return {nullptr, 0};
@@ -30,9 +34,7 @@ void launch(const Product& p, cudaStream_t stream) {
   int device = 0, processors = 0;
   cudaGetDevice(&device);
   cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, device);
-  const int tile_h = kTilePixels / p.tile_w;
-  const int64_t tiles = static_cast<int64_t>(p.samples) * ((p.width + p.tile_w - 1) / p.tile_w) *
-                        ((p.height + tile_h - 1) / tile_h);
+  const int64_t tiles = tiles_of(p.grid);
   const int64_t blocks = p.tiles_n * std::min<int64_t>(tiles, std::max(1, processors / p.tiles_n));
   const uint32_t bytes = shared_bytes(p, TILE_N);
 
@@ -73,9 +75,6 @@ void product(
   STD_TORCH_CHECK(
       columns.size() <= 3 * kMostColumns && taps.size() <= kMostTaps,
       "masked_conv2d: too many taps");
-  const auto at = [](const std::vector<int64_t>& from, size_t i) {
-    return static_cast<int>(from[i]);
-  };
 
   Product p{};
   p.x = rows_of(x);
@@ -83,12 +82,9 @@ void product(
   p.y = rows_of(y);
   p.kept = rows_of(kept);
   p.bias = bias ? bias->data_ptr() : nullptr;
-  p.samples = at(grid, 0);
-  p.height = at(grid, 1);
-  p.width = at(grid, 2);
   p.channels = static_cast<int>(x.size(1));
   p.outputs = static_cast<int>(y.size(1));
-  p.tile_w = at(plan, 0);
+  p.grid = {at(grid, 0), at(grid, 1), at(grid, 2), at(plan, 0)};
   p.tiles_n = at(plan, 2);
   p.stages = at(plan, 3);
   p.stage_rows = at(plan, 4);
@@ -125,10 +121,62 @@ void product(
   }
 }
 
+template <typename T, int TILE_C>
+void launch(const Gradient& g, cudaStream_t stream) {
+  const int64_t blocks = static_cast<int64_t>(g.count) * g.tiles_c * g.jobs;
+  const uint32_t bytes = shared_bytes(g);
+  const auto kernel = gradient_kernel<T, TILE_C>;
+  // What is wrong with it, the launch says.
+  cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
+  kernel<<<static_cast<unsigned>(blocks), kGradientThreads, bytes, stream>>>(g);
+  check_launch();
+}
+
+// `grid` is (samples, height, width), `plan` (tile_w, tile_c, stages, stage, jobs, tiles_c),
+// `togethers` (across, first row, taps, first job) of each and `taps` the place of each of their
+// taps.
+void gradient(
+    Tensor grad, Tensor x, Tensor pieces, std::vector<int64_t> grid, std::vector<int64_t> plan,
+    std::vector<int64_t> togethers, std::vector<int64_t> taps) {
+  const torch::stable::accelerator::DeviceGuard guard(x.get_device_index());
+  STD_TORCH_CHECK(taps.size() <= kMostTaps, "masked_conv2d: too many taps");
+  Gradient g{};
+  g.grid = {at(grid, 0), at(grid, 1), at(grid, 2), at(plan, 0)};
+  g.grad = rows_of(grad);
+  g.x = rows_of(x);
+  g.pieces = static_cast<float*>(pieces.data_ptr());
+  g.count = static_cast<int>(pieces.size(0));
+  g.outs = static_cast<int>(grad.size(1));
+  g.channels = static_cast<int>(x.size(1));
+  g.taps = static_cast<int>(taps.size());
+  g.stages = at(plan, 2);
+  g.stage = at(plan, 3);
+  g.jobs = at(plan, 4);
+  g.tiles_c = at(plan, 5);
+  g.togethers = static_cast<int>(togethers.size() / 4);
+  int next = 0;
+  for (int i = 0; i < g.togethers; ++i) {
+    Together& together = g.together[i];
+    together.column = {at(togethers, 4 * i), at(togethers, 4 * i + 1), at(togethers, 4 * i + 2)};
+    together.first = at(togethers, 4 * i + 3);
+    for (int tap = 0; tap < together.column.taps; ++tap) together.place[tap] = at(taps, next++);
+  }
+
+  const cudaStream_t stream = current_stream(x);
+  const bool wide = plan[1] == 2 * kChunk;
+  if (x.scalar_type() == ScalarType::BFloat16) {
+    wide ? launch<__nv_bfloat16, 128>(g, stream) : launch<__nv_bfloat16, 64>(g, stream);
+  } else {
+    STD_TORCH_CHECK(x.scalar_type() == ScalarType::Half, "masked_conv2d: no kernel for this dtype");
+    wide ? launch<__half, 128>(g, stream) : launch<__half, 64>(g, stream);
+  }
+}
+
 }  // namespace
 
 STABLE_TORCH_LIBRARY_IMPL(dgm_fast, CUDA, m) {
   m.impl("live_taps_product_cuda", TORCH_BOX(&product));
+  m.impl("live_taps_gradient_cuda", TORCH_BOX(&gradient));
 }
 
 }  // namespace dgm::masked_conv2d

@@ -17,7 +17,7 @@ template <typename T, int TILE_N, bool GATED>
 __device__ void multiply_all(const Product& p, const Shared& shared, int ring) {
   const int chunks = (p.channels + kChunk - 1) / kChunk;
   const Share share(p);
-  const uint32_t row = p.tile_w * kRowBytes;
+  const uint32_t row = p.grid.tile_w * kRowBytes;
   const Part<T, TILE_N, GATED> part(p, blockIdx.x % p.tiles_n);
   float sums[TILE_N / 2];
   Place place;
@@ -48,7 +48,7 @@ __device__ void multiply_all(const Product& p, const Shared& shared, int ring) {
         place.advance(p.stages);
       }
     }
-    part.finish(p, sums, tile_of(p, i));
+    part.finish(p, sums, tile_of(p.grid, i));
   }
 }
 

@@ -143,13 +143,13 @@ struct Part {
   // Writes a tile.
   __device__ void finish(
       const Product& p, const float (&sums)[TILE_N / 2], const Tile& tile) const {
-    const int t = threadIdx.x % kGroup, shift = 31 - __clz(p.tile_w);
+    const int t = threadIdx.x % kGroup, width = p.grid.tile_w, shift = 31 - __clz(width);
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
       const int place = t / 32 * 16 + t % 32 / 4 + 8 * h;
-      const int row = tile.row + (place >> shift), column = tile.column + (place & (p.tile_w - 1));
-      if (row < p.height && column < p.width) {
-        finish(p, sums, h, tile.first + row * p.width + column);
+      const int row = tile.row + (place >> shift), column = tile.column + (place & (width - 1));
+      if (row < p.grid.height && column < p.grid.width) {
+        finish(p, sums, h, tile.first + row * p.grid.width + column);
       }
     }
   }

@@ -24,7 +24,7 @@ __host__ __device__ inline uint32_t weight_bytes(int taps, int channels, int til
 }
 
 __host__ __device__ inline uint32_t stage_bytes(const Product& p) {
-  return static_cast<uint32_t>(p.stage_rows) * p.tile_w * kRowBytes;
+  return static_cast<uint32_t>(p.stage_rows) * p.grid.tile_w * kRowBytes;
 }
 
 __host__ __device__ inline uint32_t shared_bytes(const Product& p, int tile_n) {
@@ -37,18 +37,25 @@ struct Tile {
   int row, column;
 };
 
-__device__ inline Tile tile_of(const Product& p, int tile) {
-  const int across = (p.width + p.tile_w - 1) / p.tile_w, tile_h = kTilePixels / p.tile_w;
-  const int down = (p.height + tile_h - 1) / tile_h;
-  const int sample = tile / (across * down), place = tile % (across * down);
-  return {
-      static_cast<int64_t>(sample) * p.height * p.width, place / across * tile_h,
-      place % across * p.tile_w};
+__host__ __device__ inline int tiles_across(const Grid& g) {
+  return (g.width + g.tile_w - 1) / g.tile_w;
 }
 
-__device__ inline int tiles_of(const Product& p) {
-  const int tile_h = kTilePixels / p.tile_w;
-  return p.samples * ((p.width + p.tile_w - 1) / p.tile_w) * ((p.height + tile_h - 1) / tile_h);
+__host__ __device__ inline int tiles_down(const Grid& g) {
+  const int tile_h = kTilePixels / g.tile_w;
+  return (g.height + tile_h - 1) / tile_h;
+}
+
+__host__ __device__ inline int tiles_of(const Grid& g) {
+  return g.samples * tiles_across(g) * tiles_down(g);
+}
+
+__device__ inline Tile tile_of(const Grid& g, int tile) {
+  const int across = tiles_across(g), of_sample = across * tiles_down(g);
+  const int sample = tile / of_sample, place = tile % of_sample;
+  return {
+      static_cast<int64_t>(sample) * g.height * g.width, place / across * (kTilePixels / g.tile_w),
+      place % across * g.tile_w};
 }
 
 // Where a warp group is in its ring of stages.
@@ -80,31 +87,40 @@ struct Shared {
   }
 };
 
+// Pixels that are brought: of a grid, with so many channels.
+struct Source {
+  const Grid& grid;
+  Rows rows;
+  int channels;
+};
+
 // Brings a column's pixels of a tile and a chunk of channels, 8 OCTETS a row; 8 threads of the warp
 // bring a pixel at a time.
 template <typename T, int OCTETS>
 __device__ inline void bring(
-    const Product& p, const Tile& tile, const Column& column, int chunk, int t, uint32_t stage) {
+    const Source& source, const Tile& tile, const Column& column, int chunk, int t,
+    uint32_t stage) {
   constexpr int kAtOnce = kWarp / 8, kSteps = OCTETS * 8 / kAtOnce;
   const int lane = t / 8, piece = t % 8, channel = chunk * kChunk + piece * 8;
   const int col = tile.column + column.across + lane;
+  const int width = source.grid.width, height = source.grid.height;
   unsigned there = 0;
 #pragma unroll
   for (int i = 0; i < kSteps; ++i) {
-    const bool inside = static_cast<unsigned>(col + i * kAtOnce) < p.width;
-    there |= static_cast<unsigned>(inside && channel < p.channels) << i;
+    const bool inside = static_cast<unsigned>(col + i * kAtOnce) < width;
+    there |= static_cast<unsigned>(inside && channel < source.channels) << i;
   }
 
-  const int stride = static_cast<int>(p.x.stride), further = p.width * stride;
-  const T* any = static_cast<const T*>(p.x.pointer);
+  const int stride = static_cast<int>(source.rows.stride), further = width * stride;
+  const T* any = static_cast<const T*>(source.rows.pointer);
   int row = tile.row + column.first;
-  const T* from = any + tile.first * p.x.stride + (row * p.width + col) * stride + channel;
+  const T* from = any + tile.first * source.rows.stride + (row * width + col) * stride + channel;
   uint32_t to = stage + hopper::swizzled(lane, piece);
   const int rows = kTilePixels / (8 * OCTETS) + column.taps - 1;
 
 #pragma unroll 1
   for (int i = 0; i < rows; ++i) {
-    const bool inside = static_cast<unsigned>(row) < p.height;
+    const bool inside = static_cast<unsigned>(row) < height;
 #pragma unroll
     for (int j = 0; j < kSteps; ++j) {
       const bool copied = inside && (there >> j & 1);
@@ -120,16 +136,17 @@ __device__ inline void bring(
 
 template <typename T>
 __device__ inline void bring(
-    const Product& p, const Tile& tile, const Column& column, int chunk, int t, uint32_t stage) {
-  switch (p.tile_w) {
+    const Source& source, const Tile& tile, const Column& column, int chunk, int t,
+    uint32_t stage) {
+  switch (source.grid.tile_w) {
     case 8:
-      return bring<T, 1>(p, tile, column, chunk, t, stage);
+      return bring<T, 1>(source, tile, column, chunk, t, stage);
     case 16:
-      return bring<T, 2>(p, tile, column, chunk, t, stage);
+      return bring<T, 2>(source, tile, column, chunk, t, stage);
     case 32:
-      return bring<T, 4>(p, tile, column, chunk, t, stage);
+      return bring<T, 4>(source, tile, column, chunk, t, stage);
     default:
-      return bring<T, 8>(p, tile, column, chunk, t, stage);
+      return bring<T, 8>(source, tile, column, chunk, t, stage);
   }
 }
 
@@ -138,7 +155,7 @@ struct Share {
   int block, blocks, tiles;
 
   __device__ explicit Share(const Product& p)
-      : block(blockIdx.x / p.tiles_n), blocks(gridDim.x / p.tiles_n), tiles(tiles_of(p)) {}
+      : block(blockIdx.x / p.tiles_n), blocks(gridDim.x / p.tiles_n), tiles(tiles_of(p.grid)) {}
   // What is left over when all have had as many goes to first ones of different blocks.
   __device__ int first(int ring) const { return ring * blocks + block; }
   __device__ int step() const { return kMultiplying * blocks; }
@@ -159,14 +176,15 @@ template <typename T>
 __device__ void bring_pixels(const Product& p, const Shared& shared, int ring) {
   const int chunks = (p.channels + kChunk - 1) / kChunk;
   const Share share(p);
+  const Source source{p.grid, p.x, p.channels};
   Place place;
   for (int i = share.first(ring); i < share.tiles; i += share.step()) {
-    const Tile tile = tile_of(p, i);
+    const Tile tile = tile_of(p.grid, i);
     for (int chunk = 0; chunk < chunks; ++chunk) {
       for (int c = 0; c < p.columns; ++c) {
         hopper::wait(shared.empty(ring, place.stage), place.parity ^ 1);
         const uint32_t stage = shared.at(ring, place.stage, p.stages);
-        bring<T>(p, tile, p.column[c], chunk, threadIdx.x % kWarp, stage);
+        bring<T>(source, tile, p.column[c], chunk, threadIdx.x % kWarp, stage);
         hopper::arrive_when_copied(shared.full(ring, place.stage));
         place.advance(p.stages);
       }

@@ -8,7 +8,7 @@ pytest.importorskip("triton", reason="Triton is not installed: `pip install 'tri
 from dgm_fast._core.triton_taps.images import Grid
 from dgm_fast._core.triton_taps.launch import Layer
 from dgm_fast.ops import masked_conv2d
-from dgm_fast.ops.masked_conv2d import crossover, hopper
+from dgm_fast.ops.masked_conv2d import crossover, hopper, hopper_tiles
 
 GRID = Grid(64, 32, 32, 0, 1, 1)
 KERNELS = [(1, 1), (3, 3), (5, 5), (7, 3), (1, 5), (3, 1)]
@@ -121,4 +121,4 @@ def test_without_a_gpu_it_says_why_it_cannot_run():
 )
 def test_rows_beside_others_are_taken_where_vectors_start_on_16_bytes(first, width, expected):
     rows = torch.zeros(6, width, dtype=torch.bfloat16)[:, first : first + 8]
-    assert hopper._start_on_16_bytes(None, rows) is expected
+    assert hopper_tiles.start_on_16_bytes(None, rows) is expected

@@ -169,7 +169,7 @@ def grad_weight(layer: Layer, grad: Tensor, rows: Tensor, grid: Grid, result: Te
     with torch.cuda.device_of(rows):
         if parts.numel() > 0:
             grad_weight_kernel[programs](grad, rows, parts, grid, *sizes, **options)
-        _finish(layer, parts, taps, result)
+        add_pieces(layer, parts, taps, result)
 
 
 def rows_of(t: Tensor) -> Tensor:
@@ -224,8 +224,15 @@ def _cut(pixels: int, tiles: int) -> tuple[int, int]:
     return ceil_div(pixels, length), length
 
 
-def _finish(layer: Layer, parts: Tensor, taps: int, result: Tensor) -> None:
-    """Add up the pieces, and put zeros where the mask is."""
+def add_pieces(layer: Layer, parts: Tensor, taps: int, result: Tensor) -> None:
+    """Add up the pieces (n, outs, taps, ins) of a weight's gradient; put zeros where the mask is.
+
+    Arguments:
+        layer: whose weight.
+        parts: float32, of the live taps in raster order.
+        taps: how many there are.
+        result: contiguous, of the weight's shape.
+    """
     tiles = finish_tiles(layer.taps)
     rows = layer.parts * layer.outs
     grid = (ceil_div(rows * layer.ins, tiles["BLOCK_E"]),)

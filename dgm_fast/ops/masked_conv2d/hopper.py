@@ -16,17 +16,26 @@ from dgm_fast._core.triton_taps import launch
 from dgm_fast._core.triton_taps.images import Grid
 from dgm_fast._core.triton_taps.launch import Layer
 from dgm_fast.ops.masked_conv2d import kernels
+from dgm_fast.ops.masked_conv2d.hopper_gradient import grad_weight
+from dgm_fast.ops.masked_conv2d.hopper_tiles import (
+    BARRIER_BYTES,
+    CHUNK,
+    MOST_STAGES,
+    MOST_TAPS,
+    PIXELS,
+    ROW_BYTES,
+    SHARED_BYTES,
+    TOGETHER,
+    columns_of,
+    start_on_16_bytes,
+    widths_of,
+)
 from dgm_fast.ops.masked_conv2d.op import multiply_live_taps
 
 __all__ = ["Plan", "backward", "forward", "plan_of"]
 
-# As in csrc/masked_conv2d/hopper.h and hopper.cuh.
-_CHUNK, _PIXELS, _WARP_GROUPS = 64, 64, 3
-_MOST_COLUMNS, _MOST_TAPS, _MOST_STAGES, _FEWEST_STAGES = 16, 32, 4, 2
-_BARRIER_BYTES, _ROW_BYTES = 1024, 2 * _CHUNK
-_SHARED_BYTES = 227 * 1024
-# Vectors of 16 bytes.
-_TOGETHER = 8
+# As in csrc/masked_conv2d/hopper.h and hopper_pixels.cuh.
+_WARP_GROUPS, _MOST_COLUMNS, _FEWEST_STAGES = 3, 16, 2
 
 
 @dataclass(frozen=True)
@@ -69,59 +78,27 @@ def plan_of(layer: Layer, grid: Grid, after: bool) -> Plan | None:
     outputs, channels = layer.outs, layer.ins
     if after:
         outputs, channels = layer.ins, layer.parts * layer.outs
-    columns, taps = _columns(layer, grid, after)
-    unaligned = outputs % _TOGETHER or channels % _TOGETHER
+    columns, taps = columns_of(layer, grid, after)
+    unaligned = outputs % TOGETHER or channels % TOGETHER
     far = grid.height * grid.width * max(channels, outputs * parts) >= 2**31
     # A tap further down is the same pixels a row further on, not two.
     apart = grid.down != 1 and any(count > 1 for _, _, count in columns)
-    many = len(columns) > _MOST_COLUMNS or len(taps) > _MOST_TAPS
+    many = len(columns) > _MOST_COLUMNS or len(taps) > MOST_TAPS
     if unaligned or far or apart or many or not taps:
         return None
 
     rows = parts * outputs
     for tile_n in (128, 64) if rows > 64 else (64,):
-        weights = len(taps) * ceil_div(channels, _CHUNK) * tile_n * _ROW_BYTES
-        left = _SHARED_BYTES - _BARRIER_BYTES - weights
-        for tile_w in _widths(grid):
-            stage_rows = _PIXELS // tile_w + max(count for _, _, count in columns) - 1
-            stages = left // (_WARP_GROUPS * stage_rows * tile_w * _ROW_BYTES)
+        weights = len(taps) * ceil_div(channels, CHUNK) * tile_n * ROW_BYTES
+        left = SHARED_BYTES - BARRIER_BYTES - weights
+        for tile_w in widths_of(grid):
+            stage_rows = PIXELS // tile_w + max(count for _, _, count in columns) - 1
+            stages = left // (_WARP_GROUPS * stage_rows * tile_w * ROW_BYTES)
             if stages >= _FEWEST_STAGES:
-                stages = min(stages, _MOST_STAGES)
+                stages = min(stages, MOST_STAGES)
                 tiles_n = ceil_div(rows, tile_n)
                 return Plan(tile_w, tile_n, tiles_n, stages, stage_rows, columns, taps)
     return None
-
-
-def _columns(
-    layer: Layer, grid: Grid, after: bool
-) -> tuple[tuple[tuple[int, int, int], ...], tuple[int, ...]]:
-    """Return the columns of live taps, and the place of each tap in the kernel."""
-    height, width = layer.kernel
-    up, left = height // 2, width // 2
-    own = 0 if layer.strict and layer.groups == 1 else 1
-    columns, taps = [], []
-    for across in range(-left, left + 1):
-        # From the top down to the centre's row, or to the one above it.
-        count = up + (1 if across < 0 else own if across == 0 else 0)
-        if count > 0:
-            places = [row * width + across + left for row in range(count)]
-            taps += reversed(places) if after else places
-            first = up - count + 1 if after else -up
-            sign = -1 if after else 1
-            columns.append((sign * across * grid.across, first * grid.down, count))
-    return tuple(columns), tuple(taps)
-
-
-def _widths(grid: Grid) -> list[int]:
-    """Return the widths of a tile, those first that leave the fewest of its pixels unused."""
-
-    def covered(width: int) -> tuple[int, int]:
-        height = _PIXELS // width
-        across, down = ceil_div(grid.width, width), ceil_div(grid.height, height)
-        # Of those that cover as much, the squarest shares most between taps.
-        return across * down, abs(width - height)
-
-    return sorted((8, 16, 32, 64), key=covered)
 
 
 def product(
@@ -141,7 +118,7 @@ def product(
     plan = plan_of(layer, grid, after) if y.numel() > 0 and y.stride(1) == 1 else None
     # Where they lie so, y and what is kept are written in place.
     views = [None if each is None or plan is None else launch.rows_of(each) for each in images]
-    if plan is None or not _start_on_16_bytes(rows, *views):
+    if plan is None or not start_on_16_bytes(rows, *views):
         launch.product(
             layer, rows, grid, weight, y, bias=bias, residual=residual, kept=kept, after=after
         )
@@ -164,10 +141,5 @@ def product(
     )
 
 
-def _start_on_16_bytes(*rows: Tensor | None) -> bool:
-    """Whether all rows do, as vectors are loaded and stored."""
-    return all(each is None or launch.alignment(each) % _TOGETHER == 0 for each in rows)
-
-
 forward = partial(kernels.forward, product=product)
-backward = partial(kernels.backward, product=product)
+backward = partial(kernels.backward, product=product, of_weight=grad_weight)

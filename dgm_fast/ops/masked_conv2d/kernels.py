@@ -57,6 +57,7 @@ def backward(
     needs: Sequence[bool],
     *,
     product: Callable[..., None] = launch.product,
+    of_weight: Callable[..., None] = launch.grad_weight,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Return the gradients of x, weight, bias and what the gate was given, or empty ones."""
     layer = _layer(weight, groups, strict, kept is not None)
@@ -76,7 +77,7 @@ def backward(
         product(layer, grad, grid, weight, grad_x, after=True)
     if needs[1]:
         grad_weight = weight.new_empty(weight.shape)
-        launch.grad_weight(layer, grad, launch.rows_of(x), grid, grad_weight)
+        of_weight(layer, grad, launch.rows_of(x), grid, grad_weight)
 
     return grad_x, grad_weight, grad_bias, of_gate
 

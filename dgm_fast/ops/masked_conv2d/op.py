@@ -96,12 +96,18 @@ _live_taps = Op(
             " Tensor(b!)? kept, int[] grid, int[] layer, int[] plan, int[] columns, int[] taps)"
             " -> ()",
             lambda *_: None,
-        )
+        ),
+        "gradient": Direction(
+            "(Tensor grad, Tensor x, Tensor(a!) pieces, int[] grid, int[] plan,"
+            " int[] togethers, int[] taps) -> ()",
+            lambda *_: None,
+        ),
     },
     [cuda(torch.bfloat16, torch.float16)],
 )
 
 multiply_live_taps = _live_taps.kernels["product", "cuda"]
+add_gradient_of_live_taps = _live_taps.kernels["gradient", "cuda"]
 
 
 def choose(impl: str, x: Tensor, weight: Tensor, gated: bool) -> str:
