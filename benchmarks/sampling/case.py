@@ -58,17 +58,19 @@ class Case:
     at_once: bool = False
 
 
-def ours_on(device: torch.device, graph: str | None = "reference") -> dict[str, str]:
+def ours_on(device: torch.device, graph: bool = True) -> dict[str, str]:
     """Return the columns of ours, and the `impl` of each.
 
-    On a GPU they are asked for by name, the kernel and the graph that is the other way there, so
-    that a row is of what it says, or there is none.
+    On a GPU the kernel and the CUDA graph that is the other way there are asked for by name beside
+    what `auto` takes of them.
 
     Arguments:
         device: of the case.
-        graph: the `impl` that replays a CUDA graph on a GPU, where one does.
+        graph: whether there is one.
     """
-    impls = ("auto",) if device.type == "cpu" else ("cuda", *([graph] if graph else []))
+    impls = ["auto"]
+    if device.type == "cuda" and graph:
+        impls += ["cuda", "reference"]
     return {OURS + impl: impl for impl in impls}
 
 

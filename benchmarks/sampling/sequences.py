@@ -37,6 +37,15 @@ MODELS: dict[str, tuple[type[TokenModel], TransformerConfig | RNNConfig]] = {
     "lstm-1x384": (RNN, RNNConfig(65, cell="lstm", width=384, embedding=64)),
 }
 BATCHES = (1, 4, 16, 64, 256)
+# Whose weights are many times what one processor of a GPU reads while others are launched.
+LARGE: dict[str, tuple[type[TokenModel], TransformerConfig | RNNConfig]] = {
+    "transformer-6x384": (
+        Transformer,
+        TransformerConfig(65, positions="rotary", layers=6, heads=6, width=384),
+    ),
+    "lstm-2x1024": (RNN, RNNConfig(65, cell="lstm", layers=2, width=1024)),
+}
+FEW_BATCHES = (1, 64)
 PROMPT = 128
 
 
@@ -185,6 +194,7 @@ def spread(model: nn.Module) -> None:
 
 CASES: dict[str, Callable[..., Case]] = {
     f"{name}-batch{batch}": partial(sequence_case, kind, config, batch)
-    for name, (kind, config) in MODELS.items()
-    for batch in BATCHES
+    for models, batches in ((MODELS, BATCHES), (LARGE, FEW_BATCHES))
+    for name, (kind, config) in models.items()
+    for batch in batches
 }
