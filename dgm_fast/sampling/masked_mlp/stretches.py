@@ -34,7 +34,7 @@ _MOST_HIDDEN, _MOST_STAGED, _ROUTE = 32, 16384, 8
 # have larger triangles, of which threads of one sample take all; shorter ones wait more often.
 _UNITS, _MOST_FEATURES, _WITHIN = 40, 32, 8192
 
-# Floats of all packed weights of which it is kept where each comes from: 16 MiB of numbers.
+# Floats of packed weights of which it is kept where each comes from, in up to 16 MiB.
 _MOST_NUMBERED = 2**22
 
 
@@ -118,9 +118,9 @@ class Stretches:
 
     @cached_property
     def _numbers(self) -> Tensor:
-        """Where in a zero, all weights and all biases each packed float comes from, int32.
+        """Which of a zero, all weights and all biases in a row each packed float is, int32.
 
-        Two launches pack a network by it, instead of one or two of each weight and bias.
+        Two launches pack a network by it, instead of one of each weight and each bias.
         """
         sizes = [len(places) for places in self.places]
         shapes = [(sizes[b], sizes[a]) for a, b in self.edges]
