@@ -85,13 +85,12 @@ class Conditional(ABC):
         """Draw the (samples, features, N) noise that `seed`, an int64 scalar tensor, stands for."""
         dtype = torch.promote_types(dtype, torch.float32)
         draw = {"uniform": philox_uniform, "normal": philox_normal}
-        return torch.stack(
-            [
-                draw[kind]((samples, features), seed=seed, stream=stream, dtype=dtype)
-                for stream, kind in enumerate(self.noise_kinds)
-            ],
-            dim=-1,
-        )
+        noise = [
+            draw[kind]((samples, features), seed=seed, stream=stream, dtype=dtype)
+            for stream, kind in enumerate(self.noise_kinds)
+        ]
+        # One alone need not be copied.
+        return noise[0].unsqueeze(-1) if len(noise) == 1 else torch.stack(noise, dim=-1)
 
 
 @dataclass(frozen=True)

@@ -195,9 +195,7 @@ def test_stretches_of_any_size(program, shape, block, crew):
     blocks = Blocks(program, network, step, block=block, crew=crew)
     state, plan = blocks.go_on(sampler.start(B, context), noise, shape.features)
     assert_same(state.x, naive(network, evaluate, step, noise, context), step)
-    assert plan[0] == shared_bytes(
-        stretches_of(network.layout, block, False, CPU), False, step.kernel
-    )
+    assert plan[0] == shared_bytes(stretches_of(network.layout, block, False, CPU), step.kernel)
 
 
 @pytest.mark.parametrize("which", ["some", "all"])
@@ -271,7 +269,7 @@ def test_python_knows_what_a_block_shares(program, name):
     _, plan = blocks.go_on(sampler.start(1, context), noise, 0)
     direct = network.is_direct
     stretches = stretches_of(network.layout, None, direct, CPU)
-    assert plan[0] == shared_bytes(stretches, direct, step.kernel)
+    assert plan[0] == shared_bytes(stretches, step.kernel)
 
 
 @pytest.mark.parametrize(

@@ -236,6 +236,27 @@ def test_the_inverse_of_a_flow_solves_what_passes_solve(kind, monkeypatch):
 
 @pytest.mark.gpu
 @needs_kernel
+def test_no_call_waits_for_the_gpu():
+    model = MADE(MADEConfig(features=20, hidden=(64,))).cuda()
+    with torch.device("cuda"):
+        flow, y = flows.AffineAutoregressive(20, (64,)), torch.randn(10, 20)
+
+    @torch.no_grad()
+    def run():
+        return model.sample(10), flow.inverse(y)
+
+    # The first one lays out what is kept.
+    run()
+    mode = torch.cuda.get_sync_debug_mode()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        run()
+    finally:
+        torch.cuda.set_sync_debug_mode(mode)
+
+
+@pytest.mark.gpu
+@needs_kernel
 def test_the_kernel_is_what_its_schema_says():
     sampler, _, noise, context = work_of("residual", "standardizing", 3)
     state, sweep = sampler.start(3, context), sampler._sweep

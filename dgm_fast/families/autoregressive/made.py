@@ -278,24 +278,33 @@ class MADE(Pretrained, nn.Module):
         elif noise.ndim != 3 or noise.shape[:2] != (n, D):
             expected = f"(n, D, N) with n = {n} and D = {D}"
             raise ValueError(f"noise must have shape {expected}; got {tuple(noise.shape)}")
-        sets = [self._active_set] if self.training else range(self.config.num_masks)
-        # Of one set all samples, else those whose uniform falls to it.
-        which = (philox_uniform((n, 1), seed=seed, stream=_SET_STREAM)[:, 0] * len(sets)).long()
-        present = which.unique().tolist() if len(sets) > 1 else [0]
+        parts = self._parts(n, seed)
+
         x = weight.new_zeros(n, D)
         with keeping(lambda: x.view(*shape, D)):
-            for done, place in enumerate(present):
-                at = (which == place).nonzero().squeeze(1)
-                sampler = MaskedSampler(self.description(sets[place]), step)
+            for done, (mask_set, at) in enumerate(parts):
+                sampler = MaskedSampler(self.description(mask_set), step)
                 some = {name: None if each is None else each[at] for name, each in rows.items()}
-                state = sampler.start(len(at), **some)
+                its_noise = noise[at]
+                state = sampler.start(len(its_noise), **some)
                 try:
-                    told = progress and _after(progress, done, len(present))
-                    sampler.draw(state, noise[at], progress=told)
+                    told = progress and _after(progress, done, len(parts))
+                    sampler.draw(state, its_noise, progress=told)
                 finally:
                     x[at] = state.x.to(x)
 
         return x.view(*shape, D)
+
+    def _parts(self, n: int, seed: Tensor) -> list[tuple[int, Tensor | slice]]:
+        """Return the sets of masks of n samples, and which of these are of each."""
+        if self.training or self.config.num_masks == 1:
+            # All, as a slice: it copies nothing, and nobody waits for a GPU to count them.
+            return [(self._active_set, slice(None))]
+
+        # Those whose uniform falls to it.
+        uniform = philox_uniform((n, 1), seed=seed, stream=_SET_STREAM)[:, 0]
+        which = (uniform * self.config.num_masks).long()
+        return [(place, (which == place).nonzero().squeeze(1)) for place in which.unique().tolist()]
 
     def draw_noise(self, n: int, generator: torch.Generator | None = None) -> Tensor:
         """Draw the noise (n, D, N) that n samples are made from."""

@@ -153,9 +153,10 @@ def _sweep(sampler: MaskedSampler, y: Tensor, context: Tensor | None) -> tuple[T
 
 def _without_lost(x: Tensor) -> tuple[Tensor, Tensor]:
     """Return x with NaN after a feature that overflowed, and whether one did, (B,)."""
-    lost = ~x.isfinite()
+    # Where it is not finite, in fewer launches of a GPU than `isfinite` takes.
+    lost = (x - x).isnan()
     # It leaves none of those after it known.
-    return torch.where((lost.cumsum(1) > 0) & ~lost, torch.nan, x), lost.any(1)
+    return x.masked_fill((lost.cumsum(1) > 0) & ~lost, torch.nan), lost.any(1)
 
 
 class _SolveGradient(torch.autograd.Function):

@@ -68,12 +68,9 @@ def pack_stretches(network: MaskedNetwork, block: int | None) -> PackedNetwork:
     layout = network.layout
     device = network.weights[0].device
     stretches = stretches_of(layout, block, network.is_direct, device)
-    weights = [stretches.packed(weight, source, target) for source, target, weight in network.edges]
-    biases = [
-        stretches.packed_bias(bias, level) for level, bias in enumerate(network.biases, start=1)
-    ]
+    weights, biases = stretches.packed([weight for *_, weight in network.edges], network.biases)
     sizes = [*_sizes(network, stretches.size), *stretches.units, *stretches.widest, *layout.hidden]
-    return PackedNetwork(weights, torch.cat(biases), stretches.starts, stretches.order, sizes)
+    return PackedNetwork(weights, biases, stretches.starts, stretches.order, sizes)
 
 
 class PackedSweep:

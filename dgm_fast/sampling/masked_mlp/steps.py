@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import ClassVar
 
 import torch
@@ -146,7 +147,7 @@ class Draw(Step):
     def noise(self) -> int:
         return len(self.conditional.noise_kinds)
 
-    @property
+    @cached_property
     def kernel(self) -> KernelStep | None:
         conditional = self.conditional
         if type(conditional) not in _CONDITIONALS:
@@ -191,7 +192,7 @@ class AffineInverse(Step):
     parameters: ClassVar[int] = 2
     noise: ClassVar[int] = 1
 
-    @property
+    @cached_property
     def kernel(self) -> KernelStep:
         return KernelStep(_AFFINE, 1, standardize=self.standardize, bound=self.bound)
 
@@ -229,7 +230,7 @@ class SplineInverse(Step):
     def parameters(self) -> int:
         return 3 * self.bins - 1
 
-    @property
+    @cached_property
     def kernel(self) -> KernelStep:
         # The least share and slope are the op's defaults.
         return KernelStep(

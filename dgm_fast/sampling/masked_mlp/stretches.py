@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
+from collections.abc import Sequence
+from functools import cached_property
+from itertools import pairwise
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
@@ -31,13 +34,17 @@ _MOST_HIDDEN, _MOST_STAGED, _ROUTE = 32, 16384, 8
 # have larger triangles, of which threads of one sample take all; shorter ones wait more often.
 _UNITS, _MOST_FEATURES, _WITHIN = 40, 32, 8192
 
+# Floats of packed weights of which it is kept where each comes from, in up to 16 MiB.
+_MOST_NUMBERED = 2**22
+
 
 class Stretches:
     """A layout whose units come in stretches of features, each padded to whole chunks of a product.
 
     Arguments:
-        layout: of the units.
+        layout: of the units; not kept.
         size: features of a stretch.
+        direct: whether inputs go to outputs beside hidden layers.
         device: of what the kernel reads.
 
     Attributes:
@@ -47,10 +54,13 @@ class Stretches:
             place of its first one of each stretch.
         order: (D,), the feature of each step.
         places: of each level, where each unit, as the weights number them, lies.
+        edges: which level goes to which; direct connections last.
+        floats: of the weight of each edge, padding included.
+        shared: bytes that a block of one sample shares, but for its noise.
     """
 
-    def __init__(self, layout: MaskedLayout, size: int, device: torch.device) -> None:
-        self.layout, self.size = layout, size
+    def __init__(self, layout: MaskedLayout, size: int, direct: bool, device: torch.device) -> None:
+        self.size = size
         borders = [*range(0, layout.features, size), layout.features]
         starts = layout.starts[:, borders]
         # The context comes before all stretches, and units that no feature sees after them.
@@ -71,40 +81,102 @@ class Stretches:
         self.widest = padded[:, 1:-1].amax(1).tolist()
         self.starts = torch.cat([layout.starts, begins[:, 1:-1]], dim=1).to(device)
         self.order = layout.order.to(device)
+        self.edges = [
+            *pairwise(range(layout.levels + 1)),
+            *([(0, layout.levels)] if direct else []),
+        ]
+        self.floats = [self.units[a] * self.units[b] for a, b in self.edges]
+        self.shared = self._shared(layout)
+        # What lies between units, and biases where there are none.
+        most = max(1, *(len(units) for units in layout.units))
+        self._zeros = torch.zeros(most, dtype=torch.float32, device=device)
 
-    def within(self, direct: bool) -> int:
-        """Return how many floats of weights within a stretch there are at most."""
-        ends = zip(self.widest[:-1], self.widest[1:], strict=True)
-        return sum(a * b for a, b in ends) + direct * self.widest[0] * self.widest[-1]
+    @property
+    def within(self) -> int:
+        """How many floats of weights within a stretch there are at most."""
+        return sum(self.widest[a] * self.widest[b] for a, b in self.edges)
 
-    def packed(self, weight: Tensor, source: int, target: int) -> Tensor:
-        """Return a weight (out, in) as (in, out) with all units in their places, zeros between."""
-        packed = weight.new_zeros(self.units[source], self.units[target], dtype=torch.float32)
-        places = self.places[source][:, None], self.places[target]
-        return packed.index_put_(places, weight.detach().float().T)
+    @torch.no_grad()
+    def packed(
+        self, weights: Sequence[Tensor], biases: Sequence[Tensor | None]
+    ) -> tuple[list[Tensor], Tensor]:
+        """Return the weights of edges (out, in) as (in * out,), and the biases of all levels.
 
-    def packed_bias(self, bias: Tensor | None, level: int) -> Tensor:
-        """Return the bias of a level likewise."""
-        packed = torch.zeros(self.units[level], dtype=torch.float32, device=self.order.device)
-        if bias is not None:
-            packed[self.places[level]] = bias.detach().float()
+        All units are in their places, with zeros between.
+        """
+        biases = [
+            self._zeros[: len(places)] if bias is None else bias
+            for bias, places in zip(biases, self.places[1:], strict=True)
+        ]
+        if sum(self.floats) > _MOST_NUMBERED:
+            packed = self._placed(weights, biases, torch.float32)
+        else:
+            flat = [each.flatten().float() for each in (*weights, *biases)]
+            packed = torch.cat([self._zeros[:1], *flat]).index_select(0, self._numbers)
+        *weights, biases = packed.split([*self.floats, sum(self.units[1:])])
+        return weights, biases
+
+    @cached_property
+    def _numbers(self) -> Tensor:
+        """Which of a zero, all weights and all biases in a row each packed float is, int32.
+
+        Two launches pack a network by it, instead of one of each weight and each bias.
+        """
+        sizes = [len(places) for places in self.places]
+        shapes = [(sizes[b], sizes[a]) for a, b in self.edges]
+        counts = [*(a * b for a, b in shapes), *sizes[1:]]
+        numbers = torch.arange(1, 1 + sum(counts), dtype=torch.int32, device=self.order.device)
+        parts = numbers.split(counts)
+        weights = [part.view(shape) for part, shape in zip(parts, shapes, strict=False)]
+        return self._placed(weights, parts[len(shapes) :], torch.int32)
+
+    def _placed(
+        self, weights: Sequence[Tensor], biases: Sequence[Tensor], dtype: torch.dtype
+    ) -> Tensor:
+        """Return weights and then biases as `packed` has them, in one tensor, one by one."""
+        sizes, units = [*self.floats, *self.units[1:]], self.units
+        packed = torch.zeros(sum(sizes), dtype=dtype, device=self.order.device)
+        parts = iter(packed.split(sizes))
+        for (a, b), weight in zip(self.edges, weights, strict=True):
+            places = self.places[a][:, None], self.places[b]
+            next(parts).view(units[a], units[b]).index_put_(places, weight.to(dtype).T)
+        for places, bias in zip(self.places[1:], biases, strict=True):
+            next(parts).index_put_((places,), bias.to(dtype))
         return packed
 
+    def _shared(self, layout: MaskedLayout) -> int:
+        count, hidden = ceil_div(layout.features, self.size), len(layout.hidden)
+        sizes = [*self.units[:-1], *self.widest[1:], self.size, self.size, self.size]
+        sizes += [layout.parameters, SEGMENTS, 2 * SEGMENTS]
+        sizes += [max(TASKS * QUAD, *self.widest[1:])]
+        sizes += [(hidden + 2) * (count + 1), hidden * (self.size + 1)]
+        sizes += [_ROUTE * len(self.edges)]
+        return bytes_of([*sizes, self.within if self.within <= _MOST_STAGED else 0])
 
-# Made for each call of a flow's inverse otherwise.
-@lru_cache(maxsize=64)
+
+# Made for each call of a flow's inverse otherwise; they go with their layout, as its model does.
+_known: WeakKeyDictionary[MaskedLayout, dict[tuple[object, ...], Stretches]] = WeakKeyDictionary()
+
+
 def stretches_of(
     layout: MaskedLayout, size: int | None, direct: bool, device: torch.device
 ) -> Stretches:
     """Return a layout's stretches; of features as many as `size` says, or as are worth it."""
-    if size is not None:
-        return Stretches(layout, size, device)
+    known = _known.setdefault(layout, {})
+    key = size, direct, device
+    if key not in known:
+        size = _best_size(layout, direct) if size is None else size
+        known[key] = Stretches(layout, size, direct, device)
+    return known[key]
 
+
+def _best_size(layout: MaskedLayout, direct: bool) -> int:
     widest = max((*layout.hidden, layout.features))
     size = min(_MOST_FEATURES, max(1, _UNITS * layout.features // widest))
-    while size > 1 and Stretches(layout, size, torch.device("cpu")).within(direct) > _WITHIN:
+    cpu = torch.device("cpu")
+    while size > 1 and Stretches(layout, size, direct, cpu).within > _WITHIN:
         size //= 2
-    return Stretches(layout, size, device)
+    return size
 
 
 def unavailable_reason(network: MaskedNetwork, step: KernelStep, block: int | None) -> str | None:
@@ -115,8 +187,9 @@ def unavailable_reason(network: MaskedNetwork, step: KernelStep, block: int | No
         return reason
 
     stretches = stretches_of(network.layout, block, network.is_direct, gpu)
-    needed = shared_bytes(stretches, network.is_direct, step)
-    return _too_large(network, stretches) or shares_too_much(gpu, needed, "a sample")
+    return too_large([("a weight", max(stretches.floats))]) or shares_too_much(
+        gpu, shared_bytes(stretches, step), "a sample"
+    )
 
 
 def _too_deep(network: MaskedNetwork) -> str | None:
@@ -126,20 +199,6 @@ def _too_deep(network: MaskedNetwork) -> str | None:
     return None
 
 
-def _too_large(network: MaskedNetwork, stretches: Stretches) -> str | None:
-    largest = max(stretches.units[a] * stretches.units[b] for a, b, _ in network.edges)
-    return too_large([("a weight", largest)])
-
-
-def shared_bytes(stretches: Stretches, direct: bool, step: KernelStep) -> int:
+def shared_bytes(stretches: Stretches, step: KernelStep) -> int:
     """Return what a block of one sample shares, as `Shared` of the kernel has it."""
-    layout, size = stretches.layout, stretches.size
-    count, hidden = ceil_div(layout.features, size), len(layout.hidden)
-    sizes = [*stretches.units[:-1], *stretches.widest[1:]]
-    sizes += [size * step.noise, size, size, size]
-    sizes += [layout.parameters, SEGMENTS, 2 * SEGMENTS]
-    sizes += [max(TASKS * QUAD, *stretches.widest[1:])]
-    sizes += [(hidden + 2) * (count + 1), hidden * (size + 1)]
-    sizes += [_ROUTE * (hidden + 1 + direct)]
-    within = stretches.within(direct)
-    return bytes_of([*sizes, within if within <= _MOST_STAGED else 0])
+    return stretches.shared + bytes_of([stretches.size * step.noise])
