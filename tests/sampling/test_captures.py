@@ -57,10 +57,13 @@ def test_a_step_of_a_wavenet_may_be_captured(config):
     )
     state, noise = sampler.start(3, label), sampler.draw_noise(3, 2)
     local = None if local is None else local[..., :2]
-    loop, state, noise, local = without_data((sampler._loop, state, noise, local))
+    given = torch.zeros(3, 2, dtype=torch.int64)
+    loop, state, noise, given, local = without_data((sampler._loop, state, noise, given, local))
+    loop.go_on(state, given, None, local, Filters(), None)
     leaves_out = [{"top_k": 2, "top_p": 0.7}] if config.output == "categorical" else []
     for filters in [{}, {"temperature": 0.0}, *leaves_out]:
         loop.go_on(state, None, noise, local, Filters(**filters), None)
+    assert set(loop._steps.replays) == {None, Filters(**filters)}
 
 
 @pytest.mark.parametrize("name", ["transformer", "transformer, rotary", "transformer, labels"])
