@@ -15,7 +15,8 @@ class StepGraph:
 
     Arguments:
         step: maps inputs to outputs; what else it reads or writes are always the same tensors, on
-            which it is run once to warm up.
+            which it is run once to warm up. After that it copies nothing from the host, a list of
+            indices neither, and waits for no value.
         inputs: for which it is captured, as for any others of their shapes.
     """
 

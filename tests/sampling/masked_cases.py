@@ -109,7 +109,7 @@ def make_network(shape, parameters, seed=0):
         for mask in masks
     ]
     # Features that depend on each other, but do not run away.
-    weights[-1 - shape.direct :] = [0.3 * weight for weight in weights[-1 - shape.direct :]]
+    weights[-1 - shape.direct :] = [0.2 * weight for weight in weights[-1 - shape.direct :]]
     biases = [0.3 * torch.randn(len(u), generator=generator) for u in units[1:]]
     direct = weights.pop() if shape.direct else None
     network = MaskedNetwork(

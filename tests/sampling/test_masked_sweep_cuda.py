@@ -64,6 +64,7 @@ def work_of(shape, step, batch, device="cuda"):
 
 def assert_drawn(state, evaluate, step, noise, context):
     """That each feature is what its step makes of the parameters that those before it give."""
+    assert bool(state.x.isfinite().all())
     x, noise = state.x.cpu().double(), noise.cpu().double()
     parameters = evaluate(step.encode(x), None if context is None else context.cpu())
     made, log_det = step.make(parameters, noise)

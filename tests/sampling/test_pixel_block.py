@@ -15,6 +15,7 @@ from dgm_fast.sampling.pixelcnn import conv_terms
 from dgm_fast.sampling.pixelcnn.blocks import Sizes, shared_bytes
 from tests.families.pixel_models import small
 from tests.sampling.block_programs import build, build_watched, needs_compiler
+from tests.sampling.picks import picked
 from tests.sampling.pixel_blocks import Blocks
 from tests.sampling.pixel_cases import (
     CONFIGS,
@@ -177,8 +178,8 @@ def test_noise_at_both_ends_and_what_is_no_number(program, output):
         blocks = Blocks(program, model._describe())
         sampler = PixelSampler(blocks.network, impl="reference")
         drawn, _ = blocks.draw(sampler.start(1, noise=noise[None]))
-        picked = model.output.pick(last.bias.detach().expand(5, -1), noise)
-        assert torch.equal(drawn.images.flatten(), picked.flatten())
+        wanted = picked(model.output, last.bias.detach().expand(5, -1), noise)
+        assert torch.equal(drawn.images.flatten(), wanted.flatten())
 
 
 @few_configs

@@ -15,6 +15,7 @@ from dgm_fast.sampling.pixelcnn import blocks, op
 from dgm_fast.sampling.pixelcnn.eager import EagerLoop
 from dgm_fast.sampling.pixelcnn.plan import make_plan
 from tests.families.pixel_models import small
+from tests.sampling.picks import picked
 from tests.sampling.pixel_cases import (
     CONFIGS,
     LEFT_OUT,
@@ -72,11 +73,11 @@ def test_the_kernel_draws_what_the_reference_draws(config, batch):
     assert error <= 1e-4 * float(along.rows.abs().max())
 
     noise = start.noise.flatten(0, 1)
-    picked = cuda.output.pick(found.flatten(0, 1), noise).unflatten(0, (batch, -1))
-    picked = cuda.output.to_images(picked, *cuda.size)
-    picked = torch.where(start.given[:, None], start.images, picked)
-    assert int((state.images - picked).abs().max()) <= (cuda.output.levels > 5)
-    assert float((state.images == picked).double().mean()) > 0.99
+    wanted = picked(cuda.output, found.flatten(0, 1), noise).unflatten(0, (batch, -1))
+    wanted = cuda.output.to_images(wanted, *cuda.size)
+    wanted = torch.where(start.given[:, None], start.images, wanted)
+    assert int((state.images - wanted).abs().max()) <= (cuda.output.levels > 5)
+    assert float((state.images == wanted).double().mean()) > 0.99
 
 
 @pytest.mark.gpu

@@ -15,6 +15,7 @@ from dgm_fast.sampling import PixelNetwork, PixelSampler
 from dgm_fast.sampling.pixelcnn import conv_terms
 from tests.families.pixel_models import naive, small
 from tests.processes import run_on_isa
+from tests.sampling.picks import picked
 from tests.sampling.pixel_cases import (
     IMPLEMENTATIONS,
     LEFT_OUT,
@@ -89,9 +90,9 @@ def test_parameters_are_the_networks_in_a_batch_of_any_size(config, impl, batch)
     assert float(error) <= 1e-4 * float(size)
 
     noise = state.noise.flatten(0, 1)
-    picked = model.output.pick(parameters.flatten(0, 1), noise).unflatten(0, (batch, -1))
-    picked = model.output.to_images(picked, *sampler.size)
-    assert torch.equal(state.images, torch.where(state.given[:, None], state.images, picked))
+    wanted = picked(model.output, parameters.flatten(0, 1), noise).unflatten(0, (batch, -1))
+    wanted = model.output.to_images(wanted, *sampler.size)
+    assert torch.equal(state.images, torch.where(state.given[:, None], state.images, wanted))
 
 
 @needs_kernel

@@ -20,6 +20,7 @@ from tests.families.wavenet_models import (
 )
 from tests.processes import ROOT, run_on_isa
 from tests.sampling.filter_cases import FILTERS
+from tests.sampling.picks import picked
 from tests.sampling.pixel_cases import needs_kernel
 from tests.sampling.wavenet_cases import (
     CONFIGS,
@@ -128,9 +129,9 @@ def test_parameters_are_the_networks_in_a_batch_of_any_size(config, impl, batch)
     assert float(error) < 1e-4 * float(expected.abs().amax())
 
     # A level more or less where 65536 lie closer than float32 tells apart.
-    picked = model.output.pick(parameters.flatten(0, 1), noise.flatten(0, 1)).view(batch, T)
-    assert int((levels - picked).abs().max()) <= (config.levels > 256)
-    assert float((levels == picked).double().mean()) > 0.9
+    wanted = picked(model.output, parameters.flatten(0, 1), noise.flatten(0, 1)).view(batch, T)
+    assert int((levels - wanted).abs().max()) <= (config.levels > 256)
+    assert float((levels == wanted).double().mean()) > 0.9
 
 
 @pytest.mark.parametrize("batch", [1, 3, 9])

@@ -13,6 +13,7 @@ from dgm_fast.sampling.wavenet.blocks import shared_bytes
 from tests.families.wavenet_models import VARIANTS, small
 from tests.sampling.block_programs import build, build_watched, needs_compiler
 from tests.sampling.filter_cases import FILTERS
+from tests.sampling.picks import picked
 from tests.sampling.wavenet_blocks import Blocks
 from tests.sampling.wavenet_cases import (
     CONFIGS,
@@ -171,7 +172,7 @@ def test_noise_at_both_ends_and_what_is_no_number(program, output):
         network = replace(sampler.network, last_weight=weight, last_bias=bias)
         blocks = Blocks(program, WaveNetSampler(network, sampler.output))
         levels, *_ = blocks.draw(blocks.start(1), noise=noise)
-        assert torch.equal(levels[0], sampler.output.pick(bias.expand(5, -1), noise[0]))
+        assert torch.equal(levels[0], picked(sampler.output, bias.expand(5, -1), noise[0]))
 
 
 @pytest.mark.parametrize(("mean", "log_scale"), EXTREME)

@@ -60,6 +60,8 @@ def compare(config, loop, dtype=torch.float32, device="cpu"):
     torch.testing.assert_close(state.rings, at_the_end.rings)
     assert torch.equal(state.recent, at_the_end.recent)
     assert state.time == T
+    # A step that draws, and one that takes levels.
+    assert len(graphed._loop._steps.replays) == 2
 
 
 @each_config

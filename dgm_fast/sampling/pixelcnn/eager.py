@@ -210,14 +210,15 @@ class Row:
     def _draw(self, work: Work, columns: range, given: bool) -> None:
         """Draw what is not given of one draw of a pixel."""
         steps, group = len(self.loop.draws), self.loop.groups[work.out]
-        features = [(self.line * self.loop.size[1] + c) * steps + group for c in columns]
+        first = (self.line * self.loop.size[1] + columns.start) * steps + group
         parameters = self._at(work.source, columns, self.now)
         parameters = parameters[..., : self.output.parameters // steps]
         if self.parameters_out is not None:
-            self.parameters_out[:, features] = parameters
+            # A slice: a list would be copied to a GPU, which a graph may not.
+            self.parameters_out[:, first : first + len(columns) * steps : steps] = parameters
         if not given:
             levels = self._levels(work, columns)
-            noise = self.state.noise[:, features[0]]
+            noise = self.state.noise[:, first]
             drawn = self.filters.pick(self.output.pick, parameters[:, 0], noise)
             drawn = drawn.view(len(levels), -1)
             keep = self.state.given[:, self.line, columns.start, None]

@@ -42,43 +42,35 @@ class GraphedLoop(EagerLoop):
         parameters_out: Tensor | None,
     ) -> Tensor:
         """Move the state on in place; return the levels (B, n) drawn, or given."""
-        if given is not None or noise.numel() == 0:
+        first = noise if given is None else given
+        if first.numel() == 0:
             return super().go_on(state, given, noise, features, filters, parameters_out)
 
-        inputs = [noise] if features is None else [noise, features.transpose(1, 2)]
-        steps = self._steps_of(state, [each[:, 0] for each in inputs], filters)
+        inputs = [first] if features is None else [first, features.transpose(1, 2)]
+        steps = self._steps_of(state)
+        replay = steps.replay(filters if given is None else None, [each[:, 0] for each in inputs])
         steps.take(state)
-        levels = noise.new_empty(noise.shape[:2], dtype=torch.int64)
-        for t in range(noise.shape[1]):
-            level, parameters = steps.replay(*(each[:, t] for each in inputs))
-            levels[:, t] = level
+        levels = state.recent.new_empty(first.shape[:2])
+        for t in range(first.shape[1]):
+            levels[:, t], parameters = replay(*(each[:, t] for each in inputs))
             if parameters_out is not None:
                 parameters_out[:, t] = parameters
         steps.give(state)
         return levels
 
-    def _steps_of(
-        self, state: WaveNetState, inputs: list[Tensor], filters: Filters
-    ) -> GraphedSteps:
-        wanted = state.rings.shape, state.condition.shape, filters
+    def _steps_of(self, state: WaveNetState) -> GraphedSteps:
+        wanted = state.rings.shape, state.condition.shape
         if self._captured != wanted:
             self._steps = None  # before another takes memory
-            self._steps = GraphedSteps(self, state, inputs, filters)
+            self._steps = GraphedSteps(self, state)
             self._captured = wanted
         return self._steps
 
 
 class GraphedSteps:
-    """A step of a batch on tensors that stay: its state, and where in the rings it is.
+    """Steps of a batch on tensors that stay: its state, and where in the rings it is."""
 
-    Attributes:
-        replay: maps noise (B, N) and, where there are any, features (B, F) to levels (B,) and
-            parameters (B, P), which the next call overwrites.
-    """
-
-    def __init__(
-        self, loop: EagerLoop, state: WaveNetState, inputs: list[Tensor], filters: Filters
-    ) -> None:
+    def __init__(self, loop: EagerLoop, state: WaveNetState) -> None:
         network, self.loop = loop.network, loop
         self.channels, taps = network.channels, network.kernel - 1
         slots = torch.tensor(network.slots, device=state.rings.device)
@@ -90,7 +82,21 @@ class GraphedSteps:
         self.now = torch.zeros_like(self.slots)
         self.rings, self.recent = state.rings.clone(), state.recent.clone()
         self.condition = state.condition.clone()
-        self.replay: Step = loop.capture(partial(self._step, filters), *inputs)
+        self.replays: dict[Filters | None, Step] = {}
+
+    def replay(self, filters: Filters | None, inputs: list[Tensor]) -> Step:
+        """Return a step that draws levels, or, of no filters, takes those that are given.
+
+        It maps noise (B, N), or levels (B,), and, where there are any, features (B, F) to levels
+        (B,) and parameters (B, P), which the next call overwrites. Of given levels,
+        parameters are empty. To capture it runs it: `take` a state only afterwards.
+        """
+        if filters not in self.replays:
+            # Of those that draw, one stays: each takes memory.
+            for other in [each for each in self.replays if None not in (each, filters)]:
+                del self.replays[other]
+            self.replays[filters] = self.loop.capture(partial(self._step, filters), *inputs)
+        return self.replays[filters]
 
     def take(self, state: WaveNetState) -> None:
         """Go on from a state."""
@@ -105,7 +111,7 @@ class GraphedSteps:
         state.recent.copy_(self.recent)
 
     def _step(
-        self, filters: Filters, noise: Tensor, features: Tensor | None = None
+        self, filters: Filters | None, first: Tensor, features: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         loop, rings = self.loop, self.rings.unflatten(1, (-1, self.width))
         condition = self.condition
@@ -114,13 +120,15 @@ class GraphedSteps:
 
         places = self.begins + (self.now + self.ages) % self.slots  # (L, k - 1)
         pasts = rings[:, places.flatten(), : self.channels].unflatten(1, places.shape)
-        inputs, parameters, level = loop.step(
+        below = (
             loop._encoded(self.recent),
             [layer.unbind(1) for layer in pasts.unbind(1)],
             loop._conditions(condition),
-            noise,
-            filters,
         )
+        if filters is None:
+            inputs, parameters, level = loop.go_up(*below)[0], first[:, None][:, :0], first
+        else:
+            inputs, parameters, level = loop.step(*below, first, filters)
 
         # In the place of the oldest, which has been read.
         rings[:, places[:, 0], : self.channels] = torch.stack(inputs, dim=1)
