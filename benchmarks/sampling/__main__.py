@@ -72,14 +72,16 @@ def main(options: Options, console: Console) -> int:
         if options.case and not name.startswith(options.case):
             continue
         try:
-            measurements += measure(make(device, options.columns, name), options)
-            console.print(f"{name}: measured")
+            rows = measure(make(device, options.columns, name), options)
         except RedContract as error:
             console.print(f"[bold red]{name} is red and is not timed:[/] {error}")
             red += 1
+            continue
+        # At once, because a run of all of them takes long.
+        write(options, run, NAME, rows, console)
+        measurements += rows
 
     report.print_table(console, NAME, measurements)
-    write(options, run, NAME, measurements, console)
     return red
 
 

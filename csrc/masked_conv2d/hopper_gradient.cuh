@@ -13,8 +13,10 @@ namespace dgm::masked_conv2d {
 
 constexpr int kAdding = 4;  // warp groups
 constexpr int kGradientThreads = kGroup * (kAdding + 1);
-// Registers of a thread that brings and of one that adds: together all there are.
-constexpr int kBringersRegisters = 64, kAddersRegisters = 112;
+// Registers of a thread that brings and of one that adds. Together they must be no more than the
+// block begins with, 96 a thread, or threads would wait for them for ever.
+constexpr int kBringersRegisters = 64, kAddersRegisters = 104;
+static_assert(kAdding * kAddersRegisters + kBringersRegisters <= 96 * (kAdding + 1));
 constexpr uint32_t kChunkBytes = kTilePixels * kRowBytes;  // of the outputs' gradient
 
 // Of a column's pixels of a tile.

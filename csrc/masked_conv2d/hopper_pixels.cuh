@@ -12,6 +12,7 @@ constexpr int kThreads = kGroup * (kMultiplying + 1);
 constexpr int kWarp = 32;
 // Registers of a thread that brings and of one that multiplies: together all there are.
 constexpr int kFewRegisters = 56, kManyRegisters = 152;
+static_assert(kMultiplying * kManyRegisters + kFewRegisters <= 128 * (kMultiplying + 1));
 constexpr int kRowBytes = 2 * kChunk;
 constexpr int kMostStages = 4;
 constexpr uint32_t kPiece = 32768;  // bytes of a bulk copy
