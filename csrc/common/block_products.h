@@ -7,6 +7,7 @@
 // order.
 #pragma once
 
+#include <climits>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
@@ -16,8 +17,9 @@
 namespace dgm::blocks {
 
 constexpr int kQuad = 4;
-constexpr int kRows = 8;     // of weights on their way to a thread at once
-constexpr int kTasks = 256;  // of a product, where it is small: a block's threads on a GPU
+constexpr int kRows = 8;          // of weights on their way to a thread at once
+constexpr int kTasks = 256;       // of a product, where it is small: a block's threads on a GPU
+constexpr int kMostTasks = 1024;  // where a large one is cut
 
 struct alignas(16) Quad {
   float of[kQuad];
@@ -62,10 +64,32 @@ struct Cut {
         outs(static_cast<int>(outs_)),
         pitch(static_cast<int>(pitch_)) {
     const int chunks = ins / kRows, quads = outs / kQuad;
-    const int most = quads < kTasks ? kTasks / quads : 1;
+    const int most = 2 * quads <= kTasks ? kTasks / quads : parts_of_many(chunks, quads);
     const int each = chunks > most ? (chunks + most - 1) / most : 1;
     rows = each * kRows;
     parts = chunks > 0 ? (chunks + each - 1) / each : 1;
+  }
+
+  // Of columns so many that threads take several turns, the last of them may have few: then parts
+  // of the rows make shorter turns.
+  DGM_HOST_DEVICE static int parts_of_many(int chunks, int quads) {
+    int best = 1, least = INT_MAX;
+    for (int shift = 0; shift <= 2 && (quads << shift) <= kMostTasks; ++shift) {
+      const int turns = ((quads << shift) + kTasks - 1) / kTasks;
+      const int chunks_in_all = turns * ((chunks + (1 << shift) - 1) >> shift);
+      if (chunks_in_all < least) {
+        least = chunks_in_all;
+        best = 1 << shift;
+      }
+    }
+    return best;
+  }
+
+  // Of a matrix with so many columns, at most, whatever its rows.
+  DGM_HOST_DEVICE static int most_sums(int outs) {
+    const int quads = outs / kQuad;
+    const int tasks = 2 * quads <= kTasks ? kTasks : kMostTasks;
+    return kQuad * (quads > tasks ? quads : tasks);
   }
 };
 
@@ -95,10 +119,15 @@ struct Sums {
 
   // Adds a piece times inputs[s * step + row]; `chunk` has the first rows.
   DGM_HOST_DEVICE void add(const Piece& piece, Chunk chunk, const float* inputs, int step) {
+    // Of few samples a chunk takes longer to come than to be multiplied, so that two are on their
+    // way; of more, their sums have the registers.
+    constexpr bool kTwo = S <= 2;
+    Chunk next = kTwo ? piece.chunk(kRows) : Chunk{};
     for (int row = 0; row < piece.rows; row += kRows) {
-      const Chunk next = piece.chunk(row + kRows);
+      const Chunk last = piece.chunk(row + (kTwo ? 2 : 1) * kRows);
       add(chunk, [&](int s) { return inputs + s * step + row; });
-      chunk = next;
+      chunk = kTwo ? next : last;
+      next = last;
     }
   }
 

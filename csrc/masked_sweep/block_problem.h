@@ -122,7 +122,7 @@ struct Shared {
 
     floats *= samples;
     const int widest = *std::max_element(n.widest + 1, n.widest + n.last() + 1);
-    partial = take(samples * std::max(blocks::kTasks * blocks::kQuad, widest));
+    partial = take(samples * blocks::Cut::most_sums(widest));
     begins = take((n.hidden + 2) * (n.stretches + 1));
     due = take(n.hidden * (n.stretch + 1));
     routes = take(kRouteFloats * n.edges);

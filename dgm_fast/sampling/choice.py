@@ -18,6 +18,7 @@ def choose(
     device: torch.device,
     dtype: torch.dtype,
     reason_of: Callable[[str], str | None] = lambda chosen: None,
+    is_faster: Callable[[str], bool] = lambda chosen: True,
 ) -> str:
     """Return `"reference"` or the kernel's name that a sampler runs on.
 
@@ -27,6 +28,7 @@ def choose(
         device: of the network.
         dtype: that it computes in.
         reason_of: why a kernel cannot run this network, or None when it can.
+        is_faster: whether `auto` should take a kernel that can, sooner than the reference.
 
     Raises:
         ImplementationUnavailable: the kernel asked for by name cannot run.
@@ -38,12 +40,12 @@ def choose(
         return "reference"
 
     chosen = op.choose(impl, device, dtype)
-    reason = None if chosen == "reference" else reason_of(chosen)
-    if reason is None:
+    if chosen == "reference":
         return chosen
-    if requested(impl) == chosen:
+    reason, is_asked_for = reason_of(chosen), requested(impl) == chosen
+    if reason is not None and is_asked_for:
         raise ImplementationUnavailable(f"{op.name}: impl={chosen!r} cannot run: {reason}")
-    return "reference"
+    return chosen if reason is None and (is_asked_for or is_faster(chosen)) else "reference"
 
 
 def impl_of_model(impl: str) -> str:

@@ -14,6 +14,7 @@ __all__ = [
     "SEGMENTS",
     "TASKS",
     "bytes_of",
+    "most_sums",
     "shares_too_much",
     "sums_of_parts",
     "too_large",
@@ -21,7 +22,7 @@ __all__ = [
 ]
 
 # As in csrc: common/block_products.h and common/block_draws.h.
-TASKS, QUAD, ROWS, SEGMENTS = 256, 4, 8, 32
+TASKS, MOST_TASKS, QUAD, ROWS, SEGMENTS = 256, 1024, 4, 8, 32
 # The oldest GPU that the extension is compiled for.
 _CAPABILITY = (8, 0)
 # Places among floats are 32-bit integers.
@@ -65,9 +66,25 @@ def too_large(sizes: Iterable[tuple[str, int]]) -> str | None:
 
 def sums_of_parts(ins: int, outs: int) -> int:
     """Return how many sums of parts of its rows a product leaves, as `Cut` cuts it."""
-    pieces = ceil_div(ins, ROWS)
-    each = max(1, ceil_div(pieces, max(1, TASKS // (outs // QUAD))))
-    return max(1, ceil_div(pieces, each)) * outs
+    chunks, quads = ceil_div(ins, ROWS), outs // QUAD
+    most = TASKS // quads if 2 * quads <= TASKS else _parts_of_many(chunks, quads)
+    each = max(1, ceil_div(chunks, most))
+    return max(1, ceil_div(chunks, each)) * outs
+
+
+def _parts_of_many(chunks: int, quads: int) -> int:
+    """Return how many parts are done the soonest, of columns for which threads take turns."""
+
+    def chunks_in_all(parts: int) -> int:
+        return ceil_div(quads * parts, TASKS) * ceil_div(chunks, parts)
+
+    return min((p for p in (1, 2, 4) if p == 1 or quads * p <= MOST_TASKS), key=chunks_in_all)
+
+
+def most_sums(outs: int) -> int:
+    """Return the most sums of parts that a product with so many columns leaves."""
+    quads = outs // QUAD
+    return QUAD * max(quads, TASKS if 2 * quads <= TASKS else MOST_TASKS)
 
 
 def bytes_of(sizes: Iterable[int]) -> int:

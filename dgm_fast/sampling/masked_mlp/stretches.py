@@ -12,11 +12,10 @@ from torch import Tensor
 
 from dgm_fast._core.integers import ceil_div
 from dgm_fast.sampling.gpu_blocks import (
-    QUAD,
     ROWS,
     SEGMENTS,
-    TASKS,
     bytes_of,
+    most_sums,
     shares_too_much,
     too_large,
     too_old,
@@ -148,7 +147,7 @@ class Stretches:
         count, hidden = ceil_div(layout.features, self.size), len(layout.hidden)
         sizes = [*self.units[:-1], *self.widest[1:], self.size, self.size, self.size]
         sizes += [layout.parameters, SEGMENTS, 2 * SEGMENTS]
-        sizes += [max(TASKS * QUAD, *self.widest[1:])]
+        sizes += [most_sums(max(self.widest[1:]))]
         sizes += [(hidden + 2) * (count + 1), hidden * (self.size + 1)]
         sizes += [_ROUTE * len(self.edges)]
         return bytes_of([*sizes, self.within if self.within <= _MOST_STAGED else 0])

@@ -1,4 +1,4 @@
-"""Which recurrent networks the CUDA sampler runs."""
+"""Which recurrent networks the CUDA sampler runs, and which sooner than a CUDA graph would."""
 
 from __future__ import annotations
 
@@ -9,7 +9,10 @@ from dgm_fast.sampling.recurrent.network import RecurrentNetwork
 from dgm_fast.sampling.recurrent.packed import table_inputs
 from dgm_fast.sampling.sequence_blocks import block_bytes, matrix_floats
 
-__all__ = ["shared_bytes", "unavailable_reason"]
+__all__ = ["is_small", "shared_bytes", "unavailable_reason"]
+
+# What one processor reads of weights, measured on an H200, while a step is launched as a graph.
+_MOST_BYTES = 60e9 * 340e-6
 
 
 def unavailable_reason(network: RecurrentNetwork) -> str | None:
@@ -21,6 +24,15 @@ def unavailable_reason(network: RecurrentNetwork) -> str | None:
     ]
     device, needed = network.head_weight.device, shared_bytes(network)
     return sequence_blocks.unavailable_reason(device, len(network.layers), largest, needed)
+
+
+def is_small(network: RecurrentNetwork) -> bool:
+    """Whether a block reads a token's weights before a graph has launched it."""
+    width, layers, outs = network.width, len(network.layers), _sums_of_a_layer(network)
+    floats = (2 * layers - 1) * matrix_floats(width, outs)
+    floats += matrix_floats(table_inputs(network), outs)
+    floats += matrix_floats(width, len(network.head_weight))
+    return 4 * floats <= _MOST_BYTES
 
 
 def shared_bytes(network: RecurrentNetwork) -> int:

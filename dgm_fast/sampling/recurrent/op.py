@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dgm_fast.sampling import choice
-from dgm_fast.sampling.recurrent.blocks import unavailable_reason
+from dgm_fast.sampling.recurrent.blocks import is_small, unavailable_reason
 from dgm_fast.sampling.recurrent.network import RecurrentNetwork
 from dgm_fast.sampling.sequence_kernels import sequence_op
 
@@ -21,5 +21,8 @@ def choose(impl: str, network: RecurrentNetwork) -> str:
     def reason_of(chosen: str) -> str | None:
         return unavailable_reason(network) if chosen == "cuda" else None
 
+    def is_faster(chosen: str) -> bool:
+        return chosen != "cuda" or is_small(network)
+
     weight = network.head_weight
-    return choice.choose(_op, impl, weight.device, weight.dtype, reason_of)
+    return choice.choose(_op, impl, weight.device, weight.dtype, reason_of, is_faster)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dgm_fast._core.implementation import requested
 from dgm_fast.sampling import choice
 from dgm_fast.sampling.sequence_kernels import sequence_op
 from dgm_fast.sampling.transformer.blocks import is_small, unavailable_reason
@@ -22,8 +21,8 @@ def choose(impl: str, network: TransformerNetwork) -> str:
     def reason_of(chosen: str) -> str | None:
         return unavailable_reason(network) if chosen == "cuda" else None
 
+    def is_faster(chosen: str) -> bool:
+        return chosen != "cuda" or is_small(network)
+
     weight = network.head
-    chosen = choice.choose(_op, impl, weight.device, weight.dtype, reason_of)
-    # By name, also a large one runs on blocks of threads.
-    is_slow = chosen == "cuda" != requested(impl) and not is_small(network)
-    return "reference" if is_slow else chosen
+    return choice.choose(_op, impl, weight.device, weight.dtype, reason_of, is_faster)
