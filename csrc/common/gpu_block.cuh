@@ -51,7 +51,7 @@ class GpuBlock {
 
 struct Launch {
   int64_t blocks;
-  int bytes;  // that the threads of a block share
+  int bytes, most_bytes;  // that the threads of a block share, and that they may
   cudaStream_t stream;
 
   template <typename... Parameters>
@@ -76,7 +76,8 @@ void launch_blocks(
   cudaDeviceGetAttribute(&most_bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
   const int some = samples_of_block(samples, processors, most_bytes, bytes_of);
   const Launch launch{
-      (samples + some - 1) / some, static_cast<int>(bytes_of(some)), current_stream(tensor)};
+      (samples + some - 1) / some, static_cast<int>(bytes_of(some)), most_bytes,
+      current_stream(tensor)};
   switch_samples(some, [&](auto constant) { start(constant, launch); });
 }
 

@@ -43,32 +43,33 @@ struct DrawPlaces {
 
 // S sequences from `first` on, or as many as there are; the number of threads is a multiple of S. A
 // thread has a sequence wherever there is no weight to share; where the last block has fewer than
-// S, one sequence stands for those that are missing, and is not written.
+// S, one sequence stands for those that are missing, and is not written. With `together`, so many
+// places of a sequence, one after another, have the threads of as many sequences.
 template <int S, typename Block>
 class Sequences {
  public:
   DGM_HOST_DEVICE Sequences(
-      const Tokens& tokens, const Block& block, int64_t first, const DrawPlaces& at)
+      const Tokens& tokens, const Block& block, int64_t first, const DrawPlaces& at,
+      int together = 1)
       : thread(block.thread()),
         threads(block.threads()),
         team(threads / S),
         s(thread / team),
         lane(thread % team),
+        offset(s % together),
         t(tokens),
         block(block),
         at_(at),
-        first_(first) {}
+        sequence_(first + s / together) {}
 
-  const int thread, threads, team, s, lane;
+  const int thread, threads, team, s, lane, offset;
 
-  DGM_HOST_DEVICE bool is_there() const { return first_ + s < t.samples; }
-  DGM_HOST_DEVICE int64_t sample() const { return is_there() ? first_ + s : t.samples - 1; }
+  DGM_HOST_DEVICE bool is_there() const { return sequence_ < t.samples; }
+  DGM_HOST_DEVICE int64_t sample() const { return is_there() ? sequence_ : t.samples - 1; }
 
   // How many inputs a sequence takes in, and whether parameters are wanted after one.
   DGM_HOST_DEVICE int64_t inputs() const { return t.fed - 1 + looks(); }
-  DGM_HOST_DEVICE bool is_looked_at(int64_t input) const {
-    return input + 1 >= t.fed && (t.noise != nullptr || t.parameters != nullptr);
-  }
+  DGM_HOST_DEVICE bool is_looked_at(int64_t input) const { return input >= t.unseen(); }
 
   DGM_HOST_DEVICE int64_t input(int64_t i) const {
     return i < t.fed ? t.inputs[sample() * t.fed + i] : *next();
@@ -121,7 +122,7 @@ class Sequences {
   const Tokens& t;
   const Block& block;
   const DrawPlaces at_;
-  const int64_t first_;
+  const int64_t sequence_;
 };
 
 }  // namespace dgm::sequence_sampler

@@ -19,6 +19,11 @@ struct Tokens {
   Filters filters;
   int64_t* drawn;     // (samples, steps)
   float* parameters;  // (samples, steps or 1, outputs), or null
+
+  // Inputs, the first of all, that no parameters are wanted after.
+  DGM_HOST_DEVICE int64_t unseen() const {
+    return noise != nullptr || parameters != nullptr ? fed - 1 : fed;
+  }
 };
 
 }  // namespace dgm::sequence_sampler

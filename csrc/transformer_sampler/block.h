@@ -1,43 +1,52 @@
 // Some sequences of a transformer drawn by a block of threads, whose inputs go up through the
-// layers together, one place after another.
+// layers together, one place after another; of inputs that nobody looks at after, several places of
+// a sequence together.
 #pragma once
 
 #include <cmath>
 #include <cstdint>
 
+#include "common/block_choice.h"
 #include "transformer_sampler/block_memory.h"
 
 namespace dgm::transformer_sampler {
 
 DGM_HOST_DEVICE float gelu(float x) { return 0.5f * x * (1.0f + erff(x * 0x1.6a09e6p-1f)); }
 
+// S inputs that go up: of one sequence `together`.
 template <int S, typename Block>
-class Group {
+class Ascent {
  public:
-  DGM_HOST_DEVICE Group(const Draw& draw, const Block& block, int64_t first)
+  DGM_HOST_DEVICE Ascent(const Draw& draw, const Block& block, int64_t first, int together)
       : d(draw),
         net(draw.network),
         n(draw.network.sizes),
         block(block),
         at_(n, S),
-        all_(draw.tokens, block, first, at_.draw),
+        all_(draw.tokens, block, first, at_.draw, together),
+        together_(together),
         width_(static_cast<int>(padded(n.width))),
         hidden_(static_cast<int>(padded(n.hidden))),
         channels_(static_cast<int>(n.channels())),
         heads_(static_cast<int>(n.heads)),
         head_(static_cast<int>(n.head)) {}
 
-  DGM_HOST_DEVICE void run() {
-    const int maps = kMapsOfLayer * static_cast<int>(n.layers);
-    for (int64_t i = 0; i < all_.inputs(); ++i) {
-      place_ = static_cast<int>(d.seen + i);
-      embed(all_.input(i));
-      block.sync();
-      for (int m = 0; m < maps + all_.is_looked_at(i); ++m) {
-        const int map = m < maps ? m % kMapsOfLayer : kHead;
-        go_through(map, m / kMapsOfLayer, i);
-      }
+  // Takes in all inputs that nobody looks at after, and returns how many there were.
+  DGM_HOST_DEVICE int64_t feed() {
+    const int64_t unseen = d.tokens.unseen();
+    for (int64_t i = 0; i < unseen; i += together_) {
+      const int64_t input = i + all_.offset;
+      // Where fewer are left, the last stands for those that are missing.
+      is_there_ = all_.is_there() && input < unseen;
+      go_up(input < unseen ? input : unseen - 1);
     }
+    return unseen;
+  }
+
+  // Takes in the inputs from `begin` on, and draws.
+  DGM_HOST_DEVICE void go_on(int64_t begin) {
+    is_there_ = all_.is_there();
+    for (int64_t i = begin; i < all_.inputs(); ++i) go_up(i);
   }
 
  private:
@@ -91,6 +100,19 @@ class Group {
       const int64_t at = static_cast<int64_t>(place_) * width_ + i;
       x()[i] = net.positions == nullptr ? e : e + net.positions[at];
     });
+  }
+
+  DGM_HOST_DEVICE void go_up(int64_t input) {
+    const bool is_looked_at = all_.is_looked_at(input);
+    const int maps = kMapsOfLayer * static_cast<int>(n.layers);
+    // Of what nobody looks at after, the last layer's keys and values are all that is wanted.
+    const int count = is_looked_at ? maps + 1 : maps - kMapsOfLayer + 1;
+    place_ = static_cast<int>(d.seen + input);
+    embed(all_.input(input));
+    block.sync();
+    for (int m = 0; m < count; ++m) {
+      go_through(m < maps ? m % kMapsOfLayer : kHead, m / kMapsOfLayer, input);
+    }
   }
 
   // Weights set out before the threads wait for what they are multiplied with.
@@ -161,7 +183,7 @@ class Group {
     for_each(channels_, [&](int c) {
       const int h = c / channels, i = c % channels;
       heads()[c] = turned(qkv, c, i);
-      if (!all_.is_there()) return;
+      if (!is_there_) return;
       values(layer, h)[static_cast<int64_t>(place_) * channels + i] =
           qkv.sum(0.0f, all_.s, 2 * channels_ + c);
       if (i >= head_) return;
@@ -249,8 +271,31 @@ class Group {
   const Block& block;
   const Shared at_;
   const Sequences<S, Block> all_;
-  const int width_, hidden_, channels_, heads_, head_;
+  const int together_, width_, hidden_, channels_, heads_, head_;
   int place_ = 0;
+  bool is_there_ = true;
+};
+
+// S sequences from `first` on, or as many as there are.
+template <int S, typename Block>
+class Group {
+ public:
+  DGM_HOST_DEVICE Group(const Draw& draw, const Block& block, int64_t first)
+      : d(draw), block(block), first_(first) {}
+
+  DGM_HOST_DEVICE void run() const {
+    int64_t done = 0;
+    if constexpr (S < kMostSamples) {
+      constexpr int kTogether = kMostSamples / S;
+      if (d.feeds_together) done = Ascent<kMostSamples, Block>(d, block, first_, kTogether).feed();
+    }
+    Ascent<S, Block>(d, block, first_, 1).go_on(done);
+  }
+
+ private:
+  const Draw& d;
+  const Block& block;
+  const int64_t first_;
 };
 
 }  // namespace dgm::transformer_sampler

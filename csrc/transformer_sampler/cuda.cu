@@ -39,8 +39,12 @@ void run(const Draw& draw, const Tensor& inputs) {
   std::copy_n(draw.network.layers, count, layers.of);
 
   const auto bytes_of = [&](int sequences) { return shared_bytes(draw.network.sizes, sequences); };
-  launch_blocks(inputs, draw.tokens.samples, bytes_of, [&](auto sequences, const Launch& launch) {
-    launch(draw_kernel<decltype(sequences)::value>, draw, layers);
+  launch_blocks(inputs, draw.tokens.samples, bytes_of, [&](auto sequences, Launch launch) {
+    Draw work = draw;
+    const int64_t bytes = bytes_of(kMostSamples);
+    work.feeds_together = draw.tokens.unseen() > 1 && bytes <= launch.most_bytes;
+    if (work.feeds_together) launch.bytes = static_cast<int>(bytes);
+    launch(draw_kernel<decltype(sequences)::value>, work, layers);
   });
 }
 

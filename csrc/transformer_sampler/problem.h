@@ -45,7 +45,8 @@ struct Network {
 struct Draw {
   Network network;
   sequence_sampler::Tokens tokens;
-  int64_t seen;  // inputs that keys and values hold
+  int64_t seen;                 // inputs that keys and values hold
+  bool feeds_together = false;  // of a GPU's block: several places of a sequence at a time
 };
 
 }  // namespace dgm::transformer_sampler

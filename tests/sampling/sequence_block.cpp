@@ -21,7 +21,8 @@ namespace {
 // Arrays of a file. `number` is whether cells are an LSTM's, or of a transformer the inputs seen.
 struct Call {
   std::vector<int64_t> run_as, processors;  // sequences of a block, threads, wait left out; ...
-  std::vector<int64_t> network, sizes;      // whether it is recurrent, number; as of the operator
+  std::vector<int64_t> network, sizes;      // whether it is recurrent, number, whether places are
+                                            // fed together; as of the operator
   std::vector<int64_t> shape;               // samples, steps, top_k, symbols, weights, states
   std::vector<double> heat;                 // temperature, top_p
   std::vector<int64_t> inputs, given;
@@ -99,8 +100,12 @@ void run_transformer(Call& call, const char* to) {
   const auto bytes_of = [&](int64_t sequences) {
     return transformer::shared_bytes(sizes, sequences);
   };
-  const transformer::Draw draw{network, call.tokens(n[4]), call.network[1]};
-  run_blocks<transformer::Group>(call.run_as, call.shape[0], draw, bytes_of);
+  const bool feeds_together = call.network[2] != 0;
+  const transformer::Draw draw{network, call.tokens(n[4]), call.network[1], feeds_together};
+  const auto bytes_to_run = [&](int64_t sequences) {
+    return bytes_of(feeds_together ? kMostSamples : sequences);
+  };
+  run_blocks<transformer::Group>(call.run_as, call.shape[0], draw, bytes_to_run);
   const auto& processors = call.processors;
   call.finish(
       to, bytes_of(1), samples_of_block(call.shape[0], processors[0], processors[1], bytes_of));

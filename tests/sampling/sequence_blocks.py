@@ -27,6 +27,8 @@ class SequenceBlocks:
         sequences: of a block.
         threads: of a block.
         left_out: which of its waits a block leaves out, or -1.
+        together: whether several places of a transformer's sequence are fed at a time, which takes
+            a multiple of eight threads.
         processors: how many a GPU would have, and how much memory their blocks share.
         plans: of each call the bytes that a sequence shares, and how many a block would draw.
     """
@@ -35,6 +37,7 @@ class SequenceBlocks:
     sequences: int = 2
     threads: int = 4
     left_out: int = -1
+    together: bool = False
     processors: tuple[int, int] = (132, 227 * 1024)
     plans: list[list[int]] = field(default_factory=list)
 
@@ -57,7 +60,7 @@ class SequenceBlocks:
         arrays = [
             [self.sequences, self.threads, self.left_out],
             self.processors,
-            [is_recurrent, number],
+            [is_recurrent, number, self.together],
             sizes,
             [batch, steps, top_k, len(weights[0]), len(weights), len(states)],
             torch.tensor([temperature, top_p], dtype=torch.float64),

@@ -107,6 +107,22 @@ def test_pieces_fed_and_drawn_are_the_whole(on, config):
     assert torch.equal(state.tokens, drawn)
 
 
+@pytest.mark.parametrize("fed", [2, 9, 16])
+@pytest.mark.parametrize("sequences", [1, 2, 4])
+@pytest.mark.parametrize("name", ["learned", "rotary"])
+def test_places_fed_together_are_those_fed_one_by_one(on, name, sequences, fed):
+    config, found = CONFIGS[name], []
+    tokens = torch.randint(config.vocabulary, (5, fed), generator=torch.Generator().manual_seed(1))
+    for together in (False, True):
+        sampler, _ = on(config, sequences, 16, together=together)
+        noise = noise_of(sampler, 5, 3)
+        parameters = torch.empty(5, 3, config.vocabulary)
+        state = sampler.feed(sampler.start(5, labels(config, 5)), tokens)
+        drawn, state = sampler.draw(state, noise=noise, parameters_out=parameters)
+        found.append([drawn, parameters, *state.memory.kept])
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+
+
 @pytest.mark.parametrize("name", ["gru", "learned"])
 def test_what_is_long_is_fed_in_pieces(on, monkeypatch, name):
     config = CONFIGS[name]
@@ -300,6 +316,25 @@ def _run(program, monkeypatch, name, left_out=-1, batch=3, **filters):
 @pytest.mark.parametrize("name", RACY)
 def test_threads_of_a_block_never_race(watched, monkeypatch, name, filters):
     _run(watched, monkeypatch, name, **filters)
+
+
+def _feed(program, monkeypatch, left_out=-1):
+    options = {"sequences": 4, "threads": 16, "together": True, "left_out": left_out}
+    sampler, _ = on_blocks(model_of(RACY["rotary"]), monkeypatch, program, **options)
+    state = sampler.feed(sampler.start(2), torch.arange(6).view(2, 3))
+    sampler.draw(state, 1)
+
+
+def test_threads_never_race_where_places_are_fed_together(watched, monkeypatch):
+    _feed(watched, monkeypatch)
+
+
+# Of the embedding, of the norm, and of the product whose keys and values later places see.
+@pytest.mark.parametrize("left_out", [0, 1, 4, 5])
+def test_a_wait_left_out_while_places_are_fed_is_caught(watched, monkeypatch, left_out):
+    monkeypatch.setenv("TSAN_OPTIONS", "halt_on_error=1:symbolize=0")
+    with pytest.raises(RuntimeError, match="data race"):
+        _feed(watched, monkeypatch, left_out)
 
 
 @pytest.mark.parametrize(("name", "left_out"), LEFT_OUT)
