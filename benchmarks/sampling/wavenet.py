@@ -85,9 +85,9 @@ def wavenet_case(
 
     def cached() -> Draws:
         sampler = WaveNetSampler(network, output, impl="reference")
+        stream = Stream(sampler, levels)
         # On a GPU too, a loop of calls.
         sampler._loop = EagerLoop(sampler.network, output)
-        stream = Stream(sampler, levels)
         return Draws(stream.draw, stream.start, 64)
 
     def compiled(mode: str | None) -> Draws:
