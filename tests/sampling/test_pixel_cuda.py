@@ -199,6 +199,29 @@ def test_a_network_that_does_not_fit_a_gpu_is_told_why(monkeypatch, changes, gpu
     assert blocks.unavailable_reason(plan, torch.device("cuda")) == reason
 
 
+@pytest.mark.parametrize(
+    ("steps", "multiply_adds", "is_small"),
+    [
+        # Two blocks of 64 channels a scale of PixelCNN++, and as in its paper.
+        (80, 1_787_392, True),
+        (188, 53_000_000, False),
+        (33, 74_304, True),
+        (3, 1_000_000, False),
+    ],
+)
+def test_a_network_is_small_where_a_graph_would_take_longer(
+    monkeypatch, steps, multiply_adds, is_small
+):
+    works = [SimpleNamespace(ahead=False)] * steps + [SimpleNamespace(ahead=True)]
+    plan = SimpleNamespace(works=works, multiply_adds=multiply_adds, bias=torch.zeros(1, 1))
+    assert blocks.is_small(plan) == is_small
+
+    monkeypatch.setattr(op, "unavailable_reason", lambda plan, device: None)
+    monkeypatch.setattr(op._op, "choose", lambda impl, device, dtype: "cuda")
+    assert op.choose("auto", plan) == ("cuda" if is_small else "reference")
+    assert op.choose("cuda", plan) == "cuda"
+
+
 def test_without_a_gpu_it_says_why_it_cannot_run():
     if torch.cuda.is_available():
         pytest.skip("a GPU is here")

@@ -253,6 +253,22 @@ def test_a_transformer_is_small_where_a_graph_would_launch_longer(sizes, is_smal
     assert blocks.is_small(network) == is_small
 
 
+@pytest.mark.parametrize(
+    ("sizes", "is_small"),
+    [
+        ({"cell": "lstm", "width": 384}, True),
+        ({"cell": "lstm", "width": 1024}, False),
+        ({"cell": "gru", "width": 512, "layers": 2}, True),
+        ({"cell": "gru", "width": 512, "layers": 3}, False),
+        # The embedding is looked up, the head is a product.
+        ({"cell": "gru", "width": 64, "vocabulary": 100_000}, False),
+    ],
+)
+def test_a_recurrent_network_is_small_where_a_graph_would_take_longer(sizes, is_small):
+    network, blocks = described(rnn(**sizes))
+    assert blocks.is_small(network) == is_small
+
+
 @pytest.mark.parametrize("name", ["gru", "rotary"])
 def test_without_a_gpu_it_says_why_it_cannot_run(name):
     if torch.cuda.is_available():

@@ -10,6 +10,7 @@ import torch
 
 from dgm_fast._core import extension
 from dgm_fast._core.implementation import ImplementationUnavailable
+from dgm_fast.families import WaveNet, WaveNetConfig
 from dgm_fast.sampling import WaveNetSampler
 from dgm_fast.sampling.wavenet import blocks, op
 from dgm_fast.sampling.wavenet.eager import EagerLoop
@@ -197,6 +198,26 @@ def test_a_network_that_does_not_fit_a_gpu_is_told_why(monkeypatch, layers, dila
     layer = replace(network.layers[0], dilation=dilation)
     found = blocks.unavailable_reason(replace(network, layers=(layer,) * layers))
     assert found == reason
+
+
+@pytest.mark.parametrize(
+    ("sizes", "is_small"),
+    [
+        ({"stacks": 2, "layers": 10}, True),
+        ({"stacks": 1, "layers": 10, "channels": 128, "gate_channels": 128}, True),
+        ({"stacks": 1, "layers": 10, "channels": 256, "gate_channels": 256}, False),
+        # Of which the skips are most.
+        ({"stacks": 1, "layers": 10, "skip_channels": 2048}, False),
+    ],
+)
+def test_a_network_is_small_where_a_graph_would_take_longer(monkeypatch, sizes, is_small):
+    network = WaveNet(WaveNetConfig(**sizes), impl="reference").sampler().network
+    assert blocks.is_small(network) == is_small
+
+    monkeypatch.setattr(op, "unavailable_reason", lambda network: None)
+    monkeypatch.setattr(op._op, "choose", lambda impl, device, dtype: "cuda")
+    assert op.choose("auto", network) == ("cuda" if is_small else "reference")
+    assert op.choose("cuda", network) == "cuda"
 
 
 def test_without_a_gpu_it_says_why_it_cannot_run():

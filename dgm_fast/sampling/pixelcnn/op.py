@@ -7,7 +7,7 @@ import torch
 from dgm_fast._core.implementation import cpp, cuda
 from dgm_fast._core.op import Direction, Op
 from dgm_fast.sampling import choice
-from dgm_fast.sampling.pixelcnn.blocks import unavailable_reason
+from dgm_fast.sampling.pixelcnn.blocks import is_small, unavailable_reason
 from dgm_fast.sampling.pixelcnn.plan import Plan
 
 __all__ = ["choose", "draw"]
@@ -43,4 +43,7 @@ def choose(impl: str, plan: Plan) -> str:
     def reason_of(chosen: str) -> str | None:
         return unavailable_reason(plan, device) if chosen == "cuda" else None
 
-    return choice.choose(_op, impl, device, plan.bias.dtype, reason_of)
+    def is_faster(chosen: str) -> bool:
+        return chosen != "cuda" or is_small(plan)
+
+    return choice.choose(_op, impl, device, plan.bias.dtype, reason_of, is_faster)

@@ -11,8 +11,9 @@ from dgm_fast.sampling.sequence_blocks import block_bytes, matrix_floats
 
 __all__ = ["is_small", "shared_bytes", "unavailable_reason"]
 
-# What one processor reads of weights, measured on an H200, while a step is launched as a graph.
-_MOST_BYTES = 60e9 * 340e-6
+# What a block reads of weights while a graph is replayed and its token picked, as measured on an
+# H200.
+_MOST_BYTES = 63e9 * 220e-6
 
 
 def unavailable_reason(network: RecurrentNetwork) -> str | None:

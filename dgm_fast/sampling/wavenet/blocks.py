@@ -1,4 +1,4 @@
-"""Which networks the CUDA sampler runs: what a block of threads shares has to fit its memory."""
+"""Which networks the CUDA sampler runs, and which of them sooner than a CUDA graph would."""
 
 from __future__ import annotations
 
@@ -13,10 +13,12 @@ from dgm_fast.sampling.gpu_blocks import (
 from dgm_fast.sampling.padding import padded
 from dgm_fast.sampling.wavenet.network import WaveNetNetwork
 
-__all__ = ["shared_bytes", "unavailable_reason"]
+__all__ = ["is_small", "shared_bytes", "unavailable_reason"]
 
 # As in csrc: wavenet_sampler/cuda.cu.
 _MOST_LAYERS = 200
+# What a block reads of weights while a graph goes through a layer, as measured on an H200.
+_BYTES_OF_A_LAYER = 45e9 * 16e-6
 
 
 def unavailable_reason(network: WaveNetNetwork) -> str | None:
@@ -36,15 +38,21 @@ def _too_large(network: WaveNetNetwork) -> str | None:
     return too_large([("a signal's rings", floats)])
 
 
+def is_small(network: WaveNetNetwork) -> bool:
+    """Whether a block reads a sample's weights before a graph has gone through the layers."""
+    layers = len(network.layers)
+    channels, gated, *_ = _widths(network)
+    seen = (network.kernel - 1) * channels + padded(network.features)
+    last_tap, residual, *after = (ins * outs for ins, outs in _products(network))
+    floats = layers * (last_tap + seen * 2 * gated + residual) + sum(after)
+    return 4 * floats <= layers * _BYTES_OF_A_LAYER
+
+
 def shared_bytes(network: WaveNetNetwork) -> int:
     """Return what a block of one signal shares, as `Shared` of the kernel's `block.h` has it."""
     layers, taps = len(network.layers), network.kernel - 1
-    channels, gated = padded(network.channels), padded(network.gate_channels)
-    skips, head, parameters = (
-        padded(bias.shape[0]) for bias in (network.skip_bias, network.head_bias, network.last_bias)
-    )
-    products = [(channels, 2 * gated), (gated, channels), (layers * gated, skips)]
-    products += [(skips, head), (head, parameters)]
+    channels, gated, skips, head, parameters = _widths(network)
+    products = _products(network)
     sizes = [
         channels,
         layers * 2 * gated,
@@ -57,3 +65,17 @@ def shared_bytes(network: WaveNetNetwork) -> int:
         layers * taps,
     ]
     return bytes_of(sizes)
+
+
+def _widths(network: WaveNetNetwork) -> list[int]:
+    """Return channels, of them gated, skips, and outputs of the two maps after, all padded."""
+    biases = network.skip_bias, network.head_bias, network.last_bias
+    widths = [network.channels, network.gate_channels, *(len(bias) for bias in biases)]
+    return [padded(width) for width in widths]
+
+
+def _products(network: WaveNetNetwork) -> list[tuple[int, int]]:
+    """Return the sizes (in, out) of a layer's last tap and residual, the skips and two maps."""
+    channels, gated, skips, head, parameters = _widths(network)
+    of_layer = [(channels, 2 * gated), (gated, channels)]
+    return [*of_layer, (len(network.layers) * gated, skips), (skips, head), (head, parameters)]

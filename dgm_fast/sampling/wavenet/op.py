@@ -8,7 +8,7 @@ from torch import Tensor
 from dgm_fast._core.implementation import cpp, cuda
 from dgm_fast._core.op import Direction, Op
 from dgm_fast.sampling import choice
-from dgm_fast.sampling.wavenet.blocks import unavailable_reason
+from dgm_fast.sampling.wavenet.blocks import is_small, unavailable_reason
 from dgm_fast.sampling.wavenet.network import WaveNetNetwork
 
 __all__ = ["choose", "draw"]
@@ -63,5 +63,8 @@ def choose(impl: str, network: WaveNetNetwork) -> str:
     def reason_of(chosen: str) -> str | None:
         return unavailable_reason(network) if chosen == "cuda" else None
 
+    def is_faster(chosen: str) -> bool:
+        return chosen != "cuda" or is_small(network)
+
     weight = network.last_weight
-    return choice.choose(_op, impl, weight.device, weight.dtype, reason_of)
+    return choice.choose(_op, impl, weight.device, weight.dtype, reason_of, is_faster)
