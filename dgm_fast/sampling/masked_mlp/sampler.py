@@ -37,7 +37,7 @@ class MaskedSampler:
         step: f, a `Draw` or the inverse of a flow.
         impl: `"auto"`, `"reference"`, in which blocks of features are iterated in plain PyTorch on
             any device, `"cpp"` on a CPU, or `"cuda"`, one launch on an NVIDIA GPU, which `auto`
-            takes there where it can run, though it has not been timed.
+            takes there where it can run.
         block: features of a block; default what measured fastest on a CPU. Of the reference, D
             makes it the fixed-point iteration of the whole network.
 

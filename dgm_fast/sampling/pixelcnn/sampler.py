@@ -35,8 +35,8 @@ class PixelSampler:
         network: described step by step; its weights are copied, so that training goes on without
             the sampler.
         impl: `"auto"`, `"reference"`, a cached loop in plain PyTorch on any device, `"cpp"` on a
-            CPU, or `"cuda"`, one launch for all rows of a call, on an NVIDIA GPU. It has not been
-            timed on one yet; `"reference"` is the other way there.
+            CPU, or `"cuda"`, one launch for all rows of a call, on an NVIDIA GPU, where `auto`
+            takes it of small networks alone.
 
     Shapes:
         Images (B, C, H, W) of levels in the dtype computed in, given (B, H, W) bool, noise

@@ -58,7 +58,8 @@ class RecurrentSampler(KernelSampler):
     Arguments:
         network: copied, so that training goes on without the sampler.
         impl: `"auto"`, `"reference"`, a loop in plain PyTorch on any device, `"cpp"` on a CPU, or
-            `"cuda"` on an NVIDIA GPU, where it has not run yet; both draw many tokens a call.
+            `"cuda"` on an NVIDIA GPU, where `auto` takes it of small networks alone; both draw
+            many tokens a call.
 
     Precision:
         Computes in float32 for bfloat16 and float16 networks too; float64 runs on the reference.

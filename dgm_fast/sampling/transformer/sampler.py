@@ -76,9 +76,8 @@ class TransformerSampler(KernelSampler):
         network: copied, so that training goes on without the sampler.
         keep: tokens that a sliding window keeps, or None: to go beyond T is an error.
         impl: `"auto"`, `"reference"`, a loop in plain PyTorch on any device, `"cpp"` on a CPU, or
-            `"cuda"` on an NVIDIA GPU, where it has not run yet, and where `auto` takes it of small
-            networks alone; both draw many tokens a call. To ask for a mode is to ask for the
-            reference.
+            `"cuda"` on an NVIDIA GPU, where `auto` takes it of small networks alone; both draw many
+            tokens a call. To ask for a mode is to ask for the reference.
         mode: of the reference: `"eager"` looks at the part of the cache that is filled;
             `"compiled"` compiles a step over all of it with torch.compile, once a batch size, which
             takes some seconds; `"graph"` replays it as a CUDA graph. `"auto"`: graph on a GPU, else

@@ -36,7 +36,8 @@ class WaveNetSampler:
         network: copied, so that training goes on without the sampler.
         output: the distribution of a level.
         impl: `"auto"`, `"reference"`, a cached loop in plain PyTorch on any device, `"cpp"` on a
-            CPU, or `"cuda"`, one launch for all steps of a call, on an NVIDIA GPU.
+            CPU, or `"cuda"`, one launch for all steps of a call, on an NVIDIA GPU, where `auto`
+            takes it of small networks alone.
 
     Shapes:
         Levels (B, n) int64, noise (B, n, N) as `output.draw_noise` makes it, features (B, F, n) of
