@@ -155,6 +155,7 @@ gpu:  ## on a GPU machine: build, run the gpu tests and the benchmarks; results 
 	step made_training_step.log "-m benchmarks.made_training_step --device cuda"; \
 	step vae_training_step.log "-m benchmarks.vae_training_step --device cuda"; \
 	step reversible_glow.log "-m benchmarks.reversible_glow --device cuda"; \
+	step sampling.log "-m benchmarks.sampling --device cuda"; \
 	cp -r benchmarks/results "$(OUT)/" || failed+=" results"; \
 	if [ -n "$$failed" ]; then echo "Failed, see $(OUT):$$failed" >&2; exit 1; fi
 
