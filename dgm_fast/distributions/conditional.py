@@ -17,6 +17,7 @@ from torch.distributions import (
 )
 
 from dgm_fast._core.checks import may_look_at
+from dgm_fast.distributions.categories import pick_category
 from dgm_fast.distributions.discretized_logistic import DiscretizedLogistic
 from dgm_fast.ops import philox_normal, philox_uniform
 
@@ -149,7 +150,8 @@ class CategoricalConditional(Conditional):
 
     def pick(self, parameters: Tensor, noise: Tensor, temperature: float = 1.0) -> Tensor:
         """Return the category whose stretch of the cumulative distribution holds the uniform."""
-        return _category(parameters, noise[..., 0], temperature).to(parameters.dtype)
+        logits = _at_least_float32(parameters)
+        return pick_category(logits, noise[..., 0], temperature).to(parameters.dtype)
 
     def mean(self, parameters: Tensor) -> Tensor:
         """Return the expected category, taken as a number."""
@@ -251,20 +253,10 @@ class GaussianMixtureConditional(Conditional):
         logits, mean, log_scale = (
             _at_least_float32(parameters).unflatten(-1, (3, self.components)).unbind(-2)
         )
-        component = _category(logits, noise[..., 0], temperature).unsqueeze(-1)
+        component = pick_category(logits, noise[..., 0], temperature).unsqueeze(-1)
         mean = mean.gather(-1, component).squeeze(-1)
         log_scale = log_scale.gather(-1, component).squeeze(-1)
         return (mean + temperature * log_scale.exp() * noise[..., 1]).to(parameters.dtype)
-
-
-def _category(logits: Tensor, uniform: Tensor, temperature: float) -> Tensor:
-    """Invert the cumulative distribution: the number of categories that end at or below it."""
-    logits = _at_least_float32(logits)
-    if temperature == 0:
-        return logits.argmax(-1)
-    cumulative = (logits / temperature).softmax(-1).cumsum(-1)
-    # Rounding can leave the last sum below the uniform, hence the last category is not counted.
-    return (cumulative[..., :-1] <= uniform.unsqueeze(-1)).sum(-1)
 
 
 def _at_least_float32(x: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from dgm_fast._core.rows import as_rows
+from dgm_fast.distributions.categories import pick_category
 from dgm_fast.distributions.discretized_logistic import DiscretizedLogistic, lowest_log_scale
 from dgm_fast.ops import logistic_mixture_nll, philox_uniform
 from dgm_fast.ops.logistic_mixture_nll.reference import (
@@ -96,7 +97,7 @@ class LogisticMixture:
 
         params = self.params.float()
         logits, rest = params[:, : self.components], params[:, self.components :]
-        component = _component(logits, noise[:, 0], temperature)[:, None, None, None]
+        component = pick_category(logits, noise[:, 0], temperature, dim=1)[:, None, None, None]
         kinds = parameters_of_channel(self.channels)
         rest = rest.unflatten(1, (self.channels, kinds, self.components))
         index = component.expand(-1, self.channels, kinds, -1, *logits.shape[2:])
@@ -161,13 +162,3 @@ def plain_log_prob(x: Tensor, params: Tensor, levels: int) -> Tensor:
     log_bins = logistic.log_prob(((x + 1) * ((levels - 1) / 2)).round())
     log_p = torch.logsumexp(logits.log_softmax(1) + log_bins.sum(1), dim=1)
     return as_rows(log_p).sum(1)
-
-
-def _component(logits: Tensor, uniform: Tensor, temperature: float) -> Tensor:
-    """Return the component (B, *) whose stretch of the cumulative weights holds the uniform."""
-    if temperature == 0:
-        return logits.argmax(1)
-
-    ends = (logits / temperature).softmax(1).cumsum(1)
-    # Rounding can leave the last end below the uniform, hence the last one is not counted.
-    return (ends[:, :-1] <= uniform[:, None]).sum(1)

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from dgm_fast.distributions.categories import pick_category
 from dgm_fast.distributions.logistic_mixture import LogisticMixture, logistic_mixture_log_prob
 from dgm_fast.distributions.quantizer import Quantizer
 from dgm_fast.ops import philox_uniform
@@ -83,13 +84,7 @@ class CategoricalWaveform(WaveformOutput):
         return -F.cross_entropy(parameters, levels, reduction="none").sum(1)
 
     def pick(self, parameters: Tensor, noise: Tensor, temperature: float = 1.0) -> Tensor:
-        logits = _at_least_float32(parameters)
-        if temperature == 0:
-            return logits.argmax(1)
-
-        ends = (logits / temperature).softmax(1).cumsum(1)
-        # Rounding can leave the last end below the uniform, hence the last level is not counted.
-        return (ends[:, :-1] <= noise).sum(1)
+        return pick_category(_at_least_float32(parameters), noise[:, 0], temperature, dim=1)
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from dgm_fast._core.checks import check_floating
+from dgm_fast.distributions.categories import pick_category
 
 __all__ = ["Filters", "check_filters", "filter_logits", "pick_token"]
 
@@ -101,11 +102,7 @@ def pick_token(logits: Tensor, noise: Tensor) -> Tensor:
     Precision:
         Sums in float64.
     """
-    ends = logits.double().softmax(-1).cumsum(-1)
-    # The last end is 1 up to rounding: as a share of it, a uniform lies below the last stretch's,
-    # even one that was rounded to 1.
-    share = noise.double().clamp(max=1 - 2**-53)
-    return (ends <= share * ends[..., -1:]).sum(-1)
+    return pick_category(logits.double(), noise[..., 0].double())
 
 
 @dataclass(frozen=True)
