@@ -97,7 +97,7 @@ SAMPLING_RIVALS = {
 SAMPLING_RIVALS_GPU = {
     "the naive way": ("eager",),
     "a cached loop": ("best_eager",),
-    "that loop as a CUDA graph": ("ours:reference",),
+    "our loop as a CUDA graph": ("ours:reference",),
     "*a density evaluated*": ("anchor:density",),
 }
 LEADING = ("eager", "best_eager", "compile_default", "compile_max_autotune")

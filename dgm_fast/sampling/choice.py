@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
+from torch import Tensor
 
 from dgm_fast._core.implementation import ImplementationUnavailable, requested
 from dgm_fast._core.op import Op
 
-__all__ = ["choose", "impl_of_model"]
+__all__ = ["choose", "choose_by_size", "impl_of_model"]
 
 
 def choose(
@@ -46,6 +47,32 @@ def choose(
     if reason is not None and is_asked_for:
         raise ImplementationUnavailable(f"{op.name}: impl={chosen!r} cannot run: {reason}")
     return chosen if reason is None and (is_asked_for or is_faster(chosen)) else "reference"
+
+
+def choose_by_size(
+    op: Op,
+    impl: str,
+    weight: Tensor,
+    unavailable_reason: Callable[[], str | None],
+    is_small: Callable[[], bool],
+) -> str:
+    """Return what a sampler runs on whose kernel on a GPU is for small networks.
+
+    Arguments:
+        op: the sampler's.
+        impl: what was asked for.
+        weight: one of the network's, in the dtype that it computes in.
+        unavailable_reason: why a GPU's kernel cannot run it, or None.
+        is_small: whether that is faster than a CUDA graph of the reference.
+    """
+
+    def reason_of(chosen: str) -> str | None:
+        return unavailable_reason() if chosen == "cuda" else None
+
+    def is_faster(chosen: str) -> bool:
+        return chosen != "cuda" or is_small()
+
+    return choose(op, impl, weight.device, weight.dtype, reason_of, is_faster)
 
 
 def impl_of_model(impl: str) -> str:

@@ -78,7 +78,6 @@ def test_a_tile_wastes_as_few_pixels_as_it_can():
         pytest.param(_layer((9, 9)), GRID, id="taps"),
         pytest.param(_layer((7, 7), ins=512), GRID, id="memory"),
         pytest.param(_layer((3, 3)), Grid(1, 32, 32, 0, 2, 1), id="dilated-down"),
-        pytest.param(_layer((3, 3)), Grid(1, 8192, 8192, 0, 1, 1), id="large-sample"),
     ],
 )
 def test_what_does_not_fit_is_left_to_triton(layer, grid):
@@ -121,4 +120,31 @@ def test_without_a_gpu_it_says_why_it_cannot_run():
 )
 def test_rows_beside_others_are_taken_where_vectors_start_on_16_bytes(first, width, expected):
     rows = torch.zeros(6, width, dtype=torch.bfloat16)[:, first : first + 8]
-    assert hopper_tiles.start_on_16_bytes(None, rows) is expected
+    assert hopper_tiles.fit(GRID, None, rows) is expected
+
+
+@pytest.mark.parametrize(("width", "expected"), [(64, True), (2048, False)])
+def test_rows_are_taken_where_places_of_a_sample_are_32_bit_integers(width, expected):
+    grid = Grid(1, 1024, 1024, 0, 1, 1)
+    # However few channels of a wider image they are.
+    rows = torch.empty(2**20, width, device="meta", dtype=torch.bfloat16)[:, :64]
+    assert hopper_tiles.fit(grid, rows) is expected
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="there is no second GPU")
+def test_it_runs_where_its_images_are():
+    if torch.cuda.get_device_capability(1) != (9, 0):
+        pytest.skip("the second GPU is no Hopper")
+    made = []
+    for device in ("cuda:1", "cuda:0"):
+        generator = torch.Generator().manual_seed(0)
+        x, weight = (
+            torch.randn(size, generator=generator).to(device, torch.bfloat16)
+            for size in ((2, 64, 8, 8), (64, 64, 3, 3))
+        )
+        x = x.to(memory_format=torch.channels_last).requires_grad_()
+        weight.requires_grad_()
+        y = masked_conv2d(x, weight, mask_type="B", impl="cuda")
+        made.append([each.cpu() for each in (y, *torch.autograd.grad(y.sum(), (x, weight)))])
+    assert all(torch.equal(a, b) for a, b in zip(*made, strict=True))

@@ -169,7 +169,7 @@ def grad_weight(layer: Layer, grad: Tensor, rows: Tensor, grid: Grid, result: Te
     with torch.cuda.device_of(rows):
         if parts.numel() > 0:
             grad_weight_kernel[programs](grad, rows, parts, grid, *sizes, **options)
-        add_pieces(layer, parts, taps, result)
+    add_pieces(layer, parts, taps, result)
 
 
 def rows_of(t: Tensor) -> Tensor:
@@ -241,7 +241,8 @@ def add_pieces(layer: Layer, parts: Tensor, taps: int, result: Tensor) -> None:
 
     sizes = (parts.shape[0], rows, layer.outs, layer.ins, *layer.groups_of)
     constants = {"STRICT": layer.strict, "TAPS": taps, "CENTRE": layer.centre}
-    finish_kernel[grid](parts, result, *sizes, **constants, ELEMENTS=layer.taps, **tiles)
+    with torch.cuda.device_of(result):
+        finish_kernel[grid](parts, result, *sizes, **constants, ELEMENTS=layer.taps, **tiles)
 
 
 def images(t: Tensor | None) -> Images:

@@ -27,7 +27,7 @@ from dgm_fast.ops.masked_conv2d.hopper_tiles import (
     SHARED_BYTES,
     TOGETHER,
     columns_of,
-    start_on_16_bytes,
+    fit,
     widths_of,
 )
 from dgm_fast.ops.masked_conv2d.op import multiply_live_taps
@@ -80,11 +80,10 @@ def plan_of(layer: Layer, grid: Grid, after: bool) -> Plan | None:
         outputs, channels = layer.ins, layer.parts * layer.outs
     columns, taps = columns_of(layer, grid, after)
     unaligned = outputs % TOGETHER or channels % TOGETHER
-    far = grid.height * grid.width * max(channels, outputs * parts) >= 2**31
     # A tap further down is the same pixels a row further on, not two.
     apart = grid.down != 1 and any(count > 1 for _, _, count in columns)
     many = len(columns) > _MOST_COLUMNS or len(taps) > MOST_TAPS
-    if unaligned or far or apart or many or not taps:
+    if unaligned or apart or many or not taps:
         return None
 
     rows = parts * outputs
@@ -118,7 +117,7 @@ def product(
     plan = plan_of(layer, grid, after) if y.numel() > 0 and y.stride(1) == 1 else None
     # Where they lie so, y and what is kept are written in place.
     views = [None if each is None or plan is None else launch.rows_of(each) for each in images]
-    if plan is None or not start_on_16_bytes(rows, *views):
+    if plan is None or not fit(grid, rows, *views):
         launch.product(
             layer, rows, grid, weight, y, bias=bias, residual=residual, kept=kept, after=after
         )

@@ -21,7 +21,7 @@ from dgm_fast.ops.masked_conv2d.hopper_tiles import (
     SHARED_BYTES,
     TOGETHER,
     columns_of,
-    start_on_16_bytes,
+    fit,
     widths_of,
 )
 from dgm_fast.ops.masked_conv2d.op import add_gradient_of_live_taps
@@ -86,9 +86,8 @@ def plan_of(layer: Layer, grid: Grid) -> GradientPlan | None:
     """Return how to go over a layer whose sum has this grid, or None where it does not fit."""
     outs, ins = layer.parts * layer.outs, layer.ins
     togethers, jobs = _togethers(layer, grid, outs)
-    far = grid.height * grid.width * max(outs, ins) >= 2**31
     taps = sum(len(each.taps) for each in togethers)
-    if outs % TOGETHER or ins % TOGETHER or far or not 0 < taps <= MOST_TAPS:
+    if outs % TOGETHER or ins % TOGETHER or 0 in (outs, ins) or not 0 < taps <= MOST_TAPS:
         return None
 
     tile_c = 2 * CHUNK if ins > CHUNK else CHUNK
@@ -131,7 +130,7 @@ def _bytes(taps: int, tile_w: int, tile_c: int) -> int:
 def grad_weight(layer: Layer, grad: Tensor, rows: Tensor, grid: Grid, result: Tensor) -> None:
     """Write a weight's gradient as `launch.grad_weight` does, in CUDA C++ where it fits."""
     plan = plan_of(layer, grid) if rows.numel() > 0 else None
-    if plan is None or not start_on_16_bytes(grad, rows):
+    if plan is None or not fit(grid, grad, rows):
         launch.grad_weight(layer, grad, rows, grid, result)
         return
 

@@ -19,7 +19,7 @@ __all__ = [
     "SHARED_BYTES",
     "TOGETHER",
     "columns_of",
-    "start_on_16_bytes",
+    "fit",
     "widths_of",
 ]
 
@@ -64,6 +64,10 @@ def widths_of(grid: Grid) -> list[int]:
     return sorted((8, 16, 32, 64), key=covered)
 
 
-def start_on_16_bytes(*rows: Tensor | None) -> bool:
-    """Whether all rows do, as vectors are loaded and stored."""
-    return all(each is None or launch.alignment(each) % TOGETHER == 0 for each in rows)
+def fit(grid: Grid, *rows: Tensor | None) -> bool:
+    """Whether rows start on 16 bytes, as vectors are loaded, and a sample's lie within 2^31."""
+    return all(
+        launch.alignment(each) % TOGETHER == 0 and grid.height * grid.width * each.stride(0) < 2**31
+        for each in rows
+        if each is not None
+    )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import cached_property
 from itertools import pairwise
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, WeakSet
 
 import torch
 from torch import Tensor
@@ -33,8 +33,9 @@ _MOST_HIDDEN, _MOST_STAGED, _ROUTE = 32, 16384, 8
 # have larger triangles, of which threads of one sample take all; shorter ones wait more often.
 _UNITS, _MOST_FEATURES, _WITHIN = 40, 32, 8192
 
-# Floats of packed weights of which it is kept where each comes from, in up to 16 MiB.
-_MOST_NUMBERED = 2**22
+# Floats of packed weights, of all layouts together, of which it is kept where each comes from: in
+# up to 64 MiB.
+_MOST_NUMBERED = 2**24
 
 
 class Stretches:
@@ -88,7 +89,7 @@ class Stretches:
         self.shared = self._shared(layout)
         # What lies between units, and biases where there are none.
         most = max(1, *(len(units) for units in layout.units))
-        self._zeros = torch.zeros(most, dtype=torch.float32, device=device)
+        self._zeros = torch.zeros(most, dtype=torch.float32).to(device)
 
     @property
     def within(self) -> int:
@@ -107,39 +108,50 @@ class Stretches:
             self._zeros[: len(places)] if bias is None else bias
             for bias, places in zip(biases, self.places[1:], strict=True)
         ]
-        if sum(self.floats) > _MOST_NUMBERED:
-            packed = self._placed(weights, biases, torch.float32)
-        else:
+        if self._is_numbered:
             flat = [each.flatten().float() for each in (*weights, *biases)]
             packed = torch.cat([self._zeros[:1], *flat]).index_select(0, self._numbers)
+        else:
+            packed = self._placed(weights, biases, torch.float32)
         *weights, biases = packed.split([*self.floats, sum(self.units[1:])])
         return weights, biases
+
+    @cached_property
+    def _is_numbered(self) -> bool:
+        """Whether there is room for `_numbers`; so many sets of masks may a model have."""
+        kept = sum(sum(each.floats) for each in _numbered)
+        if kept + sum(self.floats) > _MOST_NUMBERED:
+            return False
+        _numbered.add(self)
+        return True
 
     @cached_property
     def _numbers(self) -> Tensor:
         """Which of a zero, all weights and all biases in a row each packed float is, int32.
 
-        Two launches pack a network by it, instead of one of each weight and each bias.
+        Two launches pack a network by it, instead of one of each weight and each bias. Made on a
+        CPU, as all that is kept: a copy is waited for, whichever stream asks for it first.
         """
         sizes = [len(places) for places in self.places]
         shapes = [(sizes[b], sizes[a]) for a, b in self.edges]
         counts = [*(a * b for a, b in shapes), *sizes[1:]]
-        numbers = torch.arange(1, 1 + sum(counts), dtype=torch.int32, device=self.order.device)
+        numbers = torch.arange(1, 1 + sum(counts), dtype=torch.int32)
         parts = numbers.split(counts)
         weights = [part.view(shape) for part, shape in zip(parts, shapes, strict=False)]
-        return self._placed(weights, parts[len(shapes) :], torch.int32)
+        return self._placed(weights, parts[len(shapes) :], torch.int32).to(self.order.device)
 
     def _placed(
         self, weights: Sequence[Tensor], biases: Sequence[Tensor], dtype: torch.dtype
     ) -> Tensor:
         """Return weights and then biases as `packed` has them, in one tensor, one by one."""
         sizes, units = [*self.floats, *self.units[1:]], self.units
-        packed = torch.zeros(sum(sizes), dtype=dtype, device=self.order.device)
+        packed = torch.zeros(sum(sizes), dtype=dtype, device=weights[0].device)
         parts = iter(packed.split(sizes))
+        all_places = [each.to(packed.device) for each in self.places]
         for (a, b), weight in zip(self.edges, weights, strict=True):
-            places = self.places[a][:, None], self.places[b]
+            places = all_places[a][:, None], all_places[b]
             next(parts).view(units[a], units[b]).index_put_(places, weight.to(dtype).T)
-        for places, bias in zip(self.places[1:], biases, strict=True):
+        for places, bias in zip(all_places[1:], biases, strict=True):
             next(parts).index_put_((places,), bias.to(dtype))
         return packed
 
@@ -155,6 +167,8 @@ class Stretches:
 
 # Made for each call of a flow's inverse otherwise; they go with their layout, as its model does.
 _known: WeakKeyDictionary[MaskedLayout, dict[tuple[object, ...], Stretches]] = WeakKeyDictionary()
+# Of which it is kept where each float comes from.
+_numbered: WeakSet[Stretches] = WeakSet()
 
 
 def stretches_of(

@@ -38,12 +38,10 @@ draw = {name: _op.kernels["draw", name] for name in _op.implementations}
 
 def choose(impl: str, plan: Plan) -> str:
     """Return the implementation, `"reference"`, `"cpp"` or `"cuda"`, of a plan's sampler."""
-    device = plan.bias.device
-
-    def reason_of(chosen: str) -> str | None:
-        return unavailable_reason(plan, device) if chosen == "cuda" else None
-
-    def is_faster(chosen: str) -> bool:
-        return chosen != "cuda" or is_small(plan)
-
-    return choice.choose(_op, impl, device, plan.bias.dtype, reason_of, is_faster)
+    return choice.choose_by_size(
+        _op,
+        impl,
+        plan.bias,
+        lambda: unavailable_reason(plan, plan.bias.device),
+        lambda: is_small(plan),
+    )

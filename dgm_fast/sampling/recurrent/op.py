@@ -17,12 +17,10 @@ draw = {name: _op.kernels["draw", name] for name in _op.implementations}
 
 def choose(impl: str, network: RecurrentNetwork) -> str:
     """Return the implementation, `"reference"`, `"cpp"` or `"cuda"`, of a network's sampler."""
-
-    def reason_of(chosen: str) -> str | None:
-        return unavailable_reason(network) if chosen == "cuda" else None
-
-    def is_faster(chosen: str) -> bool:
-        return chosen != "cuda" or is_small(network)
-
-    weight = network.head_weight
-    return choice.choose(_op, impl, weight.device, weight.dtype, reason_of, is_faster)
+    return choice.choose_by_size(
+        _op,
+        impl,
+        network.head_weight,
+        lambda: unavailable_reason(network),
+        lambda: is_small(network),
+    )

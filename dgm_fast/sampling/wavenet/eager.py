@@ -64,7 +64,7 @@ class EagerLoop:
         filters: Filters,
         parameters_out: Tensor | None,
     ) -> Tensor:
-        """Move the state on in place; return the levels (B, n) drawn, or given."""
+        """Move the state on in place; return the levels (B, n) drawn."""
         rings = [_one_by_one(ring) for ring in self._rings(state)]
         noises = [] if noise is None else _one_by_one(noise)
         steps = (noise if given is None else given).shape[1]

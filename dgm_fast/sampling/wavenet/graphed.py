@@ -41,7 +41,7 @@ class GraphedLoop(EagerLoop):
         filters: Filters,
         parameters_out: Tensor | None,
     ) -> Tensor:
-        """Move the state on in place; return the levels (B, n) drawn, or given."""
+        """Move the state on in place; return the levels (B, n) drawn."""
         first = noise if given is None else given
         if first.numel() == 0:
             return super().go_on(state, given, noise, features, filters, parameters_out)
@@ -53,10 +53,10 @@ class GraphedLoop(EagerLoop):
         levels = state.recent.new_empty(first.shape[:2])
         for t in range(first.shape[1]):
             levels[:, t], parameters = replay(*(each[:, t] for each in inputs))
-            if parameters_out is not None:
+            if parameters_out is not None and given is None:
                 parameters_out[:, t] = parameters
         steps.give(state)
-        return levels
+        return levels if given is None else levels[:, :0]
 
     def _steps_of(self, state: WaveNetState) -> GraphedSteps:
         wanted = state.rings.shape, state.condition.shape
