@@ -270,7 +270,14 @@ CASES = OpCases(
                 ("rgb", ((2, 24, 9, 33), 48, (3, 3), "A"), _RGB),
                 ("pixels", ((5, 64, 6, 7), 72, (1, 1)), {"bias": False}),
                 ("dilated", ((2, 16, 6, 19), 24, (3, 3)), {"dilation": (1, 3)}),
+                ("tall", ((2, 64, 9, 11), 72, (7, 3)), {}),
             )
+        ),
+        replace(
+            _case(
+                "last-chunked-x", (2, 64, 6, 7), 72, (3, 3), x_layout=layouts.chunked_channels_last
+            ),
+            interpreted=False,
         ),
         _case("transposed-x", (3, 5, 6, 7), 8, (3, 3), x_layout=layouts.transposed),
         _case("sliced-x", (3, 5, 6, 7), 8, (3, 3), x_layout=layouts.sliced, residual=True),
