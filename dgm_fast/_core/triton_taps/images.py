@@ -67,6 +67,36 @@ def tile_of_pixels(tile, grid, ALIGN_P: tl.constexpr, BLOCK_P: tl.constexpr):
 
 
 @triton.jit
+def piece_of_pixels(piece, length, grid, ALIGN_P: tl.constexpr):
+    """Return the sample and the place where a piece of all pixels begins, and how many it has."""
+    pixels = aligned(grid.height * grid.width, ALIGN_P)
+    first = tl.cast(piece, tl.int64) * length
+    left = tl.cast(grid.samples, tl.int64) * pixels - first
+    place = tl.cast(first % pixels, tl.int32)
+    return first // pixels, place, tl.cast(tl.minimum(left, length), tl.int32)
+
+
+@triton.jit
+def pixels_of_piece(
+    lane,  # counted from the piece's first
+    lead,
+    place,
+    count,
+    grid,
+    ALIGN_P: tl.constexpr,
+    JOINED: tl.constexpr,  # whether a sample begins where the one before it would go on
+):
+    """Return a tile's pixels, of a piece that begins at a sample and place."""
+    place = aligned(place, ALIGN_P) + lane
+    there = lane < count
+    if JOINED:
+        return Pixels(None, lead, tl.zeros(lane.shape, tl.int32), place, None, None, there)
+    else:
+        pixels = aligned(grid.height * grid.width, ALIGN_P)
+        return Pixels(None, lead, place // pixels, place % pixels, None, None, there)
+
+
+@triton.jit
 def _ptrs(images, pixels, channel, LAYOUT: tl.constexpr):
     """Return where channels of pixels lie, [BLOCK_P, channels]."""
     sample, place = pixels.sample, pixels.place

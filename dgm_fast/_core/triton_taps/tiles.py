@@ -60,10 +60,13 @@ LARGEST_P = 128  # pixels of a tile of images
 
 # Of the kernels that only move, and map, what is in memory.
 PACK = {"BLOCK_N": 32, "BLOCK_C": 64, "num_warps": 4}
-GATE = {"BLOCK_P": 64, "BLOCK_C": 32, "num_warps": 8}
-GATE_OF_ROWS = {"BLOCK_P": 16, "BLOCK_C": 128, "num_warps": 8}  # a pixel's channels side by side
 ROWS = {"BLOCK_P": 64, "BLOCK_C": 64, "num_warps": 4}
 _FINISH = 512
+ADD = {"BLOCK_P": 512, "BLOCK_C": 8, "num_warps": 4}
+# Elements of a tile of those that go over pieces of the pixels: each thread has one vector of 16
+# bytes of what is gated, three in all, or two of what is only summed.
+GATE, SUM = 2048, 4096
+_PIECE_WARPS = 8
 
 # Where one tile's area is this many times another's, the smaller one reads operands too often.
 _TOO_SMALL = 16
@@ -113,6 +116,12 @@ def tuned(
         key=["pixel_bucket", "O", "C", "columns", "KIND", "KERNEL"],
         prune_configs_by={"early_config_prune": suited},
     )
+
+
+def piece_tile(elements: int, channels: int, are_rows: bool) -> dict[str, int]:
+    """Return a tile of so many elements, long in that dim of which elements lie side by side."""
+    block_c = min(128, max(16, next_power_of_2(channels))) if are_rows else 32
+    return {"BLOCK_P": elements // block_c, "BLOCK_C": block_c, "num_warps": _PIECE_WARPS}
 
 
 def finish_tiles(elements: int) -> dict[str, int]:
