@@ -8,6 +8,10 @@ import triton
 import triton.language as tl
 
 
+# Tiles of a piece of pixels on their way to a program: the one it works on and two to come.
+AHEAD = tl.constexpr(3)
+
+
 class Images(NamedTuple):
     """Images (B, C, P), or none."""
 

@@ -5,7 +5,13 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from dgm_fast._core.triton_taps.images import aligned, load, piece_of_pixels, pixels_of_piece
+from dgm_fast._core.triton_taps.images import (
+    AHEAD,
+    aligned,
+    load,
+    piece_of_pixels,
+    pixels_of_piece,
+)
 
 
 @triton.jit
@@ -30,7 +36,7 @@ def sum_pixels_kernel(
 
     lead, place, count = piece_of_pixels(piece, length, grid, ALIGN_P)
     sums = tl.zeros((BLOCK_P, BLOCK_C), tl.float32)
-    for first in range(0, count, BLOCK_P):
+    for first in tl.range(0, count, BLOCK_P, num_stages=AHEAD):
         lane = first + tl.arange(0, BLOCK_P)
         pixels = pixels_of_piece(lane, lead, place, count, grid, ALIGN_P, JOINED)
         sums += load(given, pixels, channel, pixels.there[:, None] & live[None, :], LAYOUT)

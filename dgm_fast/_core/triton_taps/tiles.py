@@ -62,11 +62,11 @@ LARGEST_P = 128  # pixels of a tile of images
 PACK = {"BLOCK_N": 32, "BLOCK_C": 64, "num_warps": 4}
 ROWS = {"BLOCK_P": 64, "BLOCK_C": 64, "num_warps": 4}
 _FINISH = 512
-ADD = {"BLOCK_P": 512, "BLOCK_C": 8, "num_warps": 4}
+ADD = {"BLOCK_P": 1024, "BLOCK_C": 8, "num_warps": 8}
 # Elements of a tile of those that go over pieces of the pixels: each thread has one vector of 16
 # bytes of what is gated, three in all, or two of what is only summed.
-GATE, SUM = 2048, 4096
-_PIECE_WARPS = 8
+GATE, SUM = 1024, 2048
+_PIECE_WARPS = 4
 
 # Where one tile's area is this many times another's, the smaller one reads operands too often.
 _TOO_SMALL = 16
