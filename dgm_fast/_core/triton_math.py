@@ -112,7 +112,7 @@ def gradients_of_powers(above, a, b, e, rest, f):
     tanh |a| is (1 - e) / (1 + e), its slope 4 e / (1 + e)^2, which keeps its digits where tanh is
     near 1, and sigmoid's slope f / (1 + f)^2.
     """
-    # Where division is a dozen instructions of a GPU this is two, and within 6 u.
+    # Two instructions of a GPU, where a division is seven; within 6 u.
     root_e, root_f = tl.rsqrt(1.0 + e), tl.rsqrt(1.0 + f)
     over_e, over_f = root_e * root_e, root_f * root_f
     of_b = above * over_f

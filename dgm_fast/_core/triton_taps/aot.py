@@ -107,13 +107,14 @@ def _moves(dtype: str) -> Iterator[AotKernel]:
     yield _fixed("add_sums", add_sums_kernel, dtype, given, {}, ADD)
     for planes in (False, True):
         images, name = _images(dtype, planes), "-planes" * planes
-        constants = {"ALIGN_C": 16, "ALIGN_P": 16, "JOINED": not planes, "LAYOUT": _layout(images)}
-        of = {**given, "given": images}
-        tile = piece_tile(SUM, 128, not planes)
+        of, tile = {**given, "given": images}, piece_tile(SUM, 128, not planes)
+        constants = {"ALIGN_C": 16, "ALIGN_P": min(16, tile["BLOCK_P"])}
+        constants |= {"JOINED": not planes, "LAYOUT": _layout(images)}
         yield _fixed(f"sum_pixels{name}", sum_pixels_kernel, dtype, of, constants, tile)
 
         of = {**given, **dict.fromkeys(("grad_y", "kept", "grad"), images)}
         tile = piece_tile(GATE, 128, not planes)
+        constants = constants | {"ALIGN_P": min(16, tile["BLOCK_P"])}
         yield _fixed(f"gate{name}", gate_backward_kernel, dtype, of, constants, tile)
         # Where samples lie apart, and no sums are asked for.
         apart = constants | {"sums_ptr": None, "JOINED": False, "LAYOUT": (1, 1, 1, True)}

@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 import triton
 import triton.language as tl
 
-
 # Tiles of a piece of pixels on their way to a program: the one it works on and two to come.
 AHEAD = tl.constexpr(3)
 

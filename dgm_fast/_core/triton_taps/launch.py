@@ -207,7 +207,9 @@ class _Pieces:
         length = ceil_div(tiles_p, count) * tile["BLOCK_P"]
         count = ceil_div(total, length)
 
-        constants = {"ALIGN_C": math.gcd(16, channels), "ALIGN_P": aligned_pixels(grid)}
+        # Pieces begin at multiples of a tile.
+        align_p = math.gcd(aligned_pixels(grid), tile["BLOCK_P"])
+        constants = {"ALIGN_C": math.gcd(16, channels), "ALIGN_P": align_p}
         constants["JOINED"] = all(each.stride_b == pixels * each.stride_p for each in given)
         constants["LAYOUT"] = layout(given, length)
         return cls(count, (count * tiles_c,), (grid, channels, length), constants | tile)
