@@ -116,9 +116,10 @@ def _moves(dtype: str) -> Iterator[AotKernel]:
         tile = piece_tile(GATE, 128, not planes)
         constants = constants | {"ALIGN_P": min(16, tile["BLOCK_P"])}
         yield _fixed(f"gate{name}", gate_backward_kernel, dtype, of, constants, tile)
-        # Where samples lie apart, and no sums are asked for.
-        apart = constants | {"sums_ptr": None, "JOINED": False, "LAYOUT": (1, 1, 1, True)}
-        yield _fixed(f"gate{name}-apart", gate_backward_kernel, dtype, of, apart, tile)
+        # Where nothing starts on 16 bytes, samples lie apart and far, and no sums are asked for.
+        odd = {"sums_ptr": None, "JOINED": False, "LAYOUT": (1, 1, 1, True)}
+        odd |= {"ALIGN_C": 1, "ALIGN_P": 1}
+        yield _fixed(f"gate{name}-odd", gate_backward_kernel, dtype, of, odd, tile, aligned=False)
 
 
 def _fixed(
@@ -128,9 +129,11 @@ def _fixed(
     given: dict[str, Any],
     constants: dict[str, Any],
     tile: dict[str, int],
+    aligned: bool = True,
 ) -> AotKernel:
     warps = tile.get("num_warps", 4)
     constants = constants | {key: size for key, size in tile.items() if key.isupper()}
     config = triton.Config({}, num_warps=warps)
     signature = signature_of(function, dtype, given | {"grid": _GRID}, constants)
-    return AotKernel(f"{name}-{dtype}", function, signature, constants, lambda _: [config])
+    label, configs = f"{name}-{dtype}", lambda _: [config]
+    return AotKernel(label, function, signature, constants, configs, aligned)
