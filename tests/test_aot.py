@@ -355,7 +355,11 @@ def test_masked_conv2d_launches_for_layouts_gates_and_groups(bound, shape, dtype
 
     product, sums = ["pack_kernel", "product_kernel"], ["grad_weight_kernel", "finish_kernel"]
     rest = [each for each in bound if each != "rows_kernel"]
-    assert rest == [*product, "gate_backward_kernel", *product, *sums, *product, *product, *sums]
+    gate, plain = (
+        ["gate_backward_kernel", "add_sums_kernel"],
+        ["sum_pixels_kernel", "add_sums_kernel"],
+    )
+    assert rest == [*product, *gate, *product, *sums, *product, *plain, *product, *sums]
     # Turned are x, forward and backward, and the gate's gradient; and a gradient that is expanded.
     assert len(bound) - len(rest) == (4 if shape[1] > 1 else 1)
 
@@ -377,7 +381,7 @@ def test_causal_conv1d_launches_for_states_and_depthwise(bound, shape, dtype):
             assert y.shape == (shape[0], outs, shape[2])
             assert [each.shape for each in grads] == [whole.shape, weight.shape, bias.shape]
 
-    assert set(bound) >= {"product_kernel", "grad_weight_kernel"}
+    assert set(bound) >= {"product_kernel", "grad_weight_kernel", "sum_pixels_kernel"}
     assert ("depthwise_weight_kernel" in bound) is (channels > 1)
 
 
@@ -401,4 +405,5 @@ def test_wavenet_layer_launches_with_and_without_what_may_be_left_out(bound, sha
         tensors = (x, weight, bias, late, late_bias, condition)
         assert [each.shape for each in grads] == [each.shape for each in tensors]
 
-    assert set(bound) >= {"layer_kernel", "gate_backward_kernel", "grad_weight_kernel"}
+    moves = {"gate_backward_kernel", "sum_pixels_kernel", "add_sums_kernel"}
+    assert set(bound) >= {"layer_kernel", "grad_weight_kernel", *moves}

@@ -186,3 +186,47 @@ def test_elementary_functions_at_nan_zero_and_infinity(name):
 
     y, exact = _evaluate(name, x), FUNCTIONS[name][1](x.double()).float()
     torch.testing.assert_close(y, exact, rtol=2.0**-22, atol=1e-30, equal_nan=True)
+
+
+@triton.jit
+def _gate_kernel(above_ptr, a_ptr, b_ptr, grad_a_ptr, grad_b_ptr, SIZE: tl.constexpr):
+    place = tl.arange(0, SIZE)
+    above, a, b = tl.load(above_ptr + place), tl.load(a_ptr + place), tl.load(b_ptr + place)
+    grad_a, grad_b = triton_math.gate_gradients(above, a, b)
+    tl.store(grad_a_ptr + place, grad_a)
+    tl.store(grad_b_ptr + place, grad_b)
+
+
+def _gate_gradients(above, a, b):
+    found = torch.full_like(a, torch.nan), torch.full_like(a, torch.nan)
+    _gate_kernel[(1,)](above, a, b, *found, a.numel())
+    return found
+
+
+@pytest.mark.filterwarnings("ignore:.*encountered in:RuntimeWarning")
+def test_gradients_of_a_gate_keep_their_bounds():
+    a, b = _spread("tanh"), _spread("sigmoid").flip(0)
+    above = torch.linspace(-2, 2, a.numel())
+    x, y = a.double(), b.double()
+    e, s = (-2 * x.abs()).exp(), y.sigmoid() * above.double()
+    exact = s * 4 * e / (1 + e) ** 2, s * x.tanh() * (-y).sigmoid()
+
+    for found, expected in zip(_gate_gradients(above, a, b), exact, strict=True):
+        # A factor that is not normal may be zero.
+        error = (found.double() - expected).abs()
+        assert (error <= 32 * 2.0**-24 * expected.abs() + 2.0**-124).all()
+
+
+@pytest.mark.filterwarnings("ignore:.*encountered in:RuntimeWarning")
+def test_gradients_of_a_gate_that_is_open_shut_or_no_number():
+    infinity, nan = torch.inf, torch.nan
+    a = torch.tensor([0.0, infinity, -infinity, 1.0, 1.0, nan, 1.0, nan])
+    b = torch.tensor([0.0, 1.0, 1.0, infinity, -infinity, 1.0, nan, nan])
+
+    grad_a, grad_b = _gate_gradients(torch.ones(8), a, b)
+
+    closed = torch.tensor([0.5, 0.0, 0.0, 1 - math.tanh(1) ** 2, 0.0, nan, nan, nan])
+    rise = math.exp(-1) / (1 + math.exp(-1)) ** 2
+    of_b = torch.tensor([0.0, rise, -rise, 0.0, 0.0, nan, nan, nan])
+    torch.testing.assert_close(grad_a, closed, rtol=2.0**-19, atol=1e-30, equal_nan=True)
+    torch.testing.assert_close(grad_b, of_b, rtol=2.0**-19, atol=1e-30, equal_nan=True)

@@ -14,13 +14,16 @@ from dgm_fast._core.triton_compile import AotKernel, signature_of
 from dgm_fast._core.triton_taps.gate import gate_backward_kernel
 from dgm_fast._core.triton_taps.images import Grid, Images
 from dgm_fast._core.triton_taps.products import grad_weight_kernel, product_kernel
+from dgm_fast._core.triton_taps.sums import add_sums_kernel, sum_pixels_kernel
 from dgm_fast._core.triton_taps.tiles import (
+    ADD,
     GATE,
-    GATE_OF_ROWS,
     PACK,
     ROWS,
+    SUM,
     aot_configs,
     finish_tiles,
+    piece_tile,
 )
 from dgm_fast._core.triton_taps.weights import finish_kernel, pack_kernel, rows_kernel
 
@@ -100,12 +103,23 @@ def _moves(dtype: str) -> Iterator[AotKernel]:
     constants = {"TAPS": 5, "ELEMENTS": 9, **kind}
     yield _fixed("finish", finish_kernel, dtype, given, constants, finish_tiles(9))
     yield _fixed("rows", rows_kernel, dtype, {"stride_p": 1}, {}, ROWS)
+    given = {"sums_ptr": "*fp32"}
+    yield _fixed("add_sums", add_sums_kernel, dtype, given, {}, ADD)
     for planes in (False, True):
-        given = dict.fromkeys(("grad_y", "kept", "grad"), _images(dtype, planes))
-        constants = {"ALIGN_C": 16, "ALIGN_P": 16, "LAYOUT": _layout(given["grad"])}
-        name = f"gate{'-planes' * planes}"
-        tile = GATE if planes else GATE_OF_ROWS
-        yield _fixed(name, gate_backward_kernel, dtype, given, constants, tile)
+        images, name = _images(dtype, planes), "-planes" * planes
+        of, tile = {**given, "given": images}, piece_tile(SUM, 128, not planes)
+        constants = {"ALIGN_C": 16, "ALIGN_P": min(16, tile["BLOCK_P"])}
+        constants |= {"JOINED": not planes, "LAYOUT": _layout(images)}
+        yield _fixed(f"sum_pixels{name}", sum_pixels_kernel, dtype, of, constants, tile)
+
+        of = {**given, **dict.fromkeys(("grad_y", "kept", "grad"), images)}
+        tile = piece_tile(GATE, 128, not planes)
+        constants = constants | {"ALIGN_P": min(16, tile["BLOCK_P"])}
+        yield _fixed(f"gate{name}", gate_backward_kernel, dtype, of, constants, tile)
+        # Where nothing starts on 16 bytes, samples lie apart and far, and no sums are asked for.
+        odd = {"sums_ptr": None, "JOINED": False, "LAYOUT": (1, 1, 1, True)}
+        odd |= {"ALIGN_C": 1, "ALIGN_P": 1}
+        yield _fixed(f"gate{name}-odd", gate_backward_kernel, dtype, of, odd, tile, aligned=False)
 
 
 def _fixed(
@@ -115,9 +129,11 @@ def _fixed(
     given: dict[str, Any],
     constants: dict[str, Any],
     tile: dict[str, int],
+    aligned: bool = True,
 ) -> AotKernel:
     warps = tile.get("num_warps", 4)
     constants = constants | {key: size for key, size in tile.items() if key.isupper()}
     config = triton.Config({}, num_warps=warps)
     signature = signature_of(function, dtype, given | {"grid": _GRID}, constants)
-    return AotKernel(f"{name}-{dtype}", function, signature, constants, lambda _: [config])
+    label, configs = f"{name}-{dtype}", lambda _: [config]
+    return AotKernel(label, function, signature, constants, configs, aligned)

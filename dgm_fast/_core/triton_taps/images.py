@@ -7,6 +7,9 @@ from typing import Any, NamedTuple
 import triton
 import triton.language as tl
 
+# Tiles of a piece of pixels on their way to a program: the one it works on and two to come.
+AHEAD = tl.constexpr(3)
+
 
 class Images(NamedTuple):
     """Images (B, C, P), or none."""
@@ -64,6 +67,36 @@ def tile_of_pixels(tile, grid, ALIGN_P: tl.constexpr, BLOCK_P: tl.constexpr):
     pixels = aligned(grid.height * grid.width, ALIGN_P)
     stop = tl.cast(grid.samples, tl.int64) * pixels
     return pixels_from(tl.cast(tile, tl.int64) * BLOCK_P, stop, grid, ALIGN_P, BLOCK_P)
+
+
+@triton.jit
+def piece_of_pixels(piece, length, grid, ALIGN_P: tl.constexpr):
+    """Return the sample and the place where a piece of all pixels begins, and how many it has."""
+    pixels = aligned(grid.height * grid.width, ALIGN_P)
+    first = tl.cast(piece, tl.int64) * length
+    left = tl.cast(grid.samples, tl.int64) * pixels - first
+    place = tl.cast(first % pixels, tl.int32)
+    return first // pixels, place, tl.cast(tl.minimum(left, length), tl.int32)
+
+
+@triton.jit
+def pixels_of_piece(
+    lane,  # counted from the piece's first
+    lead,
+    place,
+    count,
+    grid,
+    ALIGN_P: tl.constexpr,
+    JOINED: tl.constexpr,  # whether a sample begins where the one before it would go on
+):
+    """Return a tile's pixels, of a piece that begins at a sample and place."""
+    place = aligned(place, ALIGN_P) + lane
+    there = lane < count
+    if JOINED:
+        return Pixels(None, lead, tl.zeros(lane.shape, tl.int32), place, None, None, there)
+    else:
+        pixels = aligned(grid.height * grid.width, ALIGN_P)
+        return Pixels(None, lead, place // pixels, place % pixels, None, None, there)
 
 
 @triton.jit

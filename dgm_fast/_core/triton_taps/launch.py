@@ -9,22 +9,37 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from dgm_fast._core.integers import ceil_div, next_power_of_2
 from dgm_fast._core.precision import convolutions_in_tf32
+from dgm_fast._core.triton_compile import programs
 from dgm_fast._core.triton_taps.gate import gate_backward_kernel
 from dgm_fast._core.triton_taps.images import Grid, Images
 from dgm_fast._core.triton_taps.products import grad_weight_kernel, product_kernel
-from dgm_fast._core.triton_taps.tiles import GATE, GATE_OF_ROWS, LARGEST_P, PACK, ROWS, finish_tiles
+from dgm_fast._core.triton_taps.sums import add_sums_kernel, sum_pixels_kernel
+from dgm_fast._core.triton_taps.tiles import (
+    ADD,
+    GATE,
+    LARGEST_P,
+    PACK,
+    ROWS,
+    SUM,
+    finish_tiles,
+    piece_tile,
+)
 from dgm_fast._core.triton_taps.weights import finish_kernel, pack_kernel, rows_kernel
 
 # Pixels of a gradient of the weight are cut until there are this many tiles of _SQUARE, two for
 # each of a large GPU's processors, but into no pieces shorter than _SHORTEST. The cuts follow from
 # the sizes alone, and pieces are added in their order: bits are the same every time.
 _PROGRAMS, _SQUARE, _SHORTEST = 256, 128, 512
+# Pixels that are gated or summed are cut, by their sizes too, among this many programs: as many as
+# a large GPU works on at once, and few enough sums to be added up in no time.
+_MOVERS = 1024
 # A block of products is of one tap where there are this many channels; of fewer it would be empty.
 _CHANNELS = 16
 
@@ -125,18 +140,83 @@ def product(
         product_kernel[programs](rows, matrix, bias, *written, grid, *sizes, **options)
 
 
-def gate_backward(grad_y: Tensor, kept: Tensor, grad: Tensor) -> None:
-    """Write the gradient of what a gate was given; images."""
+def gate_backward(
+    grad_y: Tensor, kept: Tensor, grad: Tensor, grad_bias: Tensor | None = None
+) -> None:
+    """Write the gradient of what a gate was given, images, and where asked its sums over pixels."""
     if grad.numel() == 0:
+        if grad_bias is not None:
+            grad_bias.zero_()
         return
 
-    given, C = tuple(images(each) for each in (grad_y, kept, grad)), grad_y.shape[1]
-    grid, tile = grid_of(grad), GATE_OF_ROWS if grad.stride(1) == 1 else GATE
-    tiles = ceil_div(math.prod(grid[:3]), tile["BLOCK_P"]) * ceil_div(C, tile["BLOCK_C"])
-    options = {"ALIGN_C": math.gcd(16, C), "ALIGN_P": aligned_pixels(grid)}
-    options["LAYOUT"] = layout(given)
+    given = tuple(images(each) for each in (grad_y, kept, grad))
+    pieces = _Pieces.of(given, grid_of(grad), GATE)
+    sums = None if grad_bias is None else pieces.sums(grad_bias)
     with torch.cuda.device_of(grad):
-        gate_backward_kernel[(tiles,)](*given, grid, C, **options, **tile)
+        gate_backward_kernel[pieces.programs](*given, sums, *pieces.sizes, **pieces.constants)
+    if grad_bias is not None:
+        _add_sums(sums, grad_bias)
+
+
+def sum_pixels(t: Tensor, result: Tensor) -> None:
+    """Write the sum of images over their pixels, in float32 until it is stored."""
+    if t.numel() == 0:
+        result.zero_()
+        return
+
+    given = images(t)
+    pieces = _Pieces.of((given,), grid_of(t), SUM)
+    sums = pieces.sums(result)
+    with torch.cuda.device_of(t):
+        sum_pixels_kernel[pieces.programs](given, sums, *pieces.sizes, **pieces.constants)
+    _add_sums(sums, result)
+
+
+def _add_sums(sums: Tensor, result: Tensor) -> None:
+    pieces, channels = sums.shape
+    with torch.cuda.device_of(sums):
+        add_sums_kernel[(ceil_div(channels, ADD["BLOCK_C"]),)](
+            sums, result, pieces, channels, **ADD
+        )
+
+
+@dataclass(frozen=True)
+class _Pieces:
+    """How pixels are cut among programs that go over them by the tile.
+
+    Attributes:
+        count: how many pieces there are.
+        programs: size of the grid.
+        sizes: run-time arguments.
+        constants: compile-time arguments, and the warps.
+    """
+
+    count: int
+    programs: tuple[int]
+    sizes: tuple[Grid, int, int]
+    constants: dict[str, Any]
+
+    @classmethod
+    def of(cls, given: tuple[Images, ...], grid: Grid, elements: int) -> _Pieces:
+        """Cut images, the first's channels of each, into pieces of tiles of so many elements."""
+        _, channels, pixels = given[0].ptr.shape
+        total = grid.samples * pixels
+        tile = piece_tile(elements, channels, given[-1].stride_c == 1)
+        tiles_c, tiles_p = ceil_div(channels, tile["BLOCK_C"]), ceil_div(total, tile["BLOCK_P"])
+        count = min(tiles_p, ceil_div(programs(_MOVERS), tiles_c))
+        length = ceil_div(tiles_p, count) * tile["BLOCK_P"]
+        count = ceil_div(total, length)
+
+        # Pieces begin at multiples of a tile.
+        align_p = math.gcd(aligned_pixels(grid), tile["BLOCK_P"])
+        constants = {"ALIGN_C": math.gcd(16, channels), "ALIGN_P": align_p}
+        constants["JOINED"] = all(each.stride_b == pixels * each.stride_p for each in given)
+        constants["LAYOUT"] = layout(given, length)
+        return cls(count, (count * tiles_c,), (grid, channels, length), constants | tile)
+
+    def sums(self, result: Tensor) -> Tensor:
+        """Return memory for the sums of each piece."""
+        return result.new_empty(self.count, result.numel(), dtype=torch.float32)
 
 
 def grad_weight(layer: Layer, grad: Tensor, rows: Tensor, grid: Grid, result: Tensor) -> None:
@@ -259,17 +339,22 @@ def aligned_pixels(grid: Grid) -> int:
     return math.gcd(16, grid.height * grid.width)
 
 
-def layout(given: tuple[Images, ...]) -> tuple[int, int, int, bool]:
-    """Return what strides are multiples of, 16 at most, and whether samples are large."""
+def layout(given: tuple[Images, ...], span: int = LARGEST_P) -> tuple[int, int, int, bool]:
+    """Return what strides are multiples of, 16 at most, and whether samples are large.
+
+    Arguments:
+        given: the images, or none.
+        span: how many pixels are counted from one sample.
+    """
     given = tuple(each for each in given if each.ptr is not None)
     aligned = (
         math.gcd(16, *strides) for strides in zip(*(each[1:] for each in given), strict=True)
     )
-    # Where an offset from the first sample of a tile may not fit 31 bits.
+    # Where an offset from the first of those samples may not fit 31 bits.
     large = False
     for ptr, stride_b, stride_c, stride_p in given:
         _, channels, pixels = ptr.shape
-        samples = ceil_div(LARGEST_P, pixels)
+        samples = ceil_div(span, pixels)
         large |= samples * stride_b + channels * stride_c + pixels * stride_p >= 2**31
 
     return *aligned, large

@@ -58,12 +58,15 @@ _INTERPRETER_SIZES = {"P": 128, "N": 64, "O": 64, "C": 32}
 
 LARGEST_P = 128  # pixels of a tile of images
 
-# Of the kernels that only move, and map, what is in memory.
+# Of the kernels that only move, map and add up what is in memory.
 PACK = {"BLOCK_N": 32, "BLOCK_C": 64, "num_warps": 4}
-GATE = {"BLOCK_P": 64, "BLOCK_C": 32, "num_warps": 8}
-GATE_OF_ROWS = {"BLOCK_P": 16, "BLOCK_C": 128, "num_warps": 8}  # a pixel's channels side by side
 ROWS = {"BLOCK_P": 64, "BLOCK_C": 64, "num_warps": 4}
 _FINISH = 512
+ADD = {"BLOCK_P": 1024, "BLOCK_C": 8, "num_warps": 8}
+# Elements of a tile of those that go over pieces of the pixels. In 16 bits each thread has a vector
+# of 16 bytes of each of three operands that are gated, or two of what is only summed.
+GATE, SUM = 1024, 2048
+_PIECE_WARPS = 4
 
 # Where one tile's area is this many times another's, the smaller one reads operands too often.
 _TOO_SMALL = 16
@@ -113,6 +116,13 @@ def tuned(
         key=["pixel_bucket", "O", "C", "columns", "KIND", "KERNEL"],
         prune_configs_by={"early_config_prune": suited},
     )
+
+
+def piece_tile(elements: int, channels: int, are_rows: bool) -> dict[str, int]:
+    """Return a tile of so many elements, long in that dim of which elements lie side by side."""
+    fewest, most = (16, 128) if are_rows else (4, 32)
+    block_c = min(most, max(fewest, next_power_of_2(channels)))
+    return {"BLOCK_P": elements // block_c, "BLOCK_C": block_c, "num_warps": _PIECE_WARPS}
 
 
 def finish_tiles(elements: int) -> dict[str, int]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 
 from dgm_fast._core.triton_taps import launch
@@ -38,9 +37,9 @@ def backward(
     """Return the gradients of x, weight and bias, or empty ones."""
     grad_x = signals(x, x.shape[0] if needs[0] else 0, *x.shape[1:])
     grad_weight = weight.new_empty(weight.shape[0] if needs[1] else 0, *weight.shape[1:])
-    grad_bias = weight.new_empty(0)
+    grad_bias = weight.new_empty(weight.shape[0] if needs[2] else 0)
     if needs[2]:
-        grad_bias = grad_y.sum((0, 2), dtype=torch.float32).to(weight.dtype)
+        launch.sum_pixels(grad_y.unsqueeze(2), grad_bias)
 
     if weight.shape[1] < x.shape[1]:
         if needs[0]:

@@ -16,6 +16,7 @@ from dgm_fast.ops.gated_activation.api import gated_activation
 
 # In u = 2^-24: tanh to 8, a sigmoid to 6, their product; of a gradient 4 e / (1 + e)^2 to 9 and
 # what e = exp(-2 |a|) takes from rounding 2 |a| none; or tanh and two sigmoids to 20, and products.
+# In Triton e and exp(-|b|) to 3, 1 - e to 4, reciprocals to 7, twice in a square, and products.
 _OF_OUTPUT, _OF_GRADIENT = 16, 32
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-import torch
 from torch import Tensor
 
 from dgm_fast._core.triton_taps import launch
@@ -62,15 +61,16 @@ def backward(
     """Return the gradients of x, weight, bias and what the gate was given, or empty ones."""
     layer = _layer(weight, groups, strict, kept is not None)
     grad_x = images(x, x.shape[0] if needs[0] else 0, layer.ins, channels_last)
-    grad_weight, grad_bias = (weight.new_empty(0, *weight.shape[1:]), weight.new_empty(0))
+    grad_weight = weight.new_empty(0, *weight.shape[1:])
+    grad_bias = weight.new_empty(weight.shape[0] if needs[2] else 0)
     of_gate = images(x, 0 if kept is None else x.shape[0], weight.shape[0], channels_last)
     if kept is not None:
-        launch.gate_backward(grad_y, kept, of_gate)
+        launch.gate_backward(grad_y, kept, of_gate, grad_bias if needs[2] else None)
+    elif needs[2]:
+        launch.sum_pixels(grad_y, grad_bias)
 
     grad = grad_y if kept is None else of_gate
     grid = launch.grid_of(grad, (dilation_h, dilation_w))
-    if needs[2]:
-        grad_bias = grad.sum((0, 2, 3), dtype=torch.float32).to(weight.dtype)
     if needs[0] or needs[1]:
         grad = launch.rows_of(grad)
     if needs[0]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 
 from dgm_fast._core.triton_taps import launch
@@ -63,7 +62,9 @@ def backward(
     needs: Sequence[bool],
 ) -> tuple[Tensor, ...]:
     """Return the gradients of x, the weights and biases, or empty ones, and of the gate's input."""
-    grad_h, rows_y = _gate_backward(grad_y, grad_z, x, residual_weight, kept)
+    grad_bias = weight.new_empty(weight.shape[0] if needs[2] else 0)
+    of_gate = grad_bias if needs[2] else None
+    grad_h, rows_y = _gate_backward(grad_y, grad_z, x, residual_weight, kept, of_gate)
     layer, grid = launch.causal(weight, parts=2), launch.grid_of(_image(x), (1, dilation))
     rows_h = launch.rows_of(_image(grad_h))
 
@@ -82,18 +83,22 @@ def backward(
         late, rows_z = launch.causal(residual_weight), launch.rows_of(_image(z))
         launch.grad_weight(late, rows_y, rows_z, grid, grad_residual_weight)
 
-    grad_bias = _sum(rows_h) if needs[2] else weight.new_empty(0)
     grad_residual_bias = weight.new_zeros(x.shape[1] if needs[4] else 0)
-    if needs[4] and rows_y is not None:
-        grad_residual_bias = _sum(rows_y)
+    if needs[4] and grad_y is not None:
+        launch.sum_pixels(_image(grad_y), grad_residual_bias)
 
     return grad_x, grad_weight, grad_bias, grad_residual_weight, grad_residual_bias, grad_h
 
 
 def _gate_backward(
-    grad_y: Tensor | None, grad_z: Tensor | None, x: Tensor, residual_weight: Tensor, kept: Tensor
+    grad_y: Tensor | None,
+    grad_z: Tensor | None,
+    x: Tensor,
+    residual_weight: Tensor,
+    kept: Tensor,
+    grad_bias: Tensor | None,
 ) -> tuple[Tensor, Tensor | None]:
-    """Return the gradient of what the gate was given, and that of y as rows."""
+    """Return the gradient of what the gate was given, and that of y as rows; write the bias's."""
     batch, outs, length = kept.shape
     grad_h, rows_y = signals(x, batch, outs, length), None
     above = _image(grad_z)
@@ -103,12 +108,8 @@ def _gate_backward(
         grid = launch.grid_of(above)
         launch.product(late, rows_y, grid, residual_weight, above, residual=added, after=True)
 
-    launch.gate_backward(above, _image(kept), _image(grad_h))
+    launch.gate_backward(above, _image(kept), _image(grad_h), grad_bias)
     return grad_h, rows_y
-
-
-def _sum(rows: Tensor) -> Tensor:
-    return rows.sum(0, dtype=torch.float32).to(rows.dtype)
 
 
 def _image(t: Tensor | None) -> Tensor | None:
