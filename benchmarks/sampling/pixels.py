@@ -1,4 +1,8 @@
-"""What one pixel of a PixelCNN costs, from the middle of the images on."""
+"""What one pixel of a PixelCNN costs, from the middle of the images on.
+
+`best_eager` is the cached loop of calls, and `compile_*` the same loop a row at a time, written for
+`torch.compile` in `compiled_pixels.py`.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +13,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from benchmarks.columns import COMPILE_MODES
 from benchmarks.sampling.case import (
     MOST_IN_WINDOWS,
     SEED,
@@ -17,6 +22,8 @@ from benchmarks.sampling.case import (
     make_columns,
     ours_on,
 )
+from benchmarks.sampling.compiled import compiler_of
+from benchmarks.sampling.compiled_pixels import CompiledLoop
 from dgm_fast.families import (
     GatedPixelCNN,
     GatedPixelCNNConfig,
@@ -99,6 +106,7 @@ def pixelcnn_case(
 ) -> Case:
     """Return what is timed of a PixelCNN at a batch size, from the middle of the images on."""
     torch.manual_seed(SEED)
+    torch._dynamo.reset()
     plain = model_class(config, impl="reference", device=device).eval()
     with torch.no_grad():
         for parameter in plain.parameters():
@@ -119,6 +127,13 @@ def pixelcnn_case(
         each = Rows(sampler, images)
         return Draws(each.draw, each.start, W)
 
+    def compiled(mode: str | None) -> Draws:
+        sampler = PixelSampler(network, impl="reference")
+        loop, compiler = sampler._loop, compiler_of(mode, device)
+        sampler._loop = CompiledLoop(loop.plan, loop.output, sampler.size, compiler)
+        each = Rows(sampler, images)
+        return Draws(each.draw, each.start, W)
+
     def ours(impl: str) -> Draws:
         each = Rows(PixelSampler(network, impl=impl), images)
         return Draws(each.draw, each.start, 4 * W)
@@ -130,6 +145,7 @@ def pixelcnn_case(
     made: dict[str, Callable[[], Draws]] = {} if batch > MOST_IN_WINDOWS else {"eager": naive}
     made |= {
         "best_eager": cached,
+        **{each: partial(compiled, mode) for each, mode in COMPILE_MODES.items()},
         **{column: partial(ours, impl) for column, impl in ours_on(device).items()},
     }
     columns = make_columns(made, wanted, name)
