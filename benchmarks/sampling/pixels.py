@@ -1,7 +1,9 @@
 """What one pixel of a PixelCNN costs, from the middle of the images on.
 
 `best_eager` is the cached loop of calls, and `compile_*` the same loop a row at a time, written for
-`torch.compile` in `compiled_pixels.py`.
+`torch.compile` in `compiled_pixels.py`. They are missing of PixelCNN++, whose rows are of three
+kinds: one of them alone took 140 s to compile. All three took 108 s where Python calls compiled
+pixels, at 219 us a pixel of an image where `best_eager` took 812.
 """
 
 from __future__ import annotations

@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
+from benchmarks.columns import COMPILE_MODES
+from benchmarks.sampling import masked, pixels
 from benchmarks.sampling.compiled import compiler_of
 from benchmarks.sampling.compiled_masked import CompiledBlocks
 from benchmarks.sampling.compiled_pixels import CompiledLoop
@@ -122,3 +124,17 @@ def test_traced_blocks_solve_the_same():
 def test_compiled_blocks_solve_the_same():
     found, expected = blocks_of(MAFStep, compiler_of(None, torch.device("cpu")), 8)
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_compiled_columns_are_there_or_say_why(capsys):
+    device, wanted = torch.device("cpu"), ("compile",)
+    case = masked.batch_case(BernoulliMADE, 6, (8,), 2, device, wanted, "made")
+    assert case.columns.keys() >= COMPILE_MODES.keys()
+    case = pixels.pixelcnn_case(*NETWORKS["gated"], 2, device, wanted, "gated")
+    assert case.columns.keys() >= COMPILE_MODES.keys()
+    assert capsys.readouterr().out == ""
+
+    case = pixels.pixelcnn_case(*NETWORKS["strides"], 2, device, wanted, "strides")
+    assert not case.columns.keys() & COMPILE_MODES.keys()
+    said = capsys.readouterr().out
+    assert "strides: no compile_default: rows of several strides take minutes" in said
