@@ -4,11 +4,13 @@
 which draws the next sample of every signal of a batch, or the next pixel of every image. Nothing is
 timed unless all columns draw the same from the same noise. `eager` runs the network over the window
 of its receptive field, or the whole image; `best_eager` keeps what each layer will look back on,
-and `compile_*` compiles its step, which on a GPU a CUDA graph replays. On a GPU `ours:cuda` is the
-kernel, `ours:reference` the cached loop as a CUDA graph, and `ours:auto` one of them.
-`anchor:density` is what an evaluation of the density takes a sample or a pixel, all of which it has
-at once, and `anchor:last_output` the naive way of WaveNet with what follows the layers at the last
-place alone. Of MADE and MAF a row is the time of all features of a batch.
+and `compile_*` compiles its step, which on a GPU a CUDA graph replays. Of PixelCNNs, but for
+PixelCNN++, that is a row with the loop over its pixels, and of MADE and MAF a block of features
+with the loop that solves it. On a GPU `ours:cuda` is the kernel, `ours:reference` the cached loop
+as a CUDA graph, and `ours:auto` one of them. `anchor:density` is what an evaluation of the density
+takes a sample or a pixel, all of which it has at once, and `anchor:last_output` the naive way of
+WaveNet with what follows the layers at the last place alone. Of MADE and MAF a row is the time of
+all features of a batch.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """What all features of a batch cost, drawn by MADE or solved for by MAF: entries of `sampling`.
 
 A step of these cases is a whole batch. `eager` runs the network once a feature; `best_eager`
-iterates blocks of 64 features, in plain PyTorch, and each call of it and of ours includes laying
-out the weights, as `sample` does. `anchor:density` is one evaluation of the density of the batch,
-by what is fastest.
+iterates blocks of 64 features, in plain PyTorch, and `compile_*` does so by the compiled functions
+of `compiled_masked.py`. Each call of these and of ours includes laying out the weights, as `sample`
+does. `anchor:density` is one evaluation of the density of the batch, by what is fastest.
 """
 
 from __future__ import annotations
@@ -15,8 +15,10 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from benchmarks.columns import OURS
+from benchmarks.columns import COMPILE_MODES, OURS
 from benchmarks.sampling.case import SEED, Case, Draws, make_columns, ours_on
+from benchmarks.sampling.compiled import compiler_of
+from benchmarks.sampling.compiled_masked import CompiledBlocks
 from dgm_fast.families import MADE, MADEConfig
 from dgm_fast.families.autoregressive.masked_mlp import MaskedMLP
 from dgm_fast.families.flows.masked_autoregressive import AffineAutoregressive
@@ -112,6 +114,20 @@ MODELS: dict[str, tuple[type[Model], int, tuple[int, ...]]] = {
 }
 
 
+class Compiled:
+    """The blocks under `torch.compile`, which the first draw calls."""
+
+    def __init__(self, model: Model, mode: str | None) -> None:
+        self.model, self.compiler = model, compiler_of(mode, model.device)
+        self.blocks: CompiledBlocks | None = None
+
+    def __call__(self, noise: Tensor) -> Tensor:
+        network = self.model.network()
+        if self.blocks is None:
+            self.blocks = CompiledBlocks(network, self.model.step, self.compiler)
+        return self.blocks.draw(network, noise)
+
+
 def ways_of(model: Model) -> dict[str, Callable[[Tensor], Tensor]]:
     """Return `column -> draws`: from noise (B, D, N) to x (B, D)."""
 
@@ -132,6 +148,7 @@ def ways_of(model: Model) -> dict[str, Callable[[Tensor], Tensor]]:
     return {
         "eager": naive,
         "best_eager": partial(sweep, "reference"),
+        **{column: Compiled(model, mode) for column, mode in COMPILE_MODES.items()},
         **{
             column: partial(sweep, impl)
             for column, impl in ours_on(model.device, graph=False).items()
@@ -150,6 +167,7 @@ def batch_case(
 ) -> Case:
     """Return what is timed of a model, whose step is a whole batch."""
     torch.manual_seed(SEED)
+    torch._dynamo.reset()
     model = kind(features, hidden, device)
     ways = ways_of(model)
     makers = {column: partial(Draws, draw, lambda: None, 1) for column, draw in ways.items()}

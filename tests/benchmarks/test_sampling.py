@@ -25,7 +25,8 @@ IMAGES = PixelCNNConfig((12, 4), output="categorical", levels=32, channels=8, bl
 
 @pytest.fixture(params=["signals", "images"])
 def case(request, monkeypatch):
-    monkeypatch.setattr(wavenet, "COMPILE_MODES", {})
+    for module in (wavenet, pixels):
+        monkeypatch.setattr(module, "COMPILE_MODES", {})
     options = 3, torch.device("cpu"), (), "small-batch3"
     if request.param == "signals":
         return wavenet.wavenet_case(SMALL, *options)
@@ -72,7 +73,8 @@ def test_every_column_has_a_row(case):
 
 
 @pytest.fixture(params=[masked.BernoulliMADE, masked.MAFStep])
-def at_once(request):
+def at_once(request, monkeypatch):
+    monkeypatch.setattr(masked, "COMPILE_MODES", {})
     sizes = 20, (32,), 60
     return masked.batch_case(request.param, *sizes, torch.device("cpu"), (), "small-batch60")
 
