@@ -69,8 +69,8 @@ def ours_on(device: torch.device, graph: bool = True) -> dict[str, str]:
         graph: whether there is one.
     """
     impls = ["auto"]
-    if device.type == "cuda" and graph:
-        impls += ["cuda", "reference"]
+    if device.type == "cuda":
+        impls += ["cuda", *(["reference"] if graph else [])]
     return {OURS + impl: impl for impl in impls}
 
 
