@@ -76,7 +76,7 @@ def test_samples_too_large_for_narrow_offsets_give_the_same_bits(monkeypatch):
     x, residual = torch.randn(2, 16, 5, 4), torch.randn(2, 48, 4, 5).transpose(2, 3)
 
     narrow, _ = _differentiated(x, residual)
-    monkeypatch.setattr(launch, "layout", lambda given: (*layout(given)[:3], True))
+    monkeypatch.setattr(launch, "layout", lambda *given: (*layout(*given)[:3], True))
     wide, _ = _differentiated(x, residual)
     assert all(map(torch.equal, narrow, wide))
 
