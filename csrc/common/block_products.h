@@ -120,8 +120,12 @@ struct Sums {
   // Adds a piece times inputs[s * step + row]; `chunk` has the first rows.
   DGM_HOST_DEVICE void add(const Piece& piece, Chunk chunk, const float* inputs, int step) {
     // Of few samples a chunk takes longer to come than to be multiplied, so that two are on their
-    // way; of more, their sums have the registers.
+    // way; of more, their sums have the registers, and before Hopper there are none left either.
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 900
+    constexpr bool kTwo = false;
+#else
     constexpr bool kTwo = S <= 2;
+#endif
     Chunk next = kTwo ? piece.chunk(kRows) : Chunk{};
     for (int row = 0; row < piece.rows; row += kRows) {
       const Chunk last = piece.chunk(row + (kTwo ? 2 : 1) * kRows);
