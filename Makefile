@@ -102,8 +102,8 @@ demo: setup  ## train models of every kind on digits and vowels and time every o
 
 .PHONY: test
 test: setup  ## run every test that this machine can run
-	TRITON_INTERPRET=1 $(RUN) -m pytest -m interpret -n $(WORKERS) tests
-	$(RUN) -m pytest -m "not interpret" -n $(WORKERS)
+	TRITON_INTERPRET=1 $(RUN) -m pytest -m interpret -n $(WORKERS) --dist worksteal tests
+	$(RUN) -m pytest -m "not interpret" -n $(WORKERS) --dist worksteal
 
 .PHONY: bench
 bench: setup  ## time every op, record the rows, draw the plots and rewrite the tables
