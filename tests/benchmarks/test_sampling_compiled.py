@@ -132,3 +132,16 @@ def test_compiled_columns_are_there_or_say_why(capsys):
     assert not case.columns.keys() & COMPILE_MODES.keys()
     said = capsys.readouterr().out
     assert "strides: no compile_default: rows of several strides take minutes" in said
+
+
+def test_a_torch_that_lacks_what_they_need_leaves_the_columns_out(monkeypatch, capsys):
+    monkeypatch.setattr(torch, "compile", lambda function, *, dynamic, fullgraph, options: function)
+    device, wanted = torch.device("cpu"), ("compile",)
+    cases = (
+        masked.batch_case(BernoulliMADE, 6, (8,), 2, device, wanted, "made"),
+        pixels.pixelcnn_case(*NETWORKS["gated"], 2, device, wanted, "gated"),
+    )
+    said = capsys.readouterr().out
+    for case in cases:
+        assert not case.columns.keys() & COMPILE_MODES.keys()
+        assert f"{case.name}: no compile_default: torch " in said
