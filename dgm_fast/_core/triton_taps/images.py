@@ -43,6 +43,15 @@ class Pixels(NamedTuple):
     there: Any  # [BLOCK_P], whether they are in this tile's share
 
 
+class Places(NamedTuple):
+    """The same, where only what they hold is wanted."""
+
+    lead: Any
+    sample: Any
+    place: Any
+    there: Any
+
+
 @triton.jit
 def aligned(size, ALIGN: tl.constexpr):
     """Return a multiple of ALIGN, which the compiler now sees to be one."""
@@ -93,10 +102,10 @@ def pixels_of_piece(
     place = aligned(place, ALIGN_P) + lane
     there = lane < count
     if JOINED:
-        return Pixels(None, lead, tl.zeros(lane.shape, tl.int32), place, None, None, there)
+        return Places(lead, tl.zeros(lane.shape, tl.int32), place, there)
     else:
         pixels = aligned(grid.height * grid.width, ALIGN_P)
-        return Pixels(None, lead, place // pixels, place % pixels, None, None, there)
+        return Places(lead, place // pixels, place % pixels, there)
 
 
 @triton.jit
