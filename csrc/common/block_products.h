@@ -171,6 +171,11 @@ struct Task {
   }
 
   DGM_HOST_DEVICE void skip(const Cut& cut, int tasks) {
+    // Of few columns each task has a thread, which would count many parts to the end.
+    if (cut.parts * cut.outs <= tasks * kQuad) {
+      part = cut.parts;
+      return;
+    }
     column += tasks * kQuad;
     while (column >= cut.outs) {
       column -= cut.outs;
@@ -216,6 +221,7 @@ class Product {
   }
 
   DGM_HOST_DEVICE float sum(float start, int s, int column) const {
+#pragma unroll 4
     for (int part = 0; part < cut_.parts; ++part) {
       start += partial_[(part * S + s) * cut_.outs + column];
     }

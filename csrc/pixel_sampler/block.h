@@ -283,6 +283,7 @@ class Group {
     if (out == nullptr) return;
     for (int i = lane; i < cut.outs; i += team) {
       float sum = partial()[q * cut.outs + i];
+#pragma unroll 4
       for (int part = 1; part < cut.parts; ++part) sum += partial()[(part * N + q) * cut.outs + i];
       if (whole && w.then != kAffine) sum = w.then == kRelu ? relu(sum) : elu(sum);
       out[i] = sum;
