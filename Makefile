@@ -105,6 +105,12 @@ test: setup  ## run every test that this machine can run
 	TRITON_INTERPRET=1 $(RUN) -m pytest -m interpret -n $(WORKERS) --dist worksteal tests
 	$(RUN) -m pytest -m "not interpret" -n $(WORKERS) --dist worksteal
 
+# What is pinned is newer, and takes what the oldest refuses.
+.PHONY: oldest-triton
+oldest-triton: setup  ## compile every Triton kernel with the oldest Triton that is supported
+	$(PIP) install --quiet --no-deps --upgrade --target $(VENV)/oldest-triton triton==3.6.0
+	PYTHONPATH=$(VENV)/oldest-triton $(RUN) -m dgm_fast.ops.aot
+
 .PHONY: bench
 bench: setup  ## time every op, record the rows, draw the plots and rewrite the tables
 	$(RUN) -m benchmarks.run
