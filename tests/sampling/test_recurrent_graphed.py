@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import pytest
 import torch
 
@@ -57,3 +59,27 @@ def test_a_step_on_tensors_that_stay_draws_what_the_loop_draws(config):
 @pytest.mark.parametrize("config", RECURRENT.values(), ids=RECURRENT)
 def test_a_recurrent_step_as_a_graph_draws_what_the_loop_draws(config):
     compare_replayed(config, "cuda")
+
+
+@pytest.mark.parametrize("config", RECURRENT.values(), ids=RECURRENT)
+def test_layers_in_one_chunk_are_the_same_layers(config):
+    network = make_model(config).described()
+    state = torch.random.get_rng_state()
+    chunk = network.in_one_chunk()
+    assert torch.equal(torch.random.get_rng_state(), state)
+    for layer, given in zip(chunk.layers, network.layers, strict=True):
+        for each, values in zip(layer, given, strict=True):
+            assert torch.equal(each, values)
+            assert not each.requires_grad
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("config", RECURRENT.values(), ids=RECURRENT)
+def test_cudnn_finds_layers_in_one_chunk(config):
+    model = make_model(config).cuda()
+    sampler, context = RecurrentSampler(model.described(), impl="reference"), labels(config, 3)
+    state = sampler.start(3, None if context is None else context.cuda())
+    tokens = torch.zeros(3, 8, dtype=torch.int64, device="cuda")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        sampler.draw(sampler.feed(state, tokens), 2)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 __all__ = ["RecurrentNetwork"]
 
@@ -50,3 +50,20 @@ class RecurrentNetwork:
             head_weight=copied(self.head_weight),
             head_bias=copied(self.head_bias),
         )
+
+    def in_one_chunk(self) -> RecurrentNetwork:
+        """Return a copy whose layers lie in one piece of a GPU's memory, where cuDNN reads them.
+
+        Weights that lie apart it would copy there in every call, with a warning.
+        """
+        kind = {"gru": nn.GRU, "lstm": nn.LSTM}[self.cell]
+        sizes = self.embedding.shape[1], self.width, len(self.layers)
+        # Made of nothing, so that no random numbers are drawn.
+        module = kind(*sizes, device="meta", dtype=self.head_weight.dtype)
+        module = module.to_empty(device=self.head_weight.device)
+        with torch.no_grad():
+            for layer, given in zip(module.all_weights, self.layers, strict=True):
+                for each, values in zip(layer, given, strict=True):
+                    each.copy_(values)
+        layers = tuple(tuple(each.detach() for each in layer) for layer in module.all_weights)
+        return replace(self, layers=layers)

@@ -97,7 +97,7 @@ class RecurrentSampler(KernelSampler):
         if impl != "reference":
             self._packed = PackedRecurrent(self.network, in_panels if impl == "cpp" else in_rows)
         elif self.device.type == "cuda":
-            self.capture = StepGraph
+            self.network, self.capture = self.network.in_one_chunk(), StepGraph
         # Of the last batch.
         self._replayed: tuple[int, Callable[..., tuple[Tensor, ...]]] | None = None
 
