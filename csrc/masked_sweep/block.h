@@ -11,6 +11,7 @@
 #pragma once
 
 #include "common/block_draws.h"
+#include "common/block_noise.h"
 #include "common/block_products.h"
 #include "masked_sweep/block_picks.h"
 #include "masked_sweep/block_problem.h"
@@ -154,13 +155,10 @@ class Group {
       const float* biases = n.biases[l] + begin_of(l, b_);
       for (int u = lane_; u < width(l); u += team_) block.copy(sums(l) + u, biases + u);
     }
-    const int noise = static_cast<int>(d.step.noise);
     for (int i = lane_; i < steps(); i += team_) {
-      const int64_t place = sample() * n.features + n.order[first_step() + i];
+      const int64_t feature = n.order[first_step() + i], place = sample() * n.features + feature;
       block.copy(mine(at_.values) + i, d.x + place);
-      for (int k = 0; k < noise; ++k) {
-        block.copy(mine(at_.noise) + i * noise + k, d.noise + place * noise + k);
-      }
+      take_noise(feature, mine(at_.noise) + i * static_cast<int>(d.step.noise));
       given()[i] = d.given != nullptr && d.given[place];
     }
     const int count = n.stretch + 1;
@@ -169,6 +167,17 @@ class Group {
       if (step <= steps()) due()[i] = n.start(l, first_step() + step) - n.start(l, first_step());
     }
     for (int e = thread_; e < n.edges; e += threads_) routes()[e] = route_of(e);
+  }
+
+  DGM_HOST_DEVICE void take_noise(int64_t feature, float* to) const {
+    const Noise& noise = d.noise;
+    for (int k = 0; k < d.step.noise; ++k) {
+      if (noise.given == nullptr) {
+        to[k] = blocks::noise_at(noise, sample(), feature, k, d.step.takes_normal(k));
+      } else {
+        block.copy(to + k, noise.given + (sample() * n.features + feature) * d.step.noise + k);
+      }
+    }
   }
 
   DGM_HOST_DEVICE Route route_of(int e) const {

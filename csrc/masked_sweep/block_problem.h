@@ -8,6 +8,7 @@
 #include "common/block_draws.h"
 #include "common/block_products.h"
 #include "common/host_device.h"
+#include "common/noise.h"
 #include "masked_sweep/block_stage.h"
 #include "masked_sweep/step.h"
 
@@ -96,7 +97,7 @@ struct BlockSweep {
   bool keep;             // write `levels`
   float* log_det;        // (samples,), added to; of a flow
   const float* context;  // (samples, context)
-  const float* noise;    // (samples, features, noise)
+  Noise noise;           // (samples, features, noise)
   const bool* given;     // (samples, features): features that keep their x; or null
 };
 

@@ -14,6 +14,7 @@
 #include "common/buffer.h"
 #include "common/images.h"
 #include "common/isa.h"
+#include "common/noise_arguments.h"
 #include "common/parallel.h"
 #include "common/scalar.h"
 #include "common/stock.h"
@@ -64,11 +65,13 @@ Tensor pack(
 
 void go_on(
     Tensor x, Tensor levels, Tensor log_det, std::optional<Tensor> context,
-    std::vector<Tensor> packed, Tensor biases, Tensor starts, Tensor order, Tensor noise,
+    std::vector<Tensor> packed, Tensor biases, Tensor starts, Tensor order,
+    std::optional<Tensor> noise, std::optional<Tensor> seed, std::vector<int64_t> of_seed,
     std::optional<Tensor> given, std::vector<int64_t> sizes, std::vector<int64_t> skips,
     int64_t activation, std::vector<int64_t> kind, Tensor constants, int64_t begin, int64_t end,
     bool keep) {
   if (x.size(0) == 0 || begin >= end) return;
+  check_is_given(noise_of(noise, seed, of_seed));
   Plan plan = plan_of(starts, sizes);
   std::vector<int64_t> begins = begins_of(plan);
   const Sweep work{

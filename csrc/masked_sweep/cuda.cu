@@ -11,6 +11,7 @@
 
 #include "common/gpu_block.cuh"
 #include "common/images.h"
+#include "common/noise_arguments.h"
 #include "common/scalar.h"
 #include "masked_sweep/block.h"
 
@@ -41,7 +42,8 @@ void run(const BlockSweep& sweep, const Tensor& x) {
 
 void go_on(
     Tensor x, Tensor levels, Tensor log_det, std::optional<Tensor> context,
-    std::vector<Tensor> weights, Tensor biases, Tensor starts, Tensor order, Tensor noise,
+    std::vector<Tensor> weights, Tensor biases, Tensor starts, Tensor order,
+    std::optional<Tensor> noise, std::optional<Tensor> seed, std::vector<int64_t> of_seed,
     std::optional<Tensor> given, std::vector<int64_t> sizes, std::vector<int64_t> skips,
     int64_t activation, std::vector<int64_t> kind, Tensor constants, int64_t begin, int64_t end,
     bool keep) {
@@ -65,7 +67,7 @@ void go_on(
       keep,
       pointer<float>(log_det),
       pointer<const float>(context),
-      pointer<const float>(noise),
+      noise_of(noise, seed, of_seed),
       pointer<const bool>(given)};
   run(work, x);
 }

@@ -23,6 +23,10 @@ struct Step {
   float lowest_log_scale, bound, scale, shift;  // the network sees x scale + shift
   spline::Options spline;
 
+  // Whether number k of the noise is a normal; uniforms decide places.
+  DGM_HOST_DEVICE bool takes_normal(int k) const {
+    return kind == Kind::gaussian || (kind == Kind::gaussian_mixture && k == 1);
+  }
   DGM_HOST_DEVICE bool is_flow() const { return kind == Kind::affine || kind == Kind::spline; }
 };
 

@@ -9,8 +9,8 @@
 #include <algorithm>
 #include <cstdint>
 
+#include "common/block_noise.h"
 #include "common/cuda.h"
-#include "common/philox.h"
 
 namespace dgm::philox {
 namespace {
@@ -19,14 +19,6 @@ using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 
 constexpr int kThreads = 256;
-
-__device__ void box_muller(uint32_t radius_word, uint32_t angle_word, float& z0, float& z1) {
-  const float radius = sqrtf(-2.0f * logf(open_uniform_of_word(radius_word)));
-  float sine, cosine;
-  sincospif(2.0f * turns_of_word(angle_word), &sine, &cosine);
-  z0 = radius * cosine;
-  z1 = radius * sine;
-}
 
 __device__ void store(float* out, float value) { *out = value; }
 __device__ void store(__nv_bfloat16* out, float value) { *out = __float2bfloat16_rn(value); }
@@ -50,8 +42,8 @@ __global__ void __launch_bounds__(kThreads) fill_kernel(
 
     float values[4];
     if constexpr (normal) {
-      box_muller(w0, w1, values[0], values[1]);
-      box_muller(w2, w3, values[2], values[3]);
+      blocks::box_muller(w0, w1, values[0], values[1]);
+      blocks::box_muller(w2, w3, values[2], values[3]);
     } else {
       values[0] = uniform_of_word(w0);
       values[1] = uniform_of_word(w1);

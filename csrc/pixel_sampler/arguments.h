@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "common/images.h"
+#include "common/noise_arguments.h"
 #include "common/scalar.h"
 #include "pixel_sampler/problem.h"
 
@@ -38,7 +39,8 @@ inline Distribution distribution_of(const std::string& name) {
 template <void (*run)(const Draw&, const Tensor&)>
 void draw(
     Tensor images, Tensor rows, Tensor done, std::optional<Tensor> parameters, Tensor given,
-    Tensor noise, Tensor condition, Tensor weights, Tensor places, Tensor works, Tensor taps,
+    std::optional<Tensor> noise, std::optional<Tensor> seed, std::vector<int64_t> of_seed,
+    Tensor condition, Tensor weights, Tensor places, Tensor works, Tensor taps,
     std::vector<int64_t> sizes, int64_t last, std::string output, int64_t outputs, int64_t at_once,
     int64_t levels, bool ones, double temperature, int64_t top_k, double top_p,
     double lowest_log_scale, int64_t multiply_adds) {
@@ -52,7 +54,6 @@ void draw(
          outputs,
          at_once,
          levels,
-         noise.size(2),
          ones,
          {static_cast<float>(temperature), top_k, top_p},
          static_cast<float>(lowest_log_scale)},
@@ -65,7 +66,7 @@ void draw(
         pointer<float>(rows),
         rows.size(1),
         pointer<const bool>(given),
-        pointer<const float>(noise),
+        noise_of(noise, seed, of_seed),
         pointer<const float>(condition),
         condition.size(0) > 1 ? condition.stride(0) : 0,
         pointer<float>(parameters),

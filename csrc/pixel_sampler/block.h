@@ -8,6 +8,7 @@
 #pragma once
 
 #include "common/block_draws.h"
+#include "common/block_noise.h"
 #include "common/block_products.h"
 #include "pixel_sampler/block_memory.h"
 #include "pixel_sampler/block_picks.h"
@@ -311,7 +312,9 @@ class Group {
     if (lane_ != 0 || own.out == nullptr) return;
     if (!d.given[spot]) {
       float levels[3];
-      pick(own.from, d.noise + feature * d.output.uniforms, levels);
+      const int64_t place = static_cast<int64_t>(row * width_ + column) * net.draws + w.group;
+      const auto uniform = [&](int k) { return noise_at(d.noise, first_ + s_, place, k); };
+      pick(own.from, uniform, levels);
       for (int i = 0; i < d.output.at_once; ++i) *level(w, row, column, i) = levels[i];
     }
     reveal(w, own, row, column);
@@ -331,17 +334,18 @@ class Group {
     softmax(own.from).make(d.output.filters, lane, team_, [&] { block.sync(); });
   }
 
-  DGM_HOST_DEVICE void pick(const float* parameters, const float* uniforms, float* levels) const {
+  template <typename Uniform>
+  DGM_HOST_DEVICE void pick(const float* parameters, const Uniform& uniform, float* levels) const {
     const Output& o = d.output;
     if (o.distribution == Distribution::bernoulli) {
-      levels[0] = binary(parameters[0], o.filters.temperature, uniforms[0]);
+      levels[0] = binary(parameters[0], o.filters.temperature, uniform(0));
       return;
     }
-    const int k = softmax(parameters).place(o.filters, uniforms[0]);
+    const int k = softmax(parameters).place(o.filters, uniform(0));
     if (o.distribution == Distribution::categorical) {
       levels[0] = static_cast<float>(k);
     } else {
-      levels_of_component(o, parameters, k, uniforms, levels);
+      levels_of_component(o, parameters, k, uniform, levels);
     }
   }
 

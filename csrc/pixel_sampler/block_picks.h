@@ -58,8 +58,9 @@ DGM_HOST_DEVICE float encode(float level, int64_t levels) {
 }
 
 // All channels of component k, each given those before.
+template <typename Uniform>
 DGM_HOST_DEVICE void levels_of_component(
-    const Output& o, const float* parameters, int k, const float* uniforms, float* levels) {
+    const Output& o, const float* parameters, int k, const Uniform& uniform, float* levels) {
   const int K = logits_of(o), kinds = o.at_once == 3 ? 3 : 2;
   const auto of = [&](int channel, int kind) {
     return parameters[K + (channel * kinds + kind) * K + k];
@@ -72,7 +73,7 @@ DGM_HOST_DEVICE void levels_of_component(
     if (c == 2) mean += tanhf(of(1, 2)) * seen[0] + tanhf(of(2, 2)) * seen[1];
     const float temperature = o.filters.temperature;
     const float x =
-        blocks::logistic(mean, of(c, 1), o.lowest_log_scale, temperature, uniforms[1 + c]);
+        blocks::logistic(mean, of(c, 1), o.lowest_log_scale, temperature, uniform(1 + c));
     levels[c] = level_of(x, o.levels);
     seen[c] = encode(levels[c], o.levels);
   }

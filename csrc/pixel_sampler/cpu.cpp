@@ -23,6 +23,7 @@ namespace dgm::pixel_sampler {
 namespace {
 
 void run(const Draw& draw, const Tensor&) {
+  check_is_given(draw.noise);
   const int64_t threads = torch::stable::get_num_threads();
   DGM_CALL_LIVE_ISA(pixel_sampling::draw, draw, threads);
 }

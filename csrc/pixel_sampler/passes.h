@@ -213,7 +213,7 @@ class Group {
       }
       if (given || d.given[pixel]) return;
       float levels[3];
-      pick(o, parameters, d.noise + feature * o.uniforms, scratch_.data(), levels);
+      pick(o, parameters, d.noise.given + feature * d.noise.each, scratch_.data(), levels);
       for (int64_t i = 0; i < o.at_once; ++i) *level(work, s, i, row, c) = levels[i];
     });
     if (!given) reveal(work, row, span);

@@ -5,6 +5,7 @@
 
 #include "common/filters.h"
 #include "common/host_device.h"
+#include "common/noise.h"
 
 namespace dgm::pixel_sampler {
 
@@ -77,7 +78,7 @@ enum class Distribution { bernoulli, categorical, mixture };
 // How `at_once` channels are drawn of `outputs` parameters.
 struct Output {
   Distribution distribution;
-  int64_t outputs, at_once, levels, uniforms;
+  int64_t outputs, at_once, levels;
   bool ones;        // whether the network sees a channel of ones behind those
   Filters filters;  // of categorical levels; of others the temperature alone
   float lowest_log_scale;
@@ -91,7 +92,7 @@ struct Draw {
   float* rows;                                 // (samples, state)
   int64_t state;
   const bool* given;       // (samples, height, width)
-  const float* noise;      // (samples, height width draws, uniforms)
+  Noise noise;             // (samples, height width draws, uniforms)
   const float* condition;  // of each sample, or of all
   int64_t condition_step;
   float* parameters;  // (samples, height width draws, outputs), or null

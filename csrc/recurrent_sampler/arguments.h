@@ -42,16 +42,18 @@ inline Network network_of(
 template <void (*run)(const Draw&, const Tensor&)>
 Tensor draw(
     std::vector<Tensor> hidden, std::optional<Tensor> parameters, Tensor inputs,
-    std::optional<Tensor> given, std::optional<Tensor> noise, std::vector<Tensor> weights,
-    std::vector<int64_t> sizes, bool lstm, double temperature, int64_t top_k, double top_p) {
-  Tensor drawn = sequence_sampler::empty_tokens(inputs, noise);
+    std::optional<Tensor> given, std::optional<Tensor> noise, std::optional<Tensor> seed,
+    std::vector<int64_t> of_seed, std::vector<Tensor> weights, std::vector<int64_t> sizes,
+    bool lstm, double temperature, int64_t top_k, double top_p) {
+  const Noise numbers = noise_of(noise, seed, of_seed);
+  Tensor drawn = sequence_sampler::empty_tokens(inputs, numbers);
   if (inputs.size(0) == 0) return drawn;
 
   const std::vector<Layer> layers = layers_of(weights, lstm, hidden);
   const Draw work{
       network_of(weights, sizes, lstm, layers),
       sequence_sampler::tokens_of(
-          inputs, given, noise, parameters, drawn, sizes[2],
+          inputs, given, numbers, parameters, drawn, sizes[2],
           {static_cast<float>(temperature), top_k, top_p})};
   run(work, inputs);
   return drawn;

@@ -8,20 +8,20 @@
 #include <optional>
 
 #include "common/images.h"
+#include "common/noise_arguments.h"
 #include "sequence_sampler/tokens.h"
 
 namespace dgm::sequence_sampler {
 
 using torch::stable::Tensor;
 
-inline Tensor empty_tokens(const Tensor& inputs, const std::optional<Tensor>& noise) {
+inline Tensor empty_tokens(const Tensor& inputs, const Noise& noise) {
   return torch::stable::empty(
-      {inputs.size(0), noise ? noise->size(1) : 0}, ScalarType::Long, std::nullopt,
-      inputs.device());
+      {inputs.size(0), noise.places}, ScalarType::Long, std::nullopt, inputs.device());
 }
 
 inline Tokens tokens_of(
-    const Tensor& inputs, const std::optional<Tensor>& given, const std::optional<Tensor>& noise,
+    const Tensor& inputs, const std::optional<Tensor>& given, const Noise& noise,
     const std::optional<Tensor>& parameters, const Tensor& drawn, int64_t outputs,
     const Filters& filters) {
   return {
@@ -31,7 +31,7 @@ inline Tokens tokens_of(
       outputs,
       pointer<const int64_t>(inputs),
       pointer<const int64_t>(given),
-      pointer<const float>(noise),
+      noise,
       filters,
       pointer<int64_t>(drawn),
       pointer<float>(parameters)};

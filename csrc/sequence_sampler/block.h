@@ -7,6 +7,7 @@
 #include <cstdint>
 
 #include "common/block_draws.h"
+#include "common/block_noise.h"
 #include "common/block_products.h"
 #include "sequence_sampler/tokens.h"
 
@@ -86,13 +87,13 @@ class Sequences {
       if (t.parameters != nullptr && is_there()) t.parameters[place * count + i] = logit;
     }
     block.sync();
-    if (t.noise == nullptr) return;
+    if (!t.noise.is_there()) return;
 
     // Of temperature 0 and several likeliest, the uniform decides.
     const Softmax softmax{logits(), count, exponentials(), largest(), totals()};
     softmax.make(t.filters, lane, team, [&] { block.sync(); });
     if (lane == 0) {
-      const int64_t token = token_at(place);
+      const int64_t token = token_at(input + 1 - t.fed);
       if (is_there()) t.drawn[place] = token;
       *next() = static_cast<int>(token);
     }
@@ -102,9 +103,11 @@ class Sequences {
  private:
   DGM_HOST_DEVICE int64_t looks() const { return t.steps > 0 ? t.steps : 1; }
 
-  DGM_HOST_DEVICE int64_t token_at(int64_t place) const {
+  DGM_HOST_DEVICE int64_t token_at(int64_t step) const {
+    const int64_t place = sample() * looks() + step;
     if (t.given != nullptr && t.given[place] >= 0) return t.given[place];
-    return place_of(exponentials(), totals(), static_cast<int>(t.outputs), t.noise[place]);
+    const float u = noise_at(t.noise, sample(), step, 0);
+    return place_of(exponentials(), totals(), static_cast<int>(t.outputs), u);
   }
 
   DGM_HOST_DEVICE float* shared(int at) const { return block.shared() + at; }

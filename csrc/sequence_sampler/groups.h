@@ -39,10 +39,10 @@ static void draw_group(const Tokens& t, int64_t first, int64_t count, Network& n
       const int64_t at = (first + s) * looks + i;
       float* row = parameters.row(s);
       if (t.parameters != nullptr) std::copy(row, row + t.outputs, t.parameters + at * t.outputs);
-      if (t.noise == nullptr) continue;
+      if (!t.noise.is_there()) continue;
       next[s] = t.given != nullptr && t.given[at] >= 0
                     ? t.given[at]
-                    : pick_token(row, t.outputs, t.filters, t.noise[at], scratch.data());
+                    : pick_token(row, t.outputs, t.filters, t.noise.given[at], scratch.data());
       t.drawn[at] = next[s];
     }
   }

@@ -5,6 +5,7 @@
 
 #include "common/filters.h"
 #include "common/host_device.h"
+#include "common/noise.h"
 #include "common/padding.h"
 
 namespace dgm::sequence_sampler {
@@ -15,14 +16,14 @@ struct Tokens {
   int64_t samples, fed, steps, outputs;
   const int64_t* inputs;  // (samples, fed)
   const int64_t* given;   // (samples, steps), negative where a token is drawn, or null
-  const float* noise;     // (samples, steps); null, with no steps, where only parameters are wanted
+  Noise noise;            // (samples, steps); none, with no steps, where only parameters are wanted
   Filters filters;
   int64_t* drawn;     // (samples, steps)
   float* parameters;  // (samples, steps or 1, outputs), or null
 
   // Inputs, the first of all, that no parameters are wanted after.
   DGM_HOST_DEVICE int64_t unseen() const {
-    return noise != nullptr || parameters != nullptr ? fed - 1 : fed;
+    return noise.is_there() || parameters != nullptr ? fed - 1 : fed;
   }
 };
 

@@ -21,6 +21,7 @@ namespace dgm::transformer_sampler {
 namespace {
 
 void run(const Draw& work, const Tensor&) {
+  check_is_given(work.tokens.noise);
   const int64_t threads = torch::stable::get_num_threads();
   DGM_CALL_LIVE_ISA(transformer_sampling::draw, work, threads);
 }

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "common/images.h"
+#include "common/noise_arguments.h"
 #include "common/scalar.h"
 #include "wavenet_sampler/problem.h"
 
@@ -59,10 +60,11 @@ template <void (*run)(const Draw&, const Tensor&)>
 std::tuple<Tensor, Tensor> draw(
     Tensor rings, Tensor recent, std::vector<Tensor> weights, std::vector<int64_t> sizes,
     std::vector<int64_t> dilations, Tensor condition, std::optional<Tensor> features,
-    std::optional<Tensor> given, std::optional<Tensor> noise, int64_t time, int64_t outputs,
-    int64_t levels, bool mixture, double temperature, int64_t top_k, double top_p,
-    double lowest_log_scale, bool keep) {
-  const int64_t samples = rings.size(0), steps = (given ? *given : *noise).size(1);
+    std::optional<Tensor> given, std::optional<Tensor> noise, std::optional<Tensor> seed,
+    std::vector<int64_t> of_seed, int64_t time, int64_t outputs, int64_t levels, bool mixture,
+    double temperature, int64_t top_k, double top_p, double lowest_log_scale, bool keep) {
+  const Noise numbers = noise_of(noise, seed, of_seed);
+  const int64_t samples = rings.size(0), steps = given ? given->size(1) : numbers.places;
   const auto empty = [&](std::vector<int64_t> shape, ScalarType dtype) {
     return torch::stable::empty(shape, dtype, std::nullopt, rings.device());
   };
@@ -76,7 +78,6 @@ std::tuple<Tensor, Tensor> draw(
       {mixture,
        outputs,
        levels,
-       noise ? noise->size(2) : 0,
        {static_cast<float>(temperature), top_k, top_p},
        static_cast<float>(lowest_log_scale)},
       samples,
@@ -89,7 +90,7 @@ std::tuple<Tensor, Tensor> draw(
       condition.size(0) > 1 ? condition.stride(0) : 0,
       pointer<const float>(features),
       pointer<const int64_t>(given),
-      pointer<const float>(noise),
+      numbers,
       pointer<int64_t>(drawn),
       pointer<float>(parameters)};
   run(work, rings);

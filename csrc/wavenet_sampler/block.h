@@ -5,6 +5,7 @@
 #pragma once
 
 #include "common/block_draws.h"
+#include "common/block_noise.h"
 #include "common/block_products.h"
 #include "wavenet_sampler/block_picks.h"
 #include "wavenet_sampler/problem.h"
@@ -311,15 +312,15 @@ class Group {
     const Softmax softmax{parameters(), logits_of(d.output), exponentials(), largest(), totals()};
     softmax.make(d.output.filters, lane_, team_, [&] { block.sync(); });
     if (lane_ != 0) return;
-    const int64_t level = pick(softmax, d.noise + place(t) * d.output.uniforms);
+    const int64_t level = pick(softmax, t);
     if (is_there()) d.levels[place(t)] = level;
     remember(level);
   }
 
-  DGM_HOST_DEVICE int64_t pick(const Softmax& softmax, const float* uniforms) const {
-    const int place = softmax.place(d.output.filters, uniforms[0]);
+  DGM_HOST_DEVICE int64_t pick(const Softmax& softmax, int64_t t) const {
+    const int place = softmax.place(d.output.filters, noise_at(d.noise, sample(), t, 0));
     if (!d.output.mixture) return place;
-    return level_of_component(d.output, parameters(), place, uniforms[1]);
+    return level_of_component(d.output, parameters(), place, noise_at(d.noise, sample(), t, 1));
   }
 
   DGM_HOST_DEVICE void remember(int64_t level) {

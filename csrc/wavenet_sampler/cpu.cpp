@@ -22,6 +22,7 @@ namespace dgm::wavenet_sampler {
 namespace {
 
 void run(const Draw& work, const Tensor&) {
+  check_is_given(work.noise);
   const int64_t threads = torch::stable::get_num_threads();
   DGM_CALL_LIVE_ISA(sampling::draw, work, threads);
 }

@@ -220,7 +220,7 @@ class Group {
       d.parameters[at(s, t) * output.outputs + i] = parameters(s)[i];
     }
     const int64_t level =
-        pick(output, parameters(s), d.noise + at(s, t) * output.uniforms, scratch_.data());
+        pick(output, parameters(s), d.noise.given + at(s, t) * d.noise.each, scratch_.data());
     d.levels[at(s, t)] = level;
     return level;
   }

@@ -5,6 +5,7 @@
 
 #include "common/filters.h"
 #include "common/host_device.h"
+#include "common/noise.h"
 #include "common/padding.h"
 
 namespace dgm::wavenet_sampler {
@@ -45,7 +46,7 @@ struct Network {
 // leaves none out.
 struct Output {
   bool mixture;
-  int64_t outputs, levels, uniforms;
+  int64_t outputs, levels;
   Filters filters;
   float lowest_log_scale;
 };
@@ -61,7 +62,7 @@ struct Draw {
   int64_t condition_step;  // from sample to sample, or 0
   const float* features;   // (samples, steps, features), or null
   const int64_t* given;    // (samples, steps): levels to go through, or null, and then
-  const float* noise;      // (samples, steps, uniforms)
+  Noise noise;             // (samples, steps, uniforms)
   int64_t* levels;         // (samples, steps)
   float* parameters;       // (samples, steps, outputs), or null
 };

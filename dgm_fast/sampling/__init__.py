@@ -13,6 +13,7 @@ from dgm_fast.sampling.masked_mlp import (
     SplineInverse,
 )
 from dgm_fast.sampling.naive import naive_sample
+from dgm_fast.sampling.noise import SeededNoise
 from dgm_fast.sampling.pixelcnn import PixelNetwork, PixelSampler, PixelState
 from dgm_fast.sampling.recurrent import RecurrentNetwork, RecurrentSampler
 from dgm_fast.sampling.sequence import SequenceSampler, SequenceState
@@ -42,6 +43,7 @@ __all__ = [
     "RecurrentNetwork",
     "RecurrentSampler",
     "SamplingInterrupted",
+    "SeededNoise",
     "SequenceSampler",
     "SequenceState",
     "SplineInverse",

@@ -12,10 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dgm_fast._core.checks import check_floating, check_integers, some_labels
-from dgm_fast._core.random import draw_seed
-from dgm_fast.ops import philox_uniform
+from dgm_fast._core.checks import check_integers, some_labels
 from dgm_fast.sampling.filters import Filters, filter_logits, pick_token
+from dgm_fast.sampling.noise import AnyNoise, SeededNoise, draw_uniforms, drawn, noise_for
 
 __all__ = ["SequenceSampler", "SequenceState"]
 
@@ -101,7 +100,7 @@ class SequenceSampler(ABC):
         pick: maps parameters (B, P) and noise (B, 1) to tokens (B,); default from logits.
 
     Shapes:
-        Tokens (B, n) int64, noise (B, n, 1) as `draw_noise` makes it.
+        Tokens (B, n) int64, noise (B, n, 1) as `draw_noise` makes it, or the `SeededNoise` of it.
 
     Precision:
         At least float32. Of a kernel, the bits of a sequence depend neither on the batch, nor on
@@ -177,7 +176,7 @@ class SequenceSampler(ABC):
         top_k: int | None = None,
         top_p: float | None = None,
         given: Tensor | None = None,
-        noise: Tensor | None = None,
+        noise: AnyNoise | None = None,
         generator: torch.Generator | None = None,
         parameters_out: Tensor | None = None,
         progress: Callable[[int, int], object] | None = None,
@@ -191,7 +190,7 @@ class SequenceSampler(ABC):
             top_k: likewise.
             top_p: likewise.
             given: (B, n), int64, tokens that are kept where they are not negative.
-            noise: that decides the tokens; default drawn.
+            noise: that decides the tokens; default drawn, by a GPU's kernel where it uses it.
             generator: to draw it from; default torch's own.
             parameters_out: (B, n, P), filled with what each token was drawn from, unfiltered; left
                 as it is where a token is given to all.
@@ -204,7 +203,7 @@ class SequenceSampler(ABC):
         if (length is None) == (noise is None):
             raise ValueError(f"length must be given where noise is not; got {length}")
         if noise is None:
-            noise = self.draw_noise(state.batch, length, generator)
+            noise = self._seeded(state.batch, length, generator)
         noise = self._noise(noise, state.batch)
         count, before = noise.shape[1], state.time
         self._check_length(state, count)
@@ -231,8 +230,16 @@ class SequenceSampler(ABC):
         self, batch: int, length: int, generator: torch.Generator | None = None
     ) -> Tensor:
         """Draw the noise (B, n, 1) that decides n tokens: that of a sequence is its own."""
-        seed = draw_seed(self.device, generator)
-        return philox_uniform((batch, length), seed=seed, dtype=self.dtype).unsqueeze(-1)
+        return self._seeded(batch, length, generator).tensor()
+
+    def _seeded(self, batch: int, length: int, generator: torch.Generator | None) -> SeededNoise:
+        shape = batch, length, 1
+        return SeededNoise.from_generator(generator, draw_uniforms, shape, self.device, self.dtype)
+
+    @property
+    def _drawn_by(self) -> str:
+        """The implementation that draws a piece."""
+        return "reference"
 
     def _check_state(self, state: SequenceState) -> None:
         found = self._form_of(state.memory)
@@ -266,13 +273,13 @@ class SequenceSampler(ABC):
     def _draw_piece(
         self,
         state: SequenceState,
-        noise: Tensor,
+        noise: AnyNoise,
         kept: Tensor | None,
         filters: Filters,
         out: Tensor | None,
     ) -> None:
         """Append tokens, those that are kept where they are not negative."""
-        for t, u in enumerate(noise.unbind(1)):
+        for t, u in enumerate(drawn(noise).unbind(1)):
             parameters = self._next(state)
             if out is not None:
                 out[:, t] = parameters
@@ -309,9 +316,9 @@ class SequenceSampler(ABC):
             raise ValueError(f"{name} must have shape (B, n) = ({batch}, n); got {got}")
         check_integers(name, tokens.clamp(min=0) if lowest < 0 else tokens, self.vocabulary - 1)
 
-    def _noise(self, noise: Tensor, batch: int) -> Tensor:
-        check_floating("noise", noise)
-        if noise.ndim != 3 or (noise.shape[0], noise.shape[2]) != (batch, 1):
-            got = tuple(noise.shape)
+    def _noise(self, noise: AnyNoise, batch: int) -> AnyNoise:
+        noise = noise_for(noise, self._drawn_by, self.device)
+        got = tuple(noise.shape)
+        if len(got) != 3 or (got[0], got[2]) != (batch, 1):
             raise ValueError(f"noise must have shape (B, n, 1) = ({batch}, n, 1); got {got}")
-        return noise.to(self.device)
+        return noise

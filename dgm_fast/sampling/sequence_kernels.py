@@ -14,6 +14,7 @@ from dgm_fast._core.implementation import cpp, cuda
 from dgm_fast._core.integers import ceil_div
 from dgm_fast._core.op import Direction, Op
 from dgm_fast.sampling.filters import Filters, pick_token
+from dgm_fast.sampling.noise import AnyNoise, noise_arguments
 from dgm_fast.sampling.sequence import NO_FILTERS, SequenceSampler, SequenceState
 
 __all__ = ["KernelSampler", "PackedSequence", "sequence_op"]
@@ -30,15 +31,19 @@ def _fake_draw(
     inputs: Tensor,
     given: Tensor | None,
     noise: Tensor | None,
+    seed: Tensor | None,
+    of_seed: list[int],
     *others: object,
 ) -> Tensor:
-    return inputs.new_empty(inputs.shape[0], 0 if noise is None else noise.shape[1])
+    steps = 0 if seed is None else of_seed[2]
+    return inputs.new_empty(inputs.shape[0], steps if noise is None else noise.shape[1])
 
 
 def sequence_op(name: str, kept: str, number: str) -> Op:
     """Define the operator of a sampler, which draws tokens after inputs.
 
-    It moves on what is kept between tokens, and fills in parameters where they are wanted.
+    It moves on what is kept between tokens, and fills in parameters where they are wanted. Without
+    noise, a GPU's draws what a seed stands for, of the sample, place, places and numbers `of_seed`.
 
     Arguments:
         name: of the operator.
@@ -47,8 +52,8 @@ def sequence_op(name: str, kept: str, number: str) -> Op:
     """
     schema = (
         f"(Tensor(a!)[] {kept}, Tensor(b!)? parameters, Tensor inputs, Tensor? given, "
-        f"Tensor? noise, Tensor[] weights, int[] sizes, {number}, float temperature, "
-        f"int top_k, float top_p) -> Tensor tokens"
+        f"Tensor? noise, Tensor? seed, int[] of_seed, Tensor[] weights, int[] sizes, {number}, "
+        f"float temperature, int top_k, float top_p) -> Tensor tokens"
     )
     implementations = [cpp(torch.float32), cuda(torch.float32)]
     return Op(name, {"draw": Direction(schema, _fake_draw)}, implementations)
@@ -87,7 +92,7 @@ class KernelSampler(SequenceSampler):
         self,
         state: SequenceState,
         parameters: Tensor | None,
-        noise: Tensor | None = None,
+        noise: AnyNoise | None = None,
         given: Tensor | None = None,
         filters: Filters = NO_FILTERS,
     ) -> tuple[Tensor, Any]:
@@ -123,20 +128,21 @@ class KernelSampler(SequenceSampler):
         parameters: Tensor | None,
         inputs: Tensor,
         given: Tensor | None = None,
-        noise: Tensor | None = None,
+        noise: AnyNoise | None = None,
         filters: Filters = NO_FILTERS,
     ) -> Tensor:
         """Return the tokens (B, n) that the kernel draws after inputs."""
         weights, sizes = self._packed.weights, self._packed.sizes
-        arguments = kept, parameters, inputs, given, noise, weights, sizes, number
-        return self.draws[self.impl](*arguments, *filters.constants)
+        before, after = (kept, parameters, inputs, given), (weights, sizes, number)
+        arguments = *before, *noise_arguments(noise), *after, *filters.constants
+        return self.draws[self.impl](*arguments)
 
     @property
-    def _draws_ahead(self) -> bool:
-        return self.impl != "reference" and self.pick is pick_token
+    def _drawn_by(self) -> str:
+        return self.impl if self.pick is pick_token else "reference"
 
     def _tokens_of_a_piece(self, batch: int, count: int, with_progress: bool) -> int:
-        if not self._draws_ahead:
+        if self._drawn_by == "reference":
             return 1
         return self._tokens_of_a_call(batch, count, with_progress)
 
@@ -156,17 +162,18 @@ class KernelSampler(SequenceSampler):
     def _draw_piece(
         self,
         state: SequenceState,
-        noise: Tensor,
+        noise: AnyNoise,
         kept: Tensor | None,
         filters: Filters,
         out: Tensor | None,
     ) -> None:
-        if not self._draws_ahead or self._has_looked(state):
+        if self._drawn_by == "reference" or self._has_looked(state):
             super()._draw_piece(state, noise, kept, filters, out)
             return
 
         parameters = None if out is None else out.to(self.device, self.dtype).contiguous()
-        noise = noise[..., 0].to(self.dtype).contiguous()
+        if isinstance(noise, Tensor):
+            noise = noise.to(self.dtype).contiguous()
         kept = None if kept is None else kept.contiguous()
         tokens, memory = self._launch(state, parameters, noise, kept, filters)
         if out is not None:

@@ -63,6 +63,14 @@ def run(program, arrays):
         return list(_arrays_of(got.read_bytes()))
 
 
+def noise_arrays(noise, seed, of_seed):
+    """Return what a program is given of an operator's noise, or of its seed."""
+    if noise is not None:
+        return [noise.float(), [], [0, 0, *noise.shape[1:]]]
+    none = torch.zeros(0)
+    return [none, [], [0] * 4] if seed is None else [none, seed.reshape(1), of_seed]
+
+
 def _with_its_length(values):
     array = values.contiguous().numpy() if isinstance(values, torch.Tensor) else np.int64(values)
     return np.int64(array.nbytes).tobytes() + array.tobytes()

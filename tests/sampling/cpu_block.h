@@ -13,6 +13,7 @@
 
 #include "common/block_choice.h"
 #include "common/block_products.h"
+#include "common/noise.h"
 
 namespace dgm::blocks {
 
@@ -125,5 +126,20 @@ template <typename T>
 T* data(std::vector<T>& values) {
   return values.empty() ? nullptr : values.data();
 }
+
+// Noise (samples, places, each), or a seed; and the last four of Noise.
+struct NoiseArrays {
+  std::vector<float> given;
+  std::vector<int64_t> seed, numbers;
+
+  NoiseArrays() = default;
+  explicit NoiseArrays(std::FILE* from)
+      : given(read<float>(from)), seed(read<int64_t>(from)), numbers(read<int64_t>(from)) {}
+
+  Noise noise() {
+    const auto& n = numbers;
+    return {data(given), data(seed), n[0], n[1], n[2], n[3]};
+  }
+};
 
 }  // namespace dgm::blocks

@@ -107,7 +107,8 @@ int main(int, char** argv) {
   for (int64_t i = 0; i < sizes[3] + 1 + sizes[5]; ++i) weights.push_back(read<float>(from));
   const auto biases = read<float>(from);
   auto x = read<float>(from), levels = read<float>(from), log_det = read<float>(from);
-  const auto context = read<float>(from), noise = read<float>(from);
+  const auto context = read<float>(from);
+  NoiseArrays noise(from);
   const auto given = read<char>(from);
   std::fclose(from);
 
@@ -128,7 +129,7 @@ int main(int, char** argv) {
       span[3] != 0,
       data(log_det),
       context.data(),
-      noise.data(),
+      noise.noise(),
       given.empty() ? nullptr : reinterpret_cast<const bool*>(given.data())};
 
   const RunAs run_as{

@@ -10,7 +10,7 @@ import torch
 
 from dgm_fast.sampling.masked_mlp import MaskedNetwork, Step
 from dgm_fast.sampling.masked_mlp.packed import PackedSweep, pack_stretches
-from tests.sampling.block_programs import run
+from tests.sampling.block_programs import noise_arrays, run
 
 
 @dataclass(frozen=True)
@@ -47,8 +47,8 @@ class Blocks:
         """Return the state after steps up to `end`, and the program's plan."""
         plan = []
 
-        def kernel(x, levels, log_det, context, weights, biases, starts, order, noise, *rest):
-            given, sizes, skips, activation, kind, constants, begin, end, keep = rest
+        def kernel(x, levels, log_det, context, weights, biases, starts, order, *rest):
+            *noise, given, sizes, skips, activation, kind, constants, begin, end, keep = rest
             run_as = [self.samples, self.threads, self.warp, self.crew]
             arrays = [
                 [*run_as, self.left_out, self.left_out_of_crew],
@@ -57,7 +57,7 @@ class Blocks:
                 [len(x), begin, end, keep],
                 *(starts, order, *weights, biases, x, levels, log_det),
                 torch.zeros(0) if context is None else context,
-                noise.float(),
+                *noise_arrays(*noise),
                 torch.zeros(0, dtype=torch.bool) if given is None else given,
             ]
             *found, last = run(self.program, arrays)

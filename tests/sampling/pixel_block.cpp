@@ -34,7 +34,8 @@ int main(int, char** argv) {
   const auto shape = read<int64_t>(from);
   const auto places = read<int64_t>(from), works = read<int64_t>(from), taps = read<int64_t>(from);
   auto weights = read<float>(from), condition = read<float>(from);
-  auto images = read<float>(from), rows = read<float>(from), noise = read<float>(from);
+  auto images = read<float>(from), rows = read<float>(from);
+  NoiseArrays noise(from);
   auto given = read<char>(from);
   std::fclose(from);
 
@@ -51,9 +52,8 @@ int main(int, char** argv) {
        output[1],
        output[2],
        output[3],
-       output[4],
-       output[5] != 0,
-       {heat[0], output[6], heat[1]},
+       output[4] != 0,
+       {heat[0], output[5], heat[1]},
        heat[2]},
       samples,
       shape[1],
@@ -64,7 +64,7 @@ int main(int, char** argv) {
       data(rows),
       static_cast<int64_t>(rows.size()) / samples,
       reinterpret_cast<const bool*>(given.data()),
-      data(noise),
+      noise.noise(),
       data(condition),
       floats,
       data(parameters),

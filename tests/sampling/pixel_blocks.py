@@ -13,9 +13,10 @@ from dgm_fast.distributions import BernoulliPixels, CategoricalPixels
 from dgm_fast.distributions.discretized_logistic import lowest_log_scale
 from dgm_fast.sampling import PixelNetwork
 from dgm_fast.sampling.filters import Filters
+from dgm_fast.sampling.noise import noise_arguments
 from dgm_fast.sampling.pixelcnn.packed import pack
 from dgm_fast.sampling.pixelcnn.plan import make_plan
-from tests.sampling.block_programs import run
+from tests.sampling.block_programs import noise_arrays, run
 
 DISTRIBUTIONS = [BernoulliPixels, CategoricalPixels]
 
@@ -53,7 +54,7 @@ class Blocks:
         temperature, top_k, top_p = Filters(**filters).constants
         last = height if rows is None else min(height, done + rows)
         keep, lowest = parameters_out is not None, lowest_log_scale(output.levels)
-        drawn = [kind, each, output.values_at_once, output.levels, output.uniforms]
+        drawn = [kind, each, output.values_at_once, output.levels]
         shape = [state.batch, height, width, output.ordered_channels, done, last, keep]
         arrays = [
             [self.images, self.threads, self.left_out],
@@ -69,7 +70,7 @@ class Blocks:
             state.condition.expand(state.batch, -1),
             state.images,
             state.rows,
-            state.noise,
+            *noise_arrays(*noise_arguments(state.noise)),
             state.given,
         ]
         images, kept, parameters, plan = run(self.program, arrays)

@@ -26,7 +26,8 @@ struct Call {
   std::vector<int64_t> shape;               // samples, steps, top_k, symbols, weights, states
   std::vector<double> heat;                 // temperature, top_p
   std::vector<int64_t> inputs, given;
-  std::vector<float> noise, parameters;
+  NoiseArrays noise;
+  std::vector<float> parameters;
   std::vector<std::vector<float>> weights, states;
   std::vector<int64_t> drawn;
 
@@ -36,7 +37,8 @@ struct Call {
     network = read<int64_t>(from), sizes = read<int64_t>(from), shape = read<int64_t>(from);
     heat = read<double>(from);
     inputs = read<int64_t>(from), given = read<int64_t>(from);
-    noise = read<float>(from), parameters = read<float>(from);
+    noise = NoiseArrays(from);
+    parameters = read<float>(from);
     for (int64_t i = 0; i < shape[4]; ++i) weights.push_back(read<float>(from));
     for (int64_t i = 0; i < shape[5]; ++i) states.push_back(read<float>(from));
     std::fclose(from);
@@ -49,8 +51,8 @@ struct Call {
   Tokens tokens(int64_t outputs) {
     const int64_t fed = static_cast<int64_t>(inputs.size()) / shape[0];
     const dgm::Filters filters{static_cast<float>(heat[0]), shape[2], heat[1]};
-    return {shape[0],    fed,         shape[1], outputs,     data(inputs),
-            data(given), data(noise), filters,  data(drawn), data(parameters)};
+    return {shape[0],    fed,           shape[1], outputs,     data(inputs),
+            data(given), noise.noise(), filters,  data(drawn), data(parameters)};
   }
 
   void finish(const char* path, int64_t bytes, int64_t sequences) const {

@@ -15,7 +15,7 @@ from dgm_fast.sampling.recurrent import op as recurrent_op
 from dgm_fast.sampling.recurrent.packed import PackedRecurrent
 from dgm_fast.sampling.transformer import op as transformer_op
 from dgm_fast.sampling.transformer.packed import PackedTransformer
-from tests.sampling.block_programs import run
+from tests.sampling.block_programs import noise_arrays, run
 
 
 @dataclass
@@ -49,6 +49,8 @@ class SequenceBlocks:
         inputs,
         given,
         noise,
+        seed,
+        of_seed,
         weights,
         sizes,
         number,
@@ -56,7 +58,8 @@ class SequenceBlocks:
     ) -> torch.Tensor:
         """Move states and parameters on, and return the tokens, as the operator does."""
         temperature, top_k, top_p = filters
-        batch, steps = inputs.shape[0], 0 if noise is None else noise.shape[1]
+        of_noise = noise_arrays(noise, seed, of_seed)
+        batch, steps = inputs.shape[0], of_noise[-1][2]
         arrays = [
             [self.sequences, self.threads, self.left_out],
             self.processors,
@@ -66,7 +69,7 @@ class SequenceBlocks:
             torch.tensor([temperature, top_p], dtype=torch.float64),
             inputs,
             torch.zeros(0, dtype=torch.int64) if given is None else given,
-            torch.zeros(0) if noise is None else noise,
+            *of_noise,
             torch.zeros(0) if parameters is None else parameters,
             *weights,
             *states,

@@ -8,8 +8,15 @@ import pytest
 import torch
 
 from dgm_fast._core import extension
-from dgm_fast.distributions import CategoricalConditional
-from dgm_fast.sampling import AffineInverse, Draw, MaskedLayout, MaskedNetwork, MaskedSampler
+from dgm_fast.distributions import BernoulliConditional, CategoricalConditional
+from dgm_fast.sampling import (
+    AffineInverse,
+    Draw,
+    MaskedLayout,
+    MaskedNetwork,
+    MaskedSampler,
+    SeededNoise,
+)
 from dgm_fast.sampling.masked_mlp.stretches import shared_bytes, stretches_of
 from tests.sampling.block_programs import build, build_watched, needs_compiler
 from tests.sampling.filter_cases import FILTERS
@@ -76,6 +83,25 @@ def test_a_block_draws_what_passes_draw(program, shape, step):
     if step.is_flow:
         _, log_det = step.make(evaluate(expected, context), noise.double())
         torch.testing.assert_close(state.log_det.double(), log_det, rtol=1e-4, atol=1e-3)
+
+
+@pytest.mark.parametrize("conditional", CONDITIONALS.values(), ids=CONDITIONALS)
+def test_a_seed_draws_what_its_noise_draws(program, conditional):
+    step, shape = Draw(conditional), SHAPES["direct"]
+    network, _, sampler, noise, context = work_of(shape, step)
+    D = shape.features
+    seeded = SeededNoise(torch.tensor(0), conditional.draw_noise, step.noise, range(B), range(D))
+    blocks, start = Blocks(program, network, step), sampler.start(B, context)
+    expected, _ = blocks.go_on(start, noise, D)
+    # In pieces, of which one ends within a stretch.
+    half, _ = blocks.go_on(start, seeded, D // 2)
+    found, _ = blocks.go_on(half, seeded, D)
+    some, _ = blocks.go_on(sampler.start(2, context[1:]), seeded[1:], D)
+    uniforms = isinstance(conditional, CategoricalConditional | BernoulliConditional)
+    # Of normals, a logarithm, a sine and a cosine round.
+    tolerance = {"rtol": 0, "atol": 0} if uniforms else {"rtol": 1e-5, "atol": 1e-5}
+    torch.testing.assert_close(found.x, expected.x, **tolerance)
+    assert torch.equal(some.x, found.x[1:])
 
 
 @pytest.mark.parametrize("temperature", [0.0, 0.6])

@@ -10,7 +10,7 @@ from torch import nn
 
 from dgm_fast.distributions import make_pixel_output
 from dgm_fast.layers import MaskedConv2d
-from dgm_fast.sampling import PixelNetwork, PixelSampler
+from dgm_fast.sampling import PixelNetwork, PixelSampler, SeededNoise
 from dgm_fast.sampling.pixelcnn import conv_terms
 from dgm_fast.sampling.pixelcnn.blocks import Sizes, shared_bytes
 from tests.families.pixel_models import small
@@ -180,6 +180,25 @@ def test_noise_at_both_ends_and_what_is_no_number(program, output):
         drawn, _ = blocks.draw(sampler.start(1, noise=noise[None]))
         wanted = picked(model.output, last.bias.detach().expand(5, -1), noise)
         assert torch.equal(drawn.images.flatten(), wanted.flatten())
+
+
+@each_config
+def test_a_seed_draws_what_its_noise_draws(program, config):
+    blocks, sampler = both(program, config)
+    state = start_of(sampler, config, 3, around=True)
+    generator, of_output = torch.Generator().manual_seed(0), (sampler.output.draw_noise,)
+    where = state.noise.shape, sampler.device, sampler.dtype
+    seeded = SeededNoise.from_generator(generator, *of_output, *where)
+    assert torch.equal(seeded.tensor(), state.noise)
+    drawn, _ = blocks.draw(state)
+    half, _ = blocks.draw(replace(state, noise=seeded), config.image_shape[1] // 2)
+    assert same(blocks.draw(half)[0], drawn)
+
+    # Images that are some of a batch have its noise.
+    tensors = {name: getattr(state, name)[1:] for name in ("images", "given", "rows")}
+    labels = state.condition[1:] if len(state.condition) > 1 else state.condition
+    some = replace(state, **tensors, condition=labels, noise=seeded[1:])
+    assert torch.equal(blocks.draw(some)[0].images, drawn.images[1:])
 
 
 @few_configs

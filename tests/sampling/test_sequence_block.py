@@ -6,7 +6,15 @@ import pytest
 import torch
 
 from dgm_fast._core import extension
-from dgm_fast.sampling import SequenceSampler, filter_logits, pick_token, sequence_kernels
+from dgm_fast._core.random import draw_seed
+from dgm_fast.sampling import (
+    SeededNoise,
+    SequenceSampler,
+    filter_logits,
+    pick_token,
+    sequence_kernels,
+)
+from dgm_fast.sampling.noise import draw_uniforms
 from dgm_fast.sampling.panels import in_rows
 from dgm_fast.sampling.recurrent import blocks as recurrent_blocks
 from dgm_fast.sampling.transformer import blocks as transformer_blocks
@@ -105,6 +113,39 @@ def test_pieces_fed_and_drawn_are_the_whole(on, config):
         _, state = sampler.draw(state, noise=noise[:, piece], parameters_out=found[:, piece])
         assert torch.equal(found[:, piece], parameters[:, piece])
     assert torch.equal(state.tokens, drawn)
+
+
+@each_config
+def test_a_seed_draws_what_its_noise_draws(on, config):
+    sampler, _ = on(config)
+    drawn, parameters = draw(sampler, config, noise_of(sampler, 3, T))
+    seed = draw_seed(sampler.device, torch.Generator().manual_seed(0))
+    noise = SeededNoise(seed, draw_uniforms, 1, range(3), range(T))
+    state = sampler.start(3, labels(config, 3))
+    for piece in (slice(0, 2), slice(2, 13), slice(13, T)):
+        out = torch.empty_like(parameters[:, piece])
+        _, state = sampler.draw(state, noise=noise[:, piece], parameters_out=out)
+        assert torch.equal(out, parameters[:, piece])
+    assert torch.equal(state.tokens, drawn)
+
+    # Sequences that are some of a batch have its noise.
+    context = labels(config, 3)
+    state = sampler.start(2, None if context is None else context[1:])
+    assert torch.equal(sampler.draw(state, noise=noise[1:])[0], drawn[1:])
+    generator = torch.Generator().manual_seed(0)
+    state = sampler.start(3, labels(config, 3))
+    assert torch.equal(sampler.draw(state, T, generator=generator)[0], drawn)
+
+
+@pytest.mark.parametrize("name", ["lstm", "rotary"])
+def test_noise_is_drawn_for_tokens_that_python_picks(on, name):
+    config = CONFIGS[name]
+    sampler, _ = on(config)
+    drawn, _ = draw(sampler, config, noise_of(sampler, 3, T))
+    sampler.pick = lambda logits, u: pick_token(logits, u)
+    generator = torch.Generator().manual_seed(0)
+    state = sampler.start(3, labels(config, 3))
+    assert torch.equal(sampler.draw(state, T, generator=generator)[0], drawn)
 
 
 @pytest.mark.parametrize("fed", [2, 9, 16])

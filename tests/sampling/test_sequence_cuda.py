@@ -82,6 +82,33 @@ def test_pieces_are_the_whole_and_no_batch_changes_a_bit(config):
 
 @pytest.mark.gpu
 @needs_kernel
+@pytest.mark.parametrize("batch", [3, 70, 300])
+@each_config
+def test_a_generator_draws_what_its_noise_draws(config, batch):
+    sampler = sampler_of(config, "cuda", "cuda")
+    drawn, parameters = draw(sampler, config, noise_of(sampler, batch))
+    state, generator = sampler.start(batch, labels(config, batch)), torch.Generator("cuda")
+    out, options = torch.empty_like(parameters), {"generator": generator.manual_seed(0)}
+    found, _ = sampler.draw(state, LENGTH, parameters_out=out, **options)
+    assert torch.equal(found, drawn)
+    assert torch.equal(out, parameters)
+
+
+@pytest.mark.gpu
+@needs_kernel
+@pytest.mark.parametrize("name", ["lstm of two", "rotary"])
+def test_a_model_draws_what_its_noise_draws(name):
+    model = make_model(CONFIGS[name]).cuda()
+    generators = [torch.Generator("cuda").manual_seed(3) for _ in range(2)]
+    noise = model.draw_noise(5, LENGTH, generators[0])
+    given = tokens(5, 7).cuda()
+    assert model.sampler().impl == "cuda"
+    expected = model.sample(5, length=LENGTH, given=given, noise=noise)
+    assert torch.equal(model.sample(5, None, generators[1], length=LENGTH, given=given), expected)
+
+
+@pytest.mark.gpu
+@needs_kernel
 @pytest.mark.parametrize("filters", FILTERS, ids=str)
 @pytest.mark.parametrize("logits", LOGITS.values(), ids=LOGITS)
 def test_tokens_are_picked_by_the_rule(logits, filters):

@@ -301,6 +301,11 @@ def test_the_operator_is_what_its_schema_says(name, monkeypatch):
     for each in arguments:
         torch.library.opcheck(call, each, test_utils=("test_schema", "test_faketensor"))
 
+    # Noise, the fifth, is drawn beforehand.
+    seeded = [*arguments[0][:4], None, torch.tensor(7), [0, 0, 4, 1], *arguments[0][7:]]
+    with pytest.raises(RuntimeError, match="on a CPU a sampler takes noise, and not the seed"):
+        call(*seeded)
+
 
 def test_who_asks_for_what_gets_it_or_learns_why_not():
     model = make_model(CONFIGS["rotary"])

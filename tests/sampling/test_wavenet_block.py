@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from dgm_fast._core import extension
-from dgm_fast.sampling import WaveNetSampler
+from dgm_fast.sampling import SeededNoise, WaveNetSampler
 from dgm_fast.sampling.wavenet.blocks import shared_bytes
 from tests.families.wavenet_models import VARIANTS, small
 from tests.sampling.block_programs import build, build_watched, needs_compiler
@@ -52,6 +52,26 @@ def work_of(config, batch, length=T):
 def agrees(found, expected):
     """Whether parameters agree to 1e-4 of the largest."""
     return float((found - expected).abs().max()) < 1e-4 * float(expected.abs().max())
+
+
+@each_config
+def test_a_seed_draws_what_its_noise_draws(program, config):
+    sampler, label, local, noise = work_of(config, 3)
+    generator, of_output = (
+        torch.Generator().manual_seed(0),
+        (sampler.output.draw_noise, noise.shape),
+    )
+    seeded = SeededNoise.from_generator(generator, *of_output, sampler.device, sampler.dtype)
+    assert torch.equal(seeded.tensor(), noise)
+    blocks = Blocks(program, sampler)
+    levels, parameters, *_ = blocks.draw(blocks.start(3, label), noise=noise, features=local)
+    state, drawn = blocks.start(3, label), []
+    for times in (slice(0, 5), slice(5, 6), slice(6, T)):
+        piece = {"noise": seeded[:, times], "features": of(local, times)}
+        found, of_piece, state, _ = blocks.draw(state, **piece)
+        drawn.append(found)
+        assert torch.equal(of_piece, parameters[:, times])
+    assert torch.equal(torch.cat(drawn, 1), levels)
 
 
 COLD = [(CONFIGS[name], 0.0) for name in ("categorical", "mixture of 256")]

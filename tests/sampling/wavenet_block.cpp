@@ -26,7 +26,8 @@ int main(int, char** argv) {
   for (int i = 0; i < 12; ++i) weights.push_back(read<float>(from));
   auto rings = read<float>(from);
   auto recent = read<int64_t>(from);
-  auto condition = read<float>(from), features = read<float>(from), noise = read<float>(from);
+  auto condition = read<float>(from), features = read<float>(from);
+  NoiseArrays noise(from);
   auto given = read<int64_t>(from);
   std::fclose(from);
 
@@ -39,7 +40,7 @@ int main(int, char** argv) {
   const sampler::Draw draw{
       {sizes, dilations.data(), begins.data(), at(0), at(1), at(2), at(3), at(4), at(5), at(6),
        at(7), at(8), at(9), at(10), at(11)},
-      {output[0] != 0, output[1], output[2], output[3], {heat[0], output[4], heat[1]}, heat[2]},
+      {output[0] != 0, output[1], output[2], {heat[0], output[3], heat[1]}, heat[2]},
       samples,
       steps,
       shape[2],
@@ -50,7 +51,7 @@ int main(int, char** argv) {
       alone ? layers * 2 * sizes.gated : 0,
       data(features),
       data(given),
-      data(noise),
+      noise.noise(),
       data(levels),
       data(parameters)};
 

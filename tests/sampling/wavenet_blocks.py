@@ -12,8 +12,9 @@ from dgm_fast.distributions import CategoricalWaveform
 from dgm_fast.distributions.discretized_logistic import lowest_log_scale
 from dgm_fast.sampling import WaveNetSampler
 from dgm_fast.sampling.filters import Filters
+from dgm_fast.sampling.noise import noise_arguments
 from dgm_fast.sampling.wavenet.packed import pack, pack_condition
-from tests.sampling.block_programs import run
+from tests.sampling.block_programs import noise_arrays, run
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ class Blocks:
             [self.signals, self.threads, self.left_out],
             self.processors,
             packed.sizes,
-            [mixture, output.parameters, levels, output.uniforms, top_k],
+            [mixture, output.parameters, levels, top_k],
             torch.tensor([temperature, top_p, lowest]),
             [batch, steps, state.time, keep],
             packed.dilations,
@@ -67,7 +68,7 @@ class Blocks:
             state.recent,
             state.condition,
             local,
-            torch.zeros(0) if noise is None else noise,
+            *noise_arrays(*noise_arguments(noise)),
             torch.zeros(0, dtype=torch.int64) if given is None else given,
         ]
         drawn, parameters, rings, recent, plan = run(self.program, arrays)

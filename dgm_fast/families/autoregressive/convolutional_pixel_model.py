@@ -13,6 +13,7 @@ from dgm_fast.layers import MaskedConv2d
 from dgm_fast.sampling import PixelNetwork, PixelSampler, PixelState
 from dgm_fast.sampling.choice import impl_of_model
 from dgm_fast.sampling.filters import Filters
+from dgm_fast.sampling.noise import AnyNoise, noise_for
 
 __all__ = ["ConvolutionalPixelModel", "pointwise"]
 
@@ -48,11 +49,12 @@ class ConvolutionalPixelModel(PixelModel):
         images: Tensor,
         known: Tensor,
         label: Tensor | None,
-        noise: Tensor,
+        noise: AnyNoise,
         filters: Filters,
         progress: Callable[[int, int], object] | None,
     ) -> None:
         sampler, n, H = self.sampler(), len(images), images.shape[2]
+        noise = noise_for(noise, sampler.impl, images.device)
         together = max(1, _TOGETHER // (4 * max(1, sampler.floats)))
         for first in range(0, n, together):
             some = slice(first, min(n, first + together))

@@ -28,6 +28,7 @@ from dgm_fast.families.autoregressive.transformer_blocks import Stack, StackSize
 from dgm_fast.sampling import TransformerNetwork, TransformerSampler
 from dgm_fast.sampling.choice import impl_of_model
 from dgm_fast.sampling.filters import Filters
+from dgm_fast.sampling.noise import AnyNoise
 
 __all__ = ["ImageTransformer", "ImageTransformerConfig"]
 
@@ -177,7 +178,7 @@ class ImageTransformer(PixelModel):
         images: Tensor,
         known: Tensor,
         label: Tensor | None,
-        noise: Tensor,
+        noise: AnyNoise,
         filters: Filters,
         progress: Callable[[int, int], object] | None,
     ) -> None:

@@ -38,9 +38,10 @@ from dgm_fast.families.checks import as_shape, context_rows, rows_of
 from dgm_fast.families.pretrained import Pretrained
 from dgm_fast.layers import MaskedLinear
 from dgm_fast.ops import MaskStructure, philox_uniform
-from dgm_fast.sampling import Draw, MaskedLayout, MaskedNetwork, MaskedSampler
+from dgm_fast.sampling import Draw, MaskedLayout, MaskedNetwork, MaskedSampler, SeededNoise
 from dgm_fast.sampling.choice import impl_of_model
 from dgm_fast.sampling.interrupted import keeping
+from dgm_fast.sampling.noise import drawn
 
 __all__ = ["MADE", "MADEConfig"]
 
@@ -274,11 +275,13 @@ class MADE(Pretrained, nn.Module):
                 rows[name] = each.view(n, D).to(weight.device)
         seed = draw_seed(weight.device, generator)
         if noise is None:
-            noise = self.conditional.draw_noise(n, D, seed, weight.dtype)
+            noise = self._seeded(n, seed)
         elif noise.ndim != 3 or noise.shape[:2] != (n, D):
             expected = f"(n, D, N) with n = {n} and D = {D}"
             raise ValueError(f"noise must have shape {expected}; got {tuple(noise.shape)}")
         parts = self._parts(n, seed)
+        if len(parts) > 1:
+            noise = drawn(noise)
 
         x = weight.new_zeros(n, D)
         with keeping(lambda: x.view(*shape, D)):
@@ -310,7 +313,12 @@ class MADE(Pretrained, nn.Module):
         """Draw the noise (n, D, N) that n samples are made from."""
         weight = self.layers[0].weight
         seed = draw_seed(weight.device, generator)
-        return self.conditional.draw_noise(n, self.config.features, seed, weight.dtype)
+        return self._seeded(n, seed).tensor()
+
+    def _seeded(self, n: int, seed: Tensor) -> SeededNoise:
+        draw, N = self.conditional.draw_noise, len(self.conditional.noise_kinds)
+        places, dtype = range(self.config.features), self.layers[0].weight.dtype
+        return SeededNoise(seed, draw, N, range(n), places, dtype)
 
     def _network(self, x: Tensor, context: Tensor | None, masks: Sequence[MaskStructure]) -> Tensor:
         inputs = self._inputs(x, context)

@@ -11,7 +11,6 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from dgm_fast._core.random import draw_seed
 from dgm_fast.distributions import (
     PIXEL_OUTPUTS,
     CategoricalPixels,
@@ -20,8 +19,10 @@ from dgm_fast.distributions import (
 )
 from dgm_fast.families import checks
 from dgm_fast.families.pretrained import Pretrained
+from dgm_fast.sampling import SeededNoise
 from dgm_fast.sampling.filters import Filters
 from dgm_fast.sampling.interrupted import keeping
+from dgm_fast.sampling.noise import AnyNoise, drawn
 
 __all__ = ["PixelConfig", "PixelModel"]
 
@@ -145,7 +146,7 @@ class PixelModel(Pretrained, nn.Module, ABC):
         images: Tensor,
         known: Tensor,
         label: Tensor | None,
-        noise: Tensor,
+        noise: AnyNoise,
         filters: Filters,
         progress: Callable[[int, int], object] | None,
     ) -> None:
@@ -219,35 +220,40 @@ class PixelModel(Pretrained, nn.Module, ABC):
         label = checks.some_labels(context, self.classes, n)
         images, known = self._given(given, given_mask, shape)
         if noise is None:
-            noise = self.draw_noise(n, generator)
+            noise = self._seeded(n, generator)
         elif noise.ndim != 3 or noise.shape[:2] != (n, self._features):
             expected = f"(n, D, N) with n = {n} and D = {self._features}"
             raise ValueError(f"noise must have shape {expected}; got {tuple(noise.shape)}")
         filters = Filters(temperature, top_k, top_p)
         filters.check(isinstance(self.output, CategoricalPixels), type(self.output).__name__)
 
-        rows = noise.unflatten(1, (self.config.image_shape[1], -1))
+        if self.config.flip:
+            rows = drawn(noise).unflatten(1, (self.config.image_shape[1], -1))
+            noise = self._in_order(rows, 1).flatten(1, 2)
         images = self._in_order(images, 2)
 
-        def drawn() -> Tensor:
+        def made() -> Tensor:
             return self._in_order(images, 2).reshape(*shape, *self.event_shape)
 
-        with keeping(drawn):
+        with keeping(made):
             self._draw(
                 images,
                 self._in_order(known, 1),
                 label,
-                self._in_order(rows, 1).flatten(1, 2),
+                noise,
                 filters,
                 progress,
             )
-        return drawn()
+        return made()
 
     def draw_noise(self, n: int, generator: torch.Generator | None = None) -> Tensor:
         """Draw the noise (n, D, N) that n samples are made from."""
-        weight = next(self.parameters())
-        seed = draw_seed(weight.device, generator)
-        return self.output.draw_noise(n, self._features, seed, weight.dtype)
+        return self._seeded(n, generator).tensor()
+
+    def _seeded(self, n: int, generator: torch.Generator | None) -> SeededNoise:
+        weight, draw = next(self.parameters()), self.output.draw_noise
+        shape = n, self._features, self.output.uniforms
+        return SeededNoise.from_generator(generator, draw, shape, weight.device, weight.dtype)
 
     @property
     def _features(self) -> int:

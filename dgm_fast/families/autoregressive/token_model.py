@@ -12,12 +12,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dgm_fast._core.random import draw_seed
 from dgm_fast.families import checks
 from dgm_fast.families.pretrained import Pretrained
-from dgm_fast.ops import philox_uniform
-from dgm_fast.sampling import SequenceSampler
+from dgm_fast.sampling import SeededNoise, SequenceSampler
 from dgm_fast.sampling.interrupted import keeping
+from dgm_fast.sampling.noise import draw_uniforms
 
 __all__ = ["TokenConfig", "TokenModel", "check_choices", "last_inputs"]
 
@@ -172,7 +171,7 @@ class TokenModel(Pretrained, nn.Module, ABC):
         context = checks.context_rows(context, shape, labels=True)
         start = self._beginning(given, shape, length)
         if noise is None:
-            noise = self.draw_noise(n, length, generator)
+            noise = self._seeded(n, length, generator)
         elif noise.shape != (n, length, 1):
             expected, got = (n, length, 1), tuple(noise.shape)
             raise ValueError(f"noise must have shape (n, T, 1) = {expected}; got {got}")
@@ -192,9 +191,11 @@ class TokenModel(Pretrained, nn.Module, ABC):
 
     def draw_noise(self, n: int, length: int, generator: torch.Generator | None = None) -> Tensor:
         """Draw the noise (n, T, 1) that n sequences are made from."""
-        device, dtype = self._where()
-        seed = draw_seed(device, generator)
-        return philox_uniform((n, length), seed=seed, dtype=dtype).unsqueeze(-1)
+        return self._seeded(n, length, generator).tensor()
+
+    def _seeded(self, n: int, length: int, generator: torch.Generator | None) -> SeededNoise:
+        shape = n, length, 1
+        return SeededNoise.from_generator(generator, draw_uniforms, shape, *self._where())
 
     def _where(self) -> tuple[torch.device, torch.dtype]:
         """Return the device of the weights and the dtype that samples are drawn in."""

@@ -35,7 +35,6 @@ import torch
 from torch import Tensor, nn
 
 from dgm_fast._core.checks import check_floating
-from dgm_fast._core.random import draw_seed
 from dgm_fast.distributions import Quantizer, make_waveform_output
 from dgm_fast.families import checks
 from dgm_fast.families.autoregressive.wavenet_blocks import (
@@ -46,10 +45,11 @@ from dgm_fast.families.autoregressive.wavenet_blocks import (
 )
 from dgm_fast.families.autoregressive.wavenet_config import WaveNetConfig
 from dgm_fast.families.pretrained import Pretrained
-from dgm_fast.sampling import WaveNetNetwork, WaveNetSampler
+from dgm_fast.sampling import SeededNoise, WaveNetNetwork, WaveNetSampler
 from dgm_fast.sampling.choice import impl_of_model
 from dgm_fast.sampling.filters import Filters
 from dgm_fast.sampling.interrupted import keeping
+from dgm_fast.sampling.noise import AnyNoise, noise_for
 
 __all__ = ["WaveNet", "WaveNetConfig"]
 
@@ -265,7 +265,7 @@ class WaveNet(Pretrained, nn.Module):
         start: Tensor,
         label: Tensor | None,
         local: Tensor | None,
-        noise: Tensor,
+        noise: AnyNoise,
         filters: Filters,
     ) -> Iterator[Tensor]:
         """Yield the levels that signals (n, P) go on with, piece by piece to the noise's end."""
@@ -273,6 +273,7 @@ class WaveNet(Pretrained, nn.Module):
         if done == length:
             return
         sampler = self.sampler()
+        noise = noise_for(noise, sampler.impl, start.device)
         # What lies further back than the receptive field is out of sight.
         seen = slice(max(0, done - self.receptive_field), done)
         given = self.quantizer.encode(start[:, seen])
@@ -308,9 +309,12 @@ class WaveNet(Pretrained, nn.Module):
 
     def draw_noise(self, n: int, length: int, generator: torch.Generator | None = None) -> Tensor:
         """Draw the noise (n, T, N) that n signals are made from."""
-        weight = self.last.weight
-        seed = draw_seed(weight.device, generator)
-        return self.output.draw_noise(n, length, seed, weight.dtype)
+        return self._seeded(n, length, generator).tensor()
+
+    def _seeded(self, n: int, length: int, generator: torch.Generator | None) -> SeededNoise:
+        weight, draw = self.last.weight, self.output.draw_noise
+        shape = n, length, self.output.uniforms
+        return SeededNoise.from_generator(generator, draw, shape, weight.device, weight.dtype)
 
     def _run(self, levels: Tensor, label: Tensor | None, local: Tensor | None) -> Tensor:
         return self._head(self._gates(self._encode(levels), label, local))
@@ -382,9 +386,9 @@ class WaveNet(Pretrained, nn.Module):
 
     def _noise(
         self, noise: Tensor | None, n: int, length: int, generator: torch.Generator | None
-    ) -> Tensor:
+    ) -> AnyNoise:
         if noise is None:
-            return self.draw_noise(n, length, generator)
+            return self._seeded(n, length, generator)
         expected = (n, length, self.output.uniforms)
         if noise.shape != expected:
             raise ValueError(

@@ -31,15 +31,16 @@ def _fake_go_on(*args: object) -> None:
     return None
 
 
-# The sweep fills x, and with `keep` what hidden units hold, in place.
+# The sweep fills x, and with `keep` what hidden units hold, in place: of noise, or on a GPU of a
+# seed, of which it draws the sample, place, places and numbers `of_seed`.
 _sweep = Op(
     "masked_sweep",
     {
         "go_on": Direction(
             "(Tensor(a!) x, Tensor(b!) levels, Tensor(c!) log_det, Tensor? context, "
-            "Tensor[] weights, Tensor biases, Tensor starts, Tensor order, Tensor noise, "
-            "Tensor? given, int[] sizes, int[] skips, int activation, int[] kind, "
-            "Tensor constants, int begin, int end, bool keep) -> ()",
+            "Tensor[] weights, Tensor biases, Tensor starts, Tensor order, Tensor? noise, "
+            "Tensor? seed, int[] of_seed, Tensor? given, int[] sizes, int[] skips, int activation, "
+            "int[] kind, Tensor constants, int begin, int end, bool keep) -> ()",
             _fake_go_on,
         ),
     },

@@ -14,6 +14,7 @@ from dgm_fast.sampling.masked_mlp.network import ACTIVATIONS, MaskedNetwork
 from dgm_fast.sampling.masked_mlp.state import MaskedState
 from dgm_fast.sampling.masked_mlp.steps import KernelStep
 from dgm_fast.sampling.masked_mlp.stretches import stretches_of
+from dgm_fast.sampling.noise import AnyNoise, noise_arguments
 
 __all__ = ["PackedNetwork", "PackedSweep", "block_of", "pack_blocks", "pack_stretches"]
 
@@ -96,7 +97,7 @@ class PackedSweep:
         self.kind, self.constants = step.integers, step.constants
         self._go_on = go_on
 
-    def go_on(self, state: MaskedState, noise: Tensor, end: int) -> None:
+    def go_on(self, state: MaskedState, noise: AnyNoise, end: int) -> None:
         """Move the state on to step `end`, in place."""
         packed = self.packed
         self._go_on(
@@ -108,7 +109,7 @@ class PackedSweep:
             packed.biases,
             packed.starts,
             packed.order,
-            noise,
+            *noise_arguments(noise),
             state.given,
             packed.sizes,
             self.skips,

@@ -7,13 +7,14 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from dgm_fast._core.checks import check_floating, check_tensor
+from dgm_fast._core.checks import check_tensor
 from dgm_fast.sampling.masked_mlp import op
 from dgm_fast.sampling.masked_mlp.blocks import BLOCK, MaskedBlocks
 from dgm_fast.sampling.masked_mlp.network import MaskedNetwork
 from dgm_fast.sampling.masked_mlp.packed import PackedSweep, pack_blocks, pack_stretches
 from dgm_fast.sampling.masked_mlp.state import MaskedState
 from dgm_fast.sampling.masked_mlp.steps import Step
+from dgm_fast.sampling.noise import AnyNoise, noise_for
 
 __all__ = ["MaskedSampler"]
 
@@ -138,7 +139,7 @@ class MaskedSampler:
     def draw(
         self,
         state: MaskedState,
-        noise: Tensor,
+        noise: AnyNoise,
         *,
         steps: int | None = None,
         progress: Callable[[int, int], object] | None = None,
@@ -149,7 +150,8 @@ class MaskedSampler:
 
         Arguments:
             state: of `start`, or of a draw before; clone it to keep it.
-            noise: (B, D, N) of all features, those done and given included.
+            noise: (B, D, N) of all features, those done and given included; `SeededNoise` a GPU's
+                kernel draws where it uses it.
             steps: how many features to go; default all that are left.
             progress: told the number of features done and that of all, after each piece.
         """
@@ -175,7 +177,7 @@ class MaskedSampler:
         if self.device.type == "cuda":
             torch.cuda.current_stream(self.device).synchronize()
 
-    def _go_on(self, state: MaskedState, noise: Tensor, until: int) -> None:
+    def _go_on(self, state: MaskedState, noise: AnyNoise, until: int) -> None:
         if self.impl == "reference":
             self._sweep.go_on(state, noise, until, self.step)
         else:
@@ -206,8 +208,10 @@ class MaskedSampler:
         x.copy_(torch.where(mask, given.detach().to(x), x))
         return mask
 
-    def _check(self, state: MaskedState, noise: Tensor) -> Tensor:
-        check_floating("noise", noise)
+    def _check(self, state: MaskedState, noise: AnyNoise) -> AnyNoise:
+        # y of a flow has no seed that a kernel knows.
+        impl = "reference" if self.step.is_flow else self.impl
+        noise = noise_for(noise, impl, self.device, self.dtype)
         expected = state.batch, self.layout.features, self.step.noise
         if tuple(noise.shape) != expected:
             got = tuple(noise.shape)
@@ -223,4 +227,4 @@ class MaskedSampler:
         if (context is None) != (C == 0) or (C and context.shape != (state.batch, C)):
             got = "None" if context is None else f"shape {tuple(context.shape)}"
             raise ValueError(f"state must be of this sampler's; got a context of {got}")
-        return noise.detach().to(self.device, self.dtype).contiguous()
+        return noise

@@ -17,16 +17,17 @@ def _fake_draw(*arguments: object) -> None:
     return None
 
 
-# It moves the images, what is kept of their rows, and the number of rows done on.
+# It moves the images, what is kept of their rows, and the number of rows done on: of noise, or on a
+# GPU of a seed, of which it draws the sample, place, places and numbers `of_seed`.
 _op = Op(
     "pixel_sampler",
     {
         "draw": Direction(
             "(Tensor(a!) images, Tensor(b!) rows, Tensor(c!) done, Tensor(d!)? parameters, "
-            "Tensor given, Tensor noise, Tensor condition, Tensor weights, Tensor places, "
-            "Tensor works, Tensor taps, int[] sizes, int last, str output, int outputs, "
-            "int at_once, int levels, bool ones, float temperature, int top_k, float top_p, "
-            "float lowest_log_scale, int multiply_adds) -> ()",
+            "Tensor given, Tensor? noise, Tensor? seed, int[] of_seed, Tensor condition, "
+            "Tensor weights, Tensor places, Tensor works, Tensor taps, int[] sizes, int last, "
+            "str output, int outputs, int at_once, int levels, bool ones, float temperature, "
+            "int top_k, float top_p, float lowest_log_scale, int multiply_adds) -> ()",
             _fake_draw,
         )
     },

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
-from dgm_fast._core.checks import check_floating, check_integers, check_shape, some_labels
-from dgm_fast._core.random import draw_seed
+from dgm_fast._core.checks import check_integers, check_shape, some_labels
 from dgm_fast.distributions import BernoulliPixels, CategoricalPixels
 from dgm_fast.distributions.discretized_logistic import lowest_log_scale
 from dgm_fast.sampling.filters import Filters
+from dgm_fast.sampling.noise import AnyNoise, SeededNoise, noise_arguments, noise_for
 from dgm_fast.sampling.pixelcnn import op
 from dgm_fast.sampling.pixelcnn.eager import EagerLoop
 from dgm_fast.sampling.pixelcnn.graphed import GraphedLoop
@@ -40,7 +42,7 @@ class PixelSampler:
 
     Shapes:
         Images (B, C, H, W) of levels in the dtype computed in, given (B, H, W) bool, noise
-        (B, D, N) as `output.draw_noise` makes it.
+        (B, D, N) as `output.draw_noise` makes it, or the `SeededNoise` of it.
 
     Precision:
         Computes in float32 for bfloat16 and float16 networks too; float64 runs on the reference.
@@ -98,7 +100,7 @@ class PixelSampler:
         *,
         images: Tensor | None = None,
         given: Tensor | None = None,
-        noise: Tensor | None = None,
+        noise: AnyNoise | None = None,
         generator: torch.Generator | None = None,
     ) -> PixelState:
         """Return the state before the first row.
@@ -108,7 +110,7 @@ class PixelSampler:
             context: labels (B,) of a network that has them.
             images: the pixels that are given, and anything elsewhere; copied.
             given: where they are; none by default.
-            noise: that decides the images; default drawn.
+            noise: that decides the images; default drawn, by a GPU's kernel where it uses it.
             generator: to draw it from; default torch's own.
         """
         if batch < 0:
@@ -117,7 +119,7 @@ class PixelSampler:
         condition = self._bias if context is None else self._bias + self._labels[context]
         images, given = self._given(batch, images, given)
         if noise is None:
-            noise = self.draw_noise(batch, generator)
+            noise = self._seeded(batch, generator)
         rows = torch.zeros(batch, self.floats, dtype=self.dtype, device=self.device)
         noise = self._noise(noise, batch)
         return PixelState(images, given, noise, rows, condition, torch.zeros((), dtype=torch.int64))
@@ -159,15 +161,20 @@ class PixelSampler:
             state.done.fill_(last)
         elif self.impl == "reference":
             with torch.autocast(self.device.type, enabled=False):
-                self._loop.go_on(state, last, filters, parameters_out)
+                # It may come from a GPU.
+                seen = replace(state, noise=self._noise(state.noise, state.batch))
+                self._loop.go_on(seen, last, filters, parameters_out)
         else:
             self._go_on(state, last, filters, parameters_out)
         return state
 
     def draw_noise(self, batch: int, generator: torch.Generator | None = None) -> Tensor:
         """Draw the noise (B, D, N) that decides images."""
-        seed = draw_seed(self.device, generator)
-        return self.output.draw_noise(batch, self.features, seed, self.dtype)
+        return self._seeded(batch, generator).tensor()
+
+    def _seeded(self, batch: int, generator: torch.Generator | None) -> SeededNoise:
+        draw, shape = self.output.draw_noise, (batch, self.features, self.output.uniforms)
+        return SeededNoise.from_generator(generator, draw, shape, self.device, self.dtype)
 
     def _go_on(
         self, state: PixelState, last: int, filters: Filters, parameters_out: Tensor | None
@@ -183,7 +190,7 @@ class PixelSampler:
             state.done,
             parameters,
             state.given,
-            state.noise,
+            *noise_arguments(self._noise(state.noise, state.batch)),
             state.condition,
             packed.weights,
             packed.places,
@@ -224,11 +231,11 @@ class PixelSampler:
         check_integers("images", kept, self.output.levels - 1)
         return kept, given
 
-    def _noise(self, noise: Tensor, batch: int) -> Tensor:
-        check_floating("noise", noise)
+    def _noise(self, noise: AnyNoise, batch: int) -> AnyNoise:
+        noise = noise_for(noise, self.impl, self.device, self.dtype)
         N = self.output.uniforms
         check_shape("noise", noise, (batch, self.features, N), "(B, D, N)")
-        return noise.to(self.device, self.dtype).contiguous()
+        return noise
 
     def _check_state(self, state: PixelState) -> None:
         if (

@@ -7,6 +7,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from dgm_fast.sampling.noise import AnyNoise
+
 __all__ = ["PixelState"]
 
 
@@ -20,7 +22,8 @@ class PixelState:
     Attributes:
         images: (B, C, H, W), levels; rows not done yet hold given pixels and anything else.
         given: (B, H, W), bool, the pixels that are kept as they are.
-        noise: (B, D, N), of all pixels, as the output's `draw_noise` makes it.
+        noise: (B, D, N), of all pixels, as the output's `draw_noise` makes it; for a GPU's kernel,
+            which draws it where it uses it, the `SeededNoise`.
         rows: (B, floats), the last rows of what the network will look back on.
         condition: (B or 1, floats), biases and what labels add to them.
         done: (), int64 on the CPU, how many rows of the images are done.
@@ -28,7 +31,7 @@ class PixelState:
 
     images: Tensor
     given: Tensor
-    noise: Tensor
+    noise: AnyNoise
     rows: Tensor
     condition: Tensor
     done: Tensor

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from dgm_fast.sampling.filters import Filters
 from dgm_fast.sampling.graph import StepGraph
+from dgm_fast.sampling.noise import AnyNoise
 from dgm_fast.sampling.panels import in_panels, in_rows
 from dgm_fast.sampling.recurrent import op
 from dgm_fast.sampling.recurrent.network import RecurrentNetwork
@@ -114,7 +115,7 @@ class RecurrentSampler(KernelSampler):
         self,
         state: SequenceState,
         parameters: Tensor | None,
-        noise: Tensor | None = None,
+        noise: AnyNoise | None = None,
         given: Tensor | None = None,
         filters: Filters = NO_FILTERS,
     ) -> tuple[Tensor, RecurrentMemory]:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from dgm_fast.sampling.filters import Filters
 from dgm_fast.sampling.graph import StepGraph
+from dgm_fast.sampling.noise import AnyNoise
 from dgm_fast.sampling.panels import in_panels, in_rows
 from dgm_fast.sampling.sequence import NO_FILTERS, SequenceState
 from dgm_fast.sampling.sequence_kernels import KernelSampler
@@ -192,7 +193,7 @@ class TransformerSampler(KernelSampler):
         self,
         state: SequenceState,
         parameters: Tensor | None,
-        noise: Tensor | None = None,
+        noise: AnyNoise | None = None,
         given: Tensor | None = None,
         filters: Filters = NO_FILTERS,
     ) -> tuple[Tensor, TransformerMemory]:

@@ -24,6 +24,8 @@ def _fake_draw(
     features: Tensor | None,
     given: Tensor | None,
     noise: Tensor | None,
+    seed: Tensor | None,
+    of_seed: list[int],
     time: int,
     outputs: int,
     levels: int,
@@ -34,20 +36,22 @@ def _fake_draw(
     lowest_log_scale: float,
     keep: bool,
 ) -> tuple[Tensor, Tensor]:
-    steps = 0 if noise is None else noise.shape[1]
+    steps = of_seed[2] if seed is not None else 0 if noise is None else noise.shape[1]
     drawn = recent.new_empty(recent.shape[0], steps)
     return drawn, rings.new_empty(rings.shape[0], steps if keep else 0, outputs)
 
 
-# It moves the rings and the recent levels on, through the levels given or those it draws.
+# It moves the rings and the recent levels on, through the levels given or those it draws: of noise,
+# or on a GPU of a seed, of which it draws the sample, place, places and numbers `of_seed`.
 _op = Op(
     "wavenet_sampler",
     {
         "draw": Direction(
             "(Tensor(a!) rings, Tensor(b!) recent, Tensor[] weights, int[] sizes, int[] dilations, "
-            "Tensor condition, Tensor? features, Tensor? given, Tensor? noise, int time, "
-            "int outputs, int levels, bool mixture, float temperature, int top_k, float top_p, "
-            "float lowest_log_scale, bool keep) -> (Tensor levels, Tensor parameters)",
+            "Tensor condition, Tensor? features, Tensor? given, Tensor? noise, Tensor? seed, "
+            "int[] of_seed, int time, int outputs, int levels, bool mixture, float temperature, "
+            "int top_k, float top_p, float lowest_log_scale, bool keep) "
+            "-> (Tensor levels, Tensor parameters)",
             _fake_draw,
         )
     },

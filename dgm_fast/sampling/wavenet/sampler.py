@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from dgm_fast._core.checks import check_floating, check_integers, some_labels
-from dgm_fast._core.random import draw_seed
 from dgm_fast.distributions import CategoricalWaveform, WaveformOutput
 from dgm_fast.distributions.discretized_logistic import lowest_log_scale
 from dgm_fast.sampling.filters import Filters
+from dgm_fast.sampling.noise import AnyNoise, SeededNoise, noise_arguments, noise_for
 from dgm_fast.sampling.padding import padded
 from dgm_fast.sampling.wavenet import op
 from dgm_fast.sampling.wavenet.eager import EagerLoop
@@ -40,8 +40,8 @@ class WaveNetSampler:
             takes it of small networks alone.
 
     Shapes:
-        Levels (B, n) int64, noise (B, n, N) as `output.draw_noise` makes it, features (B, F, n) of
-        every sample.
+        Levels (B, n) int64, noise (B, n, N) as `output.draw_noise` makes it, or the `SeededNoise`
+        of it, features (B, F, n) of every sample.
 
     Precision:
         Computes in float32 for bfloat16 and float16 networks too; float64 runs on the reference.
@@ -129,7 +129,7 @@ class WaveNetSampler:
         temperature: float = 1.0,
         top_k: int | None = None,
         top_p: float | None = None,
-        noise: Tensor | None = None,
+        noise: AnyNoise | None = None,
         generator: torch.Generator | None = None,
         parameters_out: Tensor | None = None,
     ) -> tuple[Tensor, WaveNetState]:
@@ -142,7 +142,7 @@ class WaveNetSampler:
             temperature: divides logits and multiplies scales; 0 leaves no chance.
             top_k: of categorical levels, draw among so many likeliest alone.
             top_p: likewise among the likeliest that together have this probability.
-            noise: that decides the levels; default drawn.
+            noise: that decides the levels; default drawn, by a GPU's kernel where it uses it.
             generator: to draw it from; default torch's own.
             parameters_out: (B, n, P), filled with what each level was drawn from.
         """
@@ -152,7 +152,7 @@ class WaveNetSampler:
         if (length is None) == (noise is None):
             raise ValueError(f"length must be given where noise is not; got {length}")
         if noise is None:
-            noise = self.draw_noise(state.batch, length, generator)
+            noise = self._seeded(state.batch, length, generator)
         noise = self._noise(noise, state.batch)
         n = noise.shape[1]
         features = self._features(features, state.batch, n)
@@ -168,8 +168,11 @@ class WaveNetSampler:
         self, batch: int, length: int, generator: torch.Generator | None = None
     ) -> Tensor:
         """Draw the noise (B, n, N) that decides n levels."""
-        seed = draw_seed(self.device, generator)
-        return self.output.draw_noise(batch, length, seed, self.dtype)
+        return self._seeded(batch, length, generator).tensor()
+
+    def _seeded(self, batch: int, length: int, generator: torch.Generator | None) -> SeededNoise:
+        draw, shape = self.output.draw_noise, (batch, length, self.output.uniforms)
+        return SeededNoise.from_generator(generator, draw, shape, self.device, self.dtype)
 
     @property
     def _is_categorical(self) -> bool:
@@ -179,7 +182,7 @@ class WaveNetSampler:
         self,
         state: WaveNetState,
         given: Tensor | None,
-        noise: Tensor | None,
+        noise: AnyNoise | None,
         features: Tensor | None,
         filters: Filters,
         parameters_out: Tensor | None,
@@ -198,7 +201,7 @@ class WaveNetSampler:
             state.condition,
             None if features is None else features.transpose(1, 2).contiguous(),
             given,
-            noise,
+            *noise_arguments(noise),
             state.time,
             output.parameters,
             output.quantizer.levels,
@@ -236,13 +239,12 @@ class WaveNetSampler:
             raise ValueError(f"levels must have shape (B, n) = ({batch}, n); got {got}")
         check_integers("levels", levels, self.output.quantizer.levels - 1)
 
-    def _noise(self, noise: Tensor, batch: int) -> Tensor:
-        check_floating("noise", noise)
-        N = self.output.uniforms
-        if noise.ndim != 3 or (noise.shape[0], noise.shape[2]) != (batch, N):
-            got = tuple(noise.shape)
+    def _noise(self, noise: AnyNoise, batch: int) -> AnyNoise:
+        noise = noise_for(noise, self.impl, self.device, self.dtype)
+        N, got = self.output.uniforms, tuple(noise.shape)
+        if len(got) != 3 or (got[0], got[2]) != (batch, N):
             raise ValueError(f"noise must have shape (B, n, N) = ({batch}, n, {N}); got {got}")
-        return noise.to(self.device, self.dtype).contiguous()
+        return noise
 
     def _features(self, features: Tensor | None, batch: int, n: int) -> Tensor | None:
         wanted = self.network.features
