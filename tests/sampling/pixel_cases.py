@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from dgm_fast._core import extension
+from dgm_fast.sampling import SeededNoise
 from tests.families.pixel_models import make_model, small
 
 needs_kernel = pytest.mark.skipif(
@@ -79,6 +80,14 @@ def start_of(sampler, config, n, seed=0, *, around=False):
     generator = torch.Generator().manual_seed(seed)
     label = torch.arange(n) % sampler.classes if sampler.classes else None
     return sampler.start(n, label, images=given, given=mask, generator=generator)
+
+
+def seeded_of(sampler, n, seed=0):
+    """The noise of `start_of`, seeded."""
+    generator, output = torch.Generator(sampler.device).manual_seed(seed), sampler.output
+    shape = n, sampler.features, output.uniforms
+    where = sampler.device, sampler.dtype
+    return SeededNoise.from_generator(generator, output.draw_noise, shape, *where)
 
 
 def same(a, b):

@@ -14,11 +14,12 @@ from dgm_fast.distributions import CategoricalConditional
 from dgm_fast.families import MADE, MADEConfig
 from dgm_fast.families.flows import masked_autoregressive as flows
 from dgm_fast.layers import SplineShape
-from dgm_fast.sampling import Draw, MaskedLayout, MaskedSampler
+from dgm_fast.sampling import Draw, MaskedLayout, MaskedSampler, SeededNoise
 from dgm_fast.sampling.masked_mlp import op
 from dgm_fast.sampling.masked_mlp.stretches import unavailable_reason
 from tests.sampling.filter_cases import FILTERS
 from tests.sampling.masked_cases import (
+    CONDITIONALS,
     SHAPES,
     STEPS,
     Shape,
@@ -90,6 +91,42 @@ def test_the_kernel_draws_what_passes_draw(shape, step, batch):
     assert state.step == SHAPES[shape].features
     if batch > 0:
         assert_drawn(state, evaluate, STEPS[step], noise, context)
+
+
+def assert_alike(found, expected, conditional):
+    """That samples are the same, but for the rounding of normals."""
+    tolerance = 1e-5 if "normal" in conditional.noise_kinds else 0.0
+    torch.testing.assert_close(found, expected, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.gpu
+@needs_kernel
+@pytest.mark.parametrize("batch", [3, 1200])
+@pytest.mark.parametrize("conditional", CONDITIONALS.values(), ids=CONDITIONALS)
+def test_a_seed_draws_what_its_noise_draws(conditional, batch):
+    network, _ = make_network(SHAPES["two layers"], conditional.parameters_per_feature)
+    sampler = MaskedSampler(moved(network, "cuda"), Draw(conditional), impl="cuda")
+    seed, (D, N) = torch.tensor(7, device="cuda"), (37, len(conditional.noise_kinds))
+    noise = SeededNoise(seed, conditional.draw_noise, N, range(batch), range(D))
+    expected = sampler.draw(sampler.start(batch), noise.tensor())
+    found = sampler.start(batch)
+    for steps in (1, 12, None):
+        sampler.draw(found, noise, steps=steps)
+    assert_alike(found.x, expected, conditional)
+    assert torch.equal(sampler.draw(sampler.start(batch - 2), noise[2:]), found.x[2:])
+
+
+@pytest.mark.gpu
+@needs_kernel
+@pytest.mark.parametrize("num_masks", [1, 3])
+@pytest.mark.parametrize("output", ["bernoulli", "gaussian_mixture"])
+def test_a_model_draws_what_its_noise_draws(output, num_masks):
+    config = MADEConfig(features=20, hidden=(64,), output=output, num_masks=num_masks)
+    model = MADE(config).cuda().eval()
+    generators = [torch.Generator("cuda").manual_seed(3) for _ in range(3)]
+    noise = model.draw_noise(50, generators[0])
+    expected = model.sample(50, None, generators[1], noise=noise)
+    assert_alike(model.sample(50, None, generators[2]), expected, model.conditional)
 
 
 @pytest.mark.gpu
@@ -263,14 +300,15 @@ def test_the_kernel_is_what_its_schema_says():
     state, sweep = sampler.start(3, context), sampler._sweep
     packed = sweep.packed
     state.levels.zero_()
-    arguments = (
-        *(state.x, state.levels, state.log_det, state.context),
-        *(packed.weights, packed.biases, packed.starts, packed.order, noise, None),
-        *(packed.sizes, sweep.skips, sweep.activation, sweep.kind, sweep.constants),
-        *(0, 20, True),
-    )
-    tests = ("test_schema", "test_faketensor")
-    torch.library.opcheck(op.go_on["cuda"], arguments, test_utils=tests)
+    tests, seed = ("test_schema", "test_faketensor"), torch.tensor(7, device="cuda")
+    for noises in ((noise, None, []), (None, seed, [0, 0, 37, 1])):
+        arguments = (
+            *(state.x, state.levels, state.log_det, state.context),
+            *(packed.weights, packed.biases, packed.starts, packed.order, *noises, None),
+            *(packed.sizes, sweep.skips, sweep.activation, sweep.kind, sweep.constants),
+            *(0, 20, True),
+        )
+        torch.library.opcheck(op.go_on["cuda"], arguments, test_utils=tests)
 
 
 GPU = {"name": "a GPU", "major": 8, "minor": 0, "shared_memory_per_block_optin": 163 * 1024}

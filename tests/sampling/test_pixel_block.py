@@ -10,7 +10,7 @@ from torch import nn
 
 from dgm_fast.distributions import make_pixel_output
 from dgm_fast.layers import MaskedConv2d
-from dgm_fast.sampling import PixelNetwork, PixelSampler, SeededNoise
+from dgm_fast.sampling import PixelNetwork, PixelSampler
 from dgm_fast.sampling.pixelcnn import conv_terms
 from dgm_fast.sampling.pixelcnn.blocks import Sizes, shared_bytes
 from tests.families.pixel_models import small
@@ -26,6 +26,7 @@ from tests.sampling.pixel_cases import (
     model_of,
     needs_kernel,
     same,
+    seeded_of,
     start_of,
 )
 
@@ -186,9 +187,7 @@ def test_noise_at_both_ends_and_what_is_no_number(program, output):
 def test_a_seed_draws_what_its_noise_draws(program, config):
     blocks, sampler = both(program, config)
     state = start_of(sampler, config, 3, around=True)
-    generator, of_output = torch.Generator().manual_seed(0), (sampler.output.draw_noise,)
-    where = state.noise.shape, sampler.device, sampler.dtype
-    seeded = SeededNoise.from_generator(generator, *of_output, *where)
+    seeded = seeded_of(sampler, 3)
     assert torch.equal(seeded.tensor(), state.noise)
     drawn, _ = blocks.draw(state)
     half, _ = blocks.draw(replace(state, noise=seeded), config.image_shape[1] // 2)

@@ -10,7 +10,8 @@ import torch
 
 from dgm_fast._core import extension
 from dgm_fast._core.implementation import ImplementationUnavailable
-from dgm_fast.sampling import PixelSampler
+from dgm_fast.families.autoregressive import convolutional_pixel_model
+from dgm_fast.sampling import PixelSampler, SeededNoise
 from dgm_fast.sampling.pixelcnn import blocks, op
 from dgm_fast.sampling.pixelcnn.eager import EagerLoop
 from dgm_fast.sampling.pixelcnn.plan import make_plan
@@ -24,6 +25,7 @@ from tests.sampling.pixel_cases import (
     model_of,
     needs_kernel,
     same,
+    seeded_of,
     start_of,
 )
 
@@ -78,6 +80,43 @@ def test_the_kernel_draws_what_the_reference_draws(config, batch):
     wanted = torch.where(start.given[:, None], start.images, wanted)
     assert int((state.images - wanted).abs().max()) <= (cuda.output.levels > 5)
     assert float((state.images == wanted).double().mean()) > 0.99
+
+
+@pytest.mark.gpu
+@needs_cuda_kernel
+@pytest.mark.parametrize("batch", [3, 300])
+@each_config
+def test_a_generator_draws_what_its_noise_draws(config, batch):
+    sampler = on_gpu(config)
+    generators = [torch.Generator("cuda").manual_seed(5) for _ in range(2)]
+    label = torch.arange(batch) % sampler.classes if sampler.classes else None
+    state = sampler.start(batch, label, generator=generators[0])
+    assert isinstance(state.noise, SeededNoise)
+    given = sampler.start(batch, label, noise=sampler.draw_noise(batch, generators[1]))
+    assert torch.equal(state.noise.tensor(), given.noise)
+
+    # And wherever it moves.
+    reference = on_gpu(config, "reference").draw(state.clone()).images
+    expected = sampler.draw(given).images
+    assert float((reference == expected).double().mean()) > 0.99
+    half = sampler.draw(state, config.image_shape[1] // 2)
+    moved = half.to("cpu")
+    assert torch.equal(sampler.draw(half).images, expected)
+    assert torch.equal(sampler.draw(moved.to("cuda")).images, expected)
+
+
+@pytest.mark.gpu
+@needs_cuda_kernel
+@pytest.mark.parametrize("name", ["pixelcnn of levels upside down", "gated", "pp"])
+def test_a_model_draws_what_its_noise_draws(name, monkeypatch):
+    model = model_of(CONFIGS[name]).cuda()
+    label = None if not model.classes else torch.arange(5, device="cuda") % model.classes
+    generators = [torch.Generator("cuda").manual_seed(3) for _ in range(2)]
+    expected = model.sample(5, label, noise=model.draw_noise(5, generators[0]))
+    # Some images at a time.
+    together = 2 * 4 * model.sampler().floats
+    monkeypatch.setattr(convolutional_pixel_model, "_TOGETHER", together)
+    assert torch.equal(model.sample(5, label, generators[1]), expected)
 
 
 @pytest.mark.gpu
@@ -166,9 +205,13 @@ def test_the_kernel_is_what_its_schema_says(config):
     sampler, arguments = on_gpu(config), []
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(op.draw, "cuda", lambda *given: arguments.append(given))
-        sampler.draw(start_on_gpu(config, 3), 2, parameters_out=room_for(sampler, 3))
+        state = start_on_gpu(config, 3)
+        for noise in (state.noise, seeded_of(sampler, 3)):
+            start = replace(state.clone(), noise=noise)
+            sampler.draw(start, 2, parameters_out=room_for(sampler, 3))
     tests = ("test_schema", "test_faketensor")
-    torch.library.opcheck(op._op.kernels["draw", "cuda"], arguments[0], test_utils=tests)
+    for each in arguments:
+        torch.library.opcheck(op._op.kernels["draw", "cuda"], each, test_utils=tests)
 
 
 GPU = {"name": "a GPU", "major": 8, "minor": 0, "shared_memory_per_block_optin": 163 * 1024}

@@ -23,6 +23,7 @@ from tests.sampling.pixel_cases import (
     model_of,
     needs_kernel,
     same,
+    seeded_of,
     start_of,
 )
 
@@ -185,6 +186,28 @@ def test_the_operator_is_what_its_schema_says(config):
             sampler.draw(start_of(sampler, config, 3), 2, parameters_out=out)
     for each in arguments:
         torch.library.opcheck(op.draw["cpp"], each, test_utils=("test_schema", "test_faketensor"))
+
+    # Noise, the sixth, is drawn beforehand.
+    of_seed = [0, 0, sampler.features, sampler.output.uniforms]
+    seeded = [*arguments[0][:5], None, torch.tensor(7), of_seed, *arguments[0][8:]]
+    seeded[2].zero_()
+    with pytest.raises(RuntimeError, match="on a CPU a sampler takes noise, and not the seed"):
+        op.draw["cpp"](*seeded)
+
+
+@few_configs
+def test_a_state_that_comes_with_a_seed_draws_its_noise(config, impl):
+    sampler = PixelSampler(model_of(config)._describe(), impl=impl)
+    state = start_of(sampler, config, 3, around=True)
+    seeded = replace(state.clone(), noise=seeded_of(sampler, 3))
+    expected = sampler.draw(state)
+    half = sampler.draw(seeded, 2).to("cpu")
+    assert same(sampler.draw(half.clone()), expected)
+    assert half.to("meta").noise.seed.is_meta
+
+    label = torch.arange(3) % sampler.classes if sampler.classes else None
+    expected = sampler.start(3, label, noise=state.noise)
+    assert torch.equal(sampler.start(3, label, noise=seeded_of(sampler, 3)).noise, expected.noise)
 
 
 @pytest.mark.parametrize(

@@ -57,11 +57,9 @@ def agrees(found, expected):
 @each_config
 def test_a_seed_draws_what_its_noise_draws(program, config):
     sampler, label, local, noise = work_of(config, 3)
-    generator, of_output = (
-        torch.Generator().manual_seed(0),
-        (sampler.output.draw_noise, noise.shape),
-    )
-    seeded = SeededNoise.from_generator(generator, *of_output, sampler.device, sampler.dtype)
+    generator, draw = torch.Generator().manual_seed(0), sampler.output.draw_noise
+    where = noise.shape, sampler.device, sampler.dtype
+    seeded = SeededNoise.from_generator(generator, draw, *where)
     assert torch.equal(seeded.tensor(), noise)
     blocks = Blocks(program, sampler)
     levels, parameters, *_ = blocks.draw(blocks.start(3, label), noise=noise, features=local)

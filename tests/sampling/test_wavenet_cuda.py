@@ -11,6 +11,7 @@ import torch
 from dgm_fast._core import extension
 from dgm_fast._core.implementation import ImplementationUnavailable
 from dgm_fast.families import WaveNet, WaveNetConfig
+from dgm_fast.families.autoregressive import wavenet
 from dgm_fast.sampling import WaveNetSampler
 from dgm_fast.sampling.wavenet import blocks, op
 from dgm_fast.sampling.wavenet.eager import EagerLoop
@@ -75,6 +76,33 @@ def test_the_kernel_draws_what_the_reference_draws(config, batch):
     wanted = picked(reference.output, found.flatten(0, 1), noise.flatten(0, 1)).view(batch, T)
     assert int((levels - wanted).abs().max()) <= (config.levels > 256)
     assert float((levels == wanted).double().mean()) > 0.9
+
+
+@pytest.mark.gpu
+@needs_kernel
+@pytest.mark.parametrize("batch", [3, 300])
+@each_config
+def test_a_generator_draws_what_its_noise_draws(config, batch):
+    sampler, _, label, local, _ = make_both(config, batch)
+    generators = [torch.Generator("cuda").manual_seed(5) for _ in range(2)]
+    options = {"noise": sampler.draw_noise(batch, T, generators[0]), "features": local}
+    expected, _ = sampler.draw(sampler.start(batch, label), **options)
+    options = {"generator": generators[1], "features": local}
+    assert torch.equal(sampler.draw(sampler.start(batch, label), T, **options)[0], expected)
+
+
+@pytest.mark.gpu
+@needs_kernel
+@pytest.mark.parametrize("output", ["categorical", "logistic_mixture"])
+def test_a_model_draws_in_pieces_what_its_noise_draws(monkeypatch, output):
+    model = make_model(small(output=output, levels=256)).cuda()
+    monkeypatch.setattr(wavenet, "_PIECE", 5 * 7 * sum(p.numel() for p in model.parameters()))
+    generators = [torch.Generator("cuda").manual_seed(3) for _ in range(2)]
+    noise = model.draw_noise(5, T, generators[0])
+    given = torch.linspace(-1, 1, 9, device="cuda")
+    expected = model.sample(5, length=T, given=given, noise=noise)
+    found = model.sample(5, None, generators[1], length=T, given=given)
+    assert torch.equal(found, expected)
 
 
 @pytest.mark.gpu
@@ -167,10 +195,11 @@ def test_the_kernel_is_what_its_schema_says():
     sampler, _, label, local, noise = make_both(VARIANTS["both"], 3)
     state, packed = sampler.start(3, label), sampler._packed
     first = state.rings, state.recent, packed.weights, packed.sizes, packed.dilations
-    arguments = (*first, state.condition, local.transpose(1, 2).contiguous(), None, noise)
+    arguments = (*first, state.condition, local.transpose(1, 2).contiguous(), None)
     last = (0, sampler.output.parameters, 8, False, 1.0, 3, 0.9, -7.0, True)
-    tests = ("test_schema", "test_faketensor")
-    torch.library.opcheck(op.draw["cuda"], (*arguments, *last), test_utils=tests)
+    tests, seed = ("test_schema", "test_faketensor"), torch.tensor(7, device="cuda")
+    for noises in ((noise, None, []), (None, seed, [0, 0, T, 1])):
+        torch.library.opcheck(op.draw["cuda"], (*arguments, *noises, *last), test_utils=tests)
 
 
 GPU = {"name": "a GPU", "major": 8, "minor": 0, "shared_memory_per_block_optin": 163 * 1024}

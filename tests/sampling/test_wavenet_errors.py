@@ -46,8 +46,13 @@ def test_the_operator_is_what_its_schema_says():
     noise, given = sampler.draw_noise(3, T), torch.zeros(3, T, dtype=torch.int64)
     tests = ("test_schema", "test_faketensor")
     for levels, keep in (((None, noise), True), ((None, noise), False), ((given, None), False)):
-        arguments = (*first, condition, features, *levels, *last, keep)
+        arguments = (*first, condition, features, *levels, None, [], *last, keep)
         torch.library.opcheck(op.draw["cpp"], arguments, test_utils=tests)
+
+    # Noise is drawn beforehand.
+    seeded = (None, None, torch.tensor(7), [0, 0, T, 1])
+    with pytest.raises(RuntimeError, match="on a CPU a sampler takes noise, and not the seed"):
+        op.draw["cpp"](*first, condition, features, *seeded, *last, True)
 
 
 GOOD = {"noise": torch.rand(3, 5, 1), "features": torch.zeros(3, 2, 5)}
