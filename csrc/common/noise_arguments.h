@@ -13,14 +13,15 @@
 
 namespace dgm {
 
-// Of a seed, `of_seed` are the last four of Noise; noise that is given, (samples, places, each), has
-// its own.
+// Of a seed, `of_seed` are the last four of Noise; noise that is given, (samples, places, each),
+// has its own.
 inline Noise noise_of(
     const std::optional<torch::stable::Tensor>& given,
     const std::optional<torch::stable::Tensor>& seed, const std::vector<int64_t>& of_seed) {
   if (given) return {pointer<const float>(given), nullptr, 0, 0, given->size(1), given->size(2)};
   if (!seed) return {};
-  STD_TORCH_CHECK(of_seed.size() == 4, "dgm_fast: a seed needs to be told which of its numbers are drawn");
+  STD_TORCH_CHECK(
+      of_seed.size() == 4, "dgm_fast: a seed needs to be told which of its numbers are drawn");
   return {nullptr, pointer<const int64_t>(seed), of_seed[0], of_seed[1], of_seed[2], of_seed[3]};
 }
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from dgm_fast._core.checks import check_floating
-from dgm_fast._core.random import draw_seed
+from dgm_fast._core.random import as_seed, draw_seed
 from dgm_fast.ops import philox_uniform
 
 __all__ = ["AnyNoise", "SeededNoise", "draw_uniforms", "drawn", "noise_arguments", "noise_for"]
@@ -35,6 +35,10 @@ class SeededNoise:
         places: of each sample.
         dtype: of the tensor.
 
+    Raises:
+        TypeError, ValueError: the seed is not one int64, or samples or places do not follow one
+            another.
+
     Example:
         >>> import torch
         >>> from dgm_fast.distributions import BernoulliConditional
@@ -51,6 +55,12 @@ class SeededNoise:
     rows: range
     places: range
     dtype: torch.dtype = torch.float32
+
+    def __post_init__(self) -> None:
+        as_seed(self.seed, self.seed.device)
+        for name, value in (("rows", self.rows), ("places", self.places)):
+            if value.start < 0 or value.step != 1:
+                raise ValueError(f"{name} must be range(begin, end) with begin >= 0; got {value}")
 
     @classmethod
     def from_generator(

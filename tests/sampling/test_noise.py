@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from dataclasses import replace
 
 import pytest
 import torch
@@ -74,6 +75,20 @@ def test_it_moves_and_is_kept_without_its_numbers():
     assert moved.seed.is_meta
     assert moved.shape == noise.shape
     assert torch.equal(pickle.loads(pickle.dumps(noise)).tensor(), noise.tensor())
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "match"),
+    [
+        ({"seed": torch.tensor(7, dtype=torch.int32)}, TypeError, "seed must be .* int64"),
+        ({"seed": torch.tensor([7, 8])}, ValueError, "seed must hold one value"),
+        ({"rows": range(0, 8, 2)}, ValueError, r"rows must be range\(begin, end\)"),
+        ({"places": range(-1, 4)}, ValueError, "places must be range.* got range"),
+    ],
+)
+def test_what_a_kernel_could_not_draw_is_refused(changes, error, match):
+    with pytest.raises(error, match=match):
+        replace(seeded(), **changes)
 
 
 def test_kernels_of_gpus_are_given_the_seed():

@@ -36,7 +36,8 @@ def _fake_draw(
     lowest_log_scale: float,
     keep: bool,
 ) -> tuple[Tensor, Tensor]:
-    steps = of_seed[2] if seed is not None else 0 if noise is None else noise.shape[1]
+    steps = 0 if seed is None else of_seed[2]
+    steps = steps if noise is None else noise.shape[1]
     drawn = recent.new_empty(recent.shape[0], steps)
     return drawn, rings.new_empty(rings.shape[0], steps if keep else 0, outputs)
 
