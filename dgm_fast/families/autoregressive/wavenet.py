@@ -49,7 +49,7 @@ from dgm_fast.sampling import SeededNoise, WaveNetNetwork, WaveNetSampler
 from dgm_fast.sampling.choice import impl_of_model
 from dgm_fast.sampling.filters import Filters
 from dgm_fast.sampling.interrupted import keeping
-from dgm_fast.sampling.noise import AnyNoise, noise_for
+from dgm_fast.sampling.noise import AnyNoise, drawn, noise_for
 
 __all__ = ["WaveNet", "WaveNetConfig"]
 
@@ -249,16 +249,16 @@ class WaveNet(Pretrained, nn.Module):
         filters.check(self.config.output == "categorical", self.config.output)
         pieces = [start]
 
-        def drawn() -> Tensor:
+        def made() -> Tensor:
             x = torch.cat(pieces, dim=1)
             return x.reshape(*shape, x.shape[1])
 
-        with keeping(drawn):
+        with keeping(made):
             for levels in self._go_on(start, label, local, noise, filters):
                 pieces.append(self.quantizer.decode(levels, start.dtype))
                 if progress is not None:
                     progress(sum(piece.shape[1] for piece in pieces), length)
-        return drawn()
+        return made()
 
     def _go_on(
         self,
@@ -309,12 +309,7 @@ class WaveNet(Pretrained, nn.Module):
 
     def draw_noise(self, n: int, length: int, generator: torch.Generator | None = None) -> Tensor:
         """Draw the noise (n, T, N) that n signals are made from."""
-        return self._seeded(n, length, generator).tensor()
-
-    def _seeded(self, n: int, length: int, generator: torch.Generator | None) -> SeededNoise:
-        weight, draw = self.last.weight, self.output.draw_noise
-        shape = n, length, self.output.uniforms
-        return SeededNoise.from_generator(generator, draw, shape, weight.device, weight.dtype)
+        return drawn(self._noise(None, n, length, generator))
 
     def _run(self, levels: Tensor, label: Tensor | None, local: Tensor | None) -> Tensor:
         return self._head(self._gates(self._encode(levels), label, local))
@@ -387,13 +382,13 @@ class WaveNet(Pretrained, nn.Module):
     def _noise(
         self, noise: Tensor | None, n: int, length: int, generator: torch.Generator | None
     ) -> AnyNoise:
+        weight, shape = self.last.weight, (n, length, self.output.uniforms)
         if noise is None:
-            return self._seeded(n, length, generator)
-        expected = (n, length, self.output.uniforms)
-        if noise.shape != expected:
-            raise ValueError(
-                f"noise must have shape (n, T, N) = {expected}; got {tuple(noise.shape)}"
-            )
+            draw, where = self.output.draw_noise, (weight.device, weight.dtype)
+            return SeededNoise.from_generator(generator, draw, shape, *where)
+        if noise.shape != shape:
+            got = tuple(noise.shape)
+            raise ValueError(f"noise must have shape (n, T, N) = {shape}; got {got}")
         return noise
 
     def extra_repr(self) -> str:
