@@ -11,6 +11,7 @@ import torch
 from dgm_fast.distributions import BernoulliConditional, GaussianMixtureConditional
 from dgm_fast.sampling import SeededNoise
 from dgm_fast.sampling.noise import draw_uniforms, noise_arguments, noise_for
+from dgm_fast.sampling.pixelcnn import PixelState
 
 B, D = 5, 11
 DRAWS = {
@@ -75,6 +76,13 @@ def test_it_moves_and_is_kept_without_its_numbers():
     assert moved.seed.is_meta
     assert moved.shape == noise.shape
     assert torch.equal(pickle.loads(pickle.dumps(noise)).tensor(), noise.tensor())
+
+
+def test_a_state_on_a_cpu_holds_the_numbers():
+    others = {name: torch.zeros(B) for name in ("images", "given", "rows", "condition", "done")}
+    state = PixelState(noise=seeded(), **others)
+    assert isinstance(state.to("meta").noise, SeededNoise)
+    assert torch.equal(state.to("cpu").noise, seeded().tensor())
 
 
 @pytest.mark.parametrize(

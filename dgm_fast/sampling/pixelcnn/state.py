@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from dgm_fast.sampling.noise import AnyNoise
+from dgm_fast.sampling.noise import AnyNoise, drawn
 
 __all__ = ["PixelState"]
 
@@ -50,6 +50,9 @@ class PixelState:
         """Return the state on another device; all implementations lay it out alike."""
         names = ("images", "given", "noise", "rows", "condition")
         moved = {name: getattr(self, name).to(device) for name in names}
+        if moved["images"].device.type == "cpu":
+            # Once, and not for every piece of the images.
+            moved["noise"] = drawn(moved["noise"])
         # Images that go on apart count their rows apart.
         done = self.done if moved["images"] is self.images else self.done.clone()
         return replace(self, **moved, done=done)
