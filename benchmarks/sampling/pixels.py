@@ -79,7 +79,8 @@ class Rows:
         self.middle = H // 2
         given = torch.ones_like(images[:, 0], dtype=torch.bool)
         given[:, self.middle :] = False
-        state = sampler.start(len(images), images=images, given=given)
+        noise = sampler.draw_noise(len(images))
+        state = sampler.start(len(images), images=images, given=given, noise=noise)
         self.begin = sampler.draw(state, self.middle)
         self.start()
 

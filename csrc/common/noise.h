@@ -14,7 +14,7 @@ struct Noise {
   const int64_t* seed;  // where none is given, or null; it lies where the samples do
   // Stream k of the seed is number k of each place; its samples and elements, from these on.
   int64_t first_sample, first_place;
-  int64_t places, each;
+  int64_t places, each;  // `each` of what is given
 
   DGM_HOST_DEVICE bool is_there() const { return given != nullptr || seed != nullptr; }
 };

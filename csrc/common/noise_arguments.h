@@ -13,16 +13,23 @@
 
 namespace dgm {
 
-// Of a seed, `of_seed` are the last four of Noise; noise that is given, (samples, places, each),
-// has its own.
+// Of a seed, `of_seed` are its first sample and place, and how many places are drawn; noise that is
+// given, (samples, places, each), has its own.
 inline Noise noise_of(
     const std::optional<torch::stable::Tensor>& given,
     const std::optional<torch::stable::Tensor>& seed, const std::vector<int64_t>& of_seed) {
   if (given) return {pointer<const float>(given), nullptr, 0, 0, given->size(1), given->size(2)};
   if (!seed) return {};
   STD_TORCH_CHECK(
-      of_seed.size() == 4, "dgm_fast: a seed needs to be told which of its numbers are drawn");
-  return {nullptr, pointer<const int64_t>(seed), of_seed[0], of_seed[1], of_seed[2], of_seed[3]};
+      of_seed.size() == 3, "dgm_fast: a seed needs to be told which of its numbers are drawn");
+  return {nullptr, pointer<const int64_t>(seed), of_seed[0], of_seed[1], of_seed[2], 0};
+}
+
+// Of samplers that draw in every call.
+inline void check_is_some(
+    const std::optional<torch::stable::Tensor>& given,
+    const std::optional<torch::stable::Tensor>& seed) {
+  STD_TORCH_CHECK(given || seed, "dgm_fast: a sampler needs noise, or the seed of it");
 }
 
 // A CPU draws noise faster by the vector, beforehand.

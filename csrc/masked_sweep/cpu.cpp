@@ -71,6 +71,7 @@ void go_on(
     int64_t activation, std::vector<int64_t> kind, Tensor constants, int64_t begin, int64_t end,
     bool keep) {
   if (x.size(0) == 0 || begin >= end) return;
+  check_is_some(noise, seed);
   check_is_given(noise_of(noise, seed, of_seed));
   Plan plan = plan_of(starts, sizes);
   std::vector<int64_t> begins = begins_of(plan);

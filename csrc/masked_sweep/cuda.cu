@@ -48,6 +48,7 @@ void go_on(
     int64_t activation, std::vector<int64_t> kind, Tensor constants, int64_t begin, int64_t end,
     bool keep) {
   if (x.size(0) == 0 || begin >= end) return;
+  check_is_some(noise, seed);
   STD_TORCH_CHECK(
       sizes[3] <= kMostHidden, "masked_sweep: at most ", kMostHidden, " hidden levels; got ",
       sizes[3]);

@@ -47,6 +47,7 @@ void draw(
   int64_t* row = pointer<int64_t>(done);
   const int64_t samples = images.size(0);
   if (samples > 0 && *row < last) {
+    check_is_some(noise, seed);
     const Draw work{
         {rows_of<Place>(places), rows_of<Work>(works), rows_of<Tap>(taps),
          pointer<const float>(weights), sizes_of(sizes), images.size(1) / at_once},

@@ -9,11 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dgm_fast._core.checks import check_floating
+from dgm_fast._core.checks import check_floating, check_tensor
 from dgm_fast._core.random import as_seed, draw_seed
 from dgm_fast.ops import philox_uniform
 
 __all__ = ["AnyNoise", "SeededNoise", "draw_uniforms", "drawn", "noise_arguments", "noise_for"]
+
+# Of a sample: Philox counts groups of four in 32 bits.
+_PLACES = 2**34
 
 
 @dataclass(frozen=True)
@@ -24,12 +27,13 @@ class SeededNoise:
               \text{rows}_b, \text{element } \text{places}_p)
 
     A sampler on a GPU that is given it draws each number where it uses it, and the whole takes no
-    memory; any other sampler is given `tensor()`, and draws the same samples.
+    memory; any other sampler is given `tensor()`, and draws the same samples. A kernel knows what
+    its distribution draws, and does not call `draw`.
 
     Attributes:
         seed: (), int64.
-        draw: makes the tensor: `draw(samples, places, seed, dtype)`, as the `draw_noise` of a
-            distribution.
+        draw: makes the tensor, `draw(samples, places, seed, dtype)`: the `draw_noise` of the
+            distribution that is sampled.
         numbers: N.
         rows: the samples.
         places: of each sample.
@@ -37,7 +41,7 @@ class SeededNoise:
 
     Raises:
         TypeError, ValueError: the seed is not one int64, or samples or places do not follow one
-            another.
+            another, or Philox has no such places.
 
     Example:
         >>> import torch
@@ -57,10 +61,13 @@ class SeededNoise:
     dtype: torch.dtype = torch.float32
 
     def __post_init__(self) -> None:
-        as_seed(self.seed, self.seed.device)
+        check_tensor("seed", self.seed)
+        object.__setattr__(self, "seed", as_seed(self.seed, self.seed.device))
         for name, value in (("rows", self.rows), ("places", self.places)):
             if value.start < 0 or value.step != 1:
                 raise ValueError(f"{name} must be range(begin, end) with begin >= 0; got {value}")
+        if self.places.stop > _PLACES:
+            raise ValueError(f"places must end at {_PLACES} at most; got {self.places}")
 
     @classmethod
     def from_generator(
@@ -73,6 +80,8 @@ class SeededNoise:
     ) -> SeededNoise:
         """Draw a seed, from torch's own generator by default, of noise of a shape (B, n, N)."""
         batch, count, numbers = shape
+        if batch < 0 or count < 0:
+            raise ValueError(f"shape must have no negative sizes; got {tuple(shape)}")
         seed = draw_seed(device, generator)
         return cls(seed, draw, numbers, range(batch), range(count), dtype)
 
@@ -97,7 +106,7 @@ class SeededNoise:
         return replace(self, seed=self.seed.to(device))
 
     def tensor(self) -> Tensor:
-        """Draw it."""
+        """Draw it, and for that all that comes before."""
         whole = self.draw(self.rows.stop, self.places.stop, self.seed, self.dtype)
         return whole[self.rows.start :, self.places.start :]
 
@@ -107,6 +116,7 @@ AnyNoise = Tensor | SeededNoise
 
 def draw_uniforms(samples: int, places: int, seed: Tensor, dtype: torch.dtype) -> Tensor:
     """Draw the uniforms (samples, places, 1) that decide tokens."""
+    dtype = torch.promote_types(dtype, torch.float32)
     return philox_uniform((samples, places), seed=seed, dtype=dtype).unsqueeze(-1)
 
 
@@ -134,4 +144,4 @@ def noise_arguments(noise: AnyNoise | None) -> tuple[Tensor | None, Tensor | Non
     """Return an operator's arguments: the noise, or its seed and what is drawn from that."""
     if not isinstance(noise, SeededNoise):
         return noise, None, []
-    return None, noise.seed, [noise.rows.start, noise.places.start, *noise.shape[1:]]
+    return None, noise.seed, [noise.rows.start, noise.places.start, len(noise.places)]

@@ -43,7 +43,8 @@ def sequence_op(name: str, kept: str, number: str) -> Op:
     """Define the operator of a sampler, which draws tokens after inputs.
 
     It moves on what is kept between tokens, and fills in parameters where they are wanted. Without
-    noise, a GPU's draws what a seed stands for, of the sample, place, places and numbers `of_seed`.
+    noise, a GPU's draws what a seed stands for, whose first sample and place, and how many places,
+    are `of_seed`.
 
     Arguments:
         name: of the operator.

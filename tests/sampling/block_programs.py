@@ -68,7 +68,7 @@ def noise_arrays(noise, seed, of_seed):
     if noise is not None:
         return [noise.float(), [], [0, 0, *noise.shape[1:]]]
     none = torch.zeros(0)
-    return [none, [], [0] * 4] if seed is None else [none, seed.reshape(1), of_seed]
+    return [none, [], [0] * 4] if seed is None else [none, seed.reshape(1), [*of_seed, 0]]
 
 
 def _with_its_length(values):

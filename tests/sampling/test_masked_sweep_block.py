@@ -103,6 +103,14 @@ def test_a_seed_draws_what_its_noise_draws(program, conditional):
     torch.testing.assert_close(found.x, expected.x, **tolerance)
     assert torch.equal(some.x, found.x[1:])
 
+    # Beside features that are given.
+    mask = torch.zeros(B, D, dtype=torch.bool)
+    mask[:, ::3] = True
+    start = sampler.start(B, context, given=expected.x, given_mask=mask)
+    found, _ = blocks.go_on(start, seeded, D)
+    assert torch.equal(found.x[:, ::3], expected.x[:, ::3])
+    torch.testing.assert_close(found.x, expected.x, **tolerance)
+
 
 @pytest.mark.parametrize("temperature", [0.0, 0.6])
 @pytest.mark.parametrize("conditional", CONDITIONALS.values(), ids=CONDITIONALS)

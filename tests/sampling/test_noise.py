@@ -32,6 +32,8 @@ def test_the_tensor_is_what_its_distribution_draws(name):
     noise, (draw, _) = seeded(name), DRAWS[name]
     assert torch.equal(noise.tensor(), draw(B, D, torch.tensor(-7), torch.float32))
     assert noise.tensor().shape == noise.shape
+    assert replace(noise, seed=torch.tensor([-7])).seed.shape == ()
+    assert noise.draw(B, D, noise.seed, torch.bfloat16).dtype is torch.float32
     assert seeded(name, dtype=torch.float64).tensor().dtype is torch.float64
 
 
@@ -66,11 +68,13 @@ def test_a_generator_is_drawn_from_once():
         for _ in range(2)
     )
     assert (first.seed, first.shape) == (again.seed, (B, D, 1))
+    with pytest.raises(ValueError, match="shape must have no negative sizes"):
+        SeededNoise.from_generator(None, draw, (B, -1, numbers), *where)
     seed = torch.randint(-(2**63), 2**63 - 1, (), generator=torch.Generator().manual_seed(3))
     assert first.seed == seed
 
 
-def test_it_moves_and_is_kept_without_its_numbers():
+def test_it_moves_and_pickles_as_its_seed():
     noise = seeded()[1:, 2:]
     moved = noise.to("meta")
     assert moved.seed.is_meta
@@ -90,6 +94,8 @@ def test_a_state_on_a_cpu_holds_the_numbers():
     [
         ({"seed": torch.tensor(7, dtype=torch.int32)}, TypeError, "seed must be .* int64"),
         ({"seed": torch.tensor([7, 8])}, ValueError, "seed must hold one value"),
+        ({"seed": 7}, TypeError, "seed must be a torch.Tensor; got int"),
+        ({"places": range(4, 2**34 + 1)}, ValueError, "places must end at 17179869184 at most"),
         ({"rows": range(0, 8, 2)}, ValueError, r"rows must be range\(begin, end\)"),
         ({"places": range(-1, 4)}, ValueError, "places must be range.* got range"),
     ],
@@ -110,5 +116,5 @@ def test_kernels_of_gpus_are_given_the_seed():
     with pytest.raises(TypeError, match="noise must be a floating-point tensor"):
         noise_for(given.long(), "cuda", cpu)
     assert noise_arguments(given) == (given, None, [])
-    assert noise_arguments(noise) == (None, noise.seed, [1, 4, D - 4, 2])
+    assert noise_arguments(noise) == (None, noise.seed, [1, 4, D - 4])
     assert noise_arguments(None) == (None, None, [])

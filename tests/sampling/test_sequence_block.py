@@ -7,6 +7,7 @@ import torch
 
 from dgm_fast._core import extension
 from dgm_fast._core.random import draw_seed
+from dgm_fast.ops import philox_uniform
 from dgm_fast.sampling import (
     SeededNoise,
     SequenceSampler,
@@ -135,6 +136,23 @@ def test_a_seed_draws_what_its_noise_draws(on, config):
     generator = torch.Generator().manual_seed(0)
     state = sampler.start(3, labels(config, 3))
     assert torch.equal(sampler.draw(state, T, generator=generator)[0], drawn)
+
+    # Beside tokens that are given to some, and to all.
+    given = drawn.where(torch.rand(3, T, generator=generator) < 0.5, -1)
+    given[:, 3:7] = drawn[:, 3:7]
+    found, _ = sampler.draw(sampler.start(3, labels(config, 3)), noise=noise, given=given)
+    assert torch.equal(found, drawn)
+
+
+def test_a_seed_has_samples_beyond_32_bits(on):
+    config, seed = CONFIGS["gru"], torch.tensor(7)
+    sampler, _ = on(config)
+    rows = range(2**33 + 5, 2**33 + 8)
+    noise = SeededNoise(seed, draw_uniforms, 1, rows, range(3, 3 + T))
+    where = {"seed": seed, "sample_offset": rows.start, "dtype": torch.float32}
+    uniforms = philox_uniform((3, 3 + T), **where)[:, 3:, None]
+    expected, _ = sampler.draw(sampler.start(3), noise=uniforms)
+    assert torch.equal(sampler.draw(sampler.start(3), noise=noise)[0], expected)
 
 
 @pytest.mark.parametrize("name", ["lstm", "rotary"])

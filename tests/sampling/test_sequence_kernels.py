@@ -302,7 +302,7 @@ def test_the_operator_is_what_its_schema_says(name, monkeypatch):
         torch.library.opcheck(call, each, test_utils=("test_schema", "test_faketensor"))
 
     # Noise, the fifth, is drawn beforehand.
-    seeded = [*arguments[0][:4], None, torch.tensor(7), [0, 0, 4, 1], *arguments[0][7:]]
+    seeded = [*arguments[0][:4], None, torch.tensor(7), [0, 0, 4], *arguments[0][7:]]
     with pytest.raises(RuntimeError, match="on a CPU a sampler takes noise, and not the seed"):
         call(*seeded)
 

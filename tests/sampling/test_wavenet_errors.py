@@ -50,7 +50,7 @@ def test_the_operator_is_what_its_schema_says():
         torch.library.opcheck(op.draw["cpp"], arguments, test_utils=tests)
 
     # Noise is drawn beforehand.
-    seeded = (None, None, torch.tensor(7), [0, 0, T, 1])
+    seeded = (None, None, torch.tensor(7), [0, 0, T])
     with pytest.raises(RuntimeError, match="on a CPU a sampler takes noise, and not the seed"):
         op.draw["cpp"](*first, condition, features, *seeded, *last, True)
 

@@ -44,7 +44,7 @@ class Pixels(NamedTuple):
 
 
 class Places(NamedTuple):
-    """The same, where only what they hold is wanted."""
+    """Pixels one after another, as far as it takes to load and to store them."""
 
     lead: Any
     sample: Any
@@ -98,7 +98,7 @@ def pixels_of_piece(
     ALIGN_P: tl.constexpr,
     JOINED: tl.constexpr,  # whether a sample begins where the one before it would go on
 ):
-    """Return a tile's pixels, of a piece that begins at a sample and place."""
+    """Return where a tile's pixels are, of a piece that begins at a sample and place."""
     place = aligned(place, ALIGN_P) + lane
     there = lane < count
     if JOINED:

@@ -54,7 +54,8 @@ class ConvolutionalPixelModel(PixelModel):
         progress: Callable[[int, int], object] | None,
     ) -> None:
         sampler, n, H = self.sampler(), len(images), images.shape[2]
-        noise = noise_for(noise, sampler.impl, images.device)
+        # Once, where all images that are drawn together would draw theirs.
+        noise = noise_for(noise, sampler.impl, sampler.device)
         together = max(1, _TOGETHER // (4 * max(1, sampler.floats)))
         for first in range(0, n, together):
             some = slice(first, min(n, first + together))

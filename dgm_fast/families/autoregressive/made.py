@@ -41,7 +41,7 @@ from dgm_fast.ops import MaskStructure, philox_uniform
 from dgm_fast.sampling import Draw, MaskedLayout, MaskedNetwork, MaskedSampler, SeededNoise
 from dgm_fast.sampling.choice import impl_of_model
 from dgm_fast.sampling.interrupted import keeping
-from dgm_fast.sampling.noise import drawn
+from dgm_fast.sampling.noise import AnyNoise, drawn
 
 __all__ = ["MADE", "MADEConfig"]
 
@@ -236,7 +236,7 @@ class MADE(Pretrained, nn.Module):
         top_p: float | None = None,
         given: Tensor | None = None,
         given_mask: Tensor | None = None,
-        noise: Tensor | None = None,
+        noise: AnyNoise | None = None,
         progress: Callable[[int, int], object] | None = None,
     ) -> Tensor:
         """Draw samples of the density that `log_prob` reports in the same mode.
@@ -254,7 +254,8 @@ class MADE(Pretrained, nn.Module):
             given: values of features that are kept where `given_mask` says so, broadcast to the
                 result. Others are drawn given those before them in the order.
             given_mask: True for the features that are given, broadcast to the result.
-            noise: (n, D, N) for all n samples, as `draw_noise` makes it; default drawn.
+            noise: (n, D, N) for all n samples, as `draw_noise` makes it, or the
+                `SeededNoise` of it; default drawn.
             progress: told the number of features done and that of all, now and then.
 
         Shapes:
@@ -276,7 +277,7 @@ class MADE(Pretrained, nn.Module):
         seed = draw_seed(weight.device, generator)
         if noise is None:
             noise = self._seeded(n, seed)
-        elif noise.ndim != 3 or noise.shape[:2] != (n, D):
+        elif len(noise.shape) != 3 or noise.shape[:2] != (n, D):
             expected = f"(n, D, N) with n = {n} and D = {D}"
             raise ValueError(f"noise must have shape {expected}; got {tuple(noise.shape)}")
         parts = self._parts(n, seed)

@@ -181,7 +181,7 @@ class PixelModel(Pretrained, nn.Module, ABC):
         temperature: float = 1.0,
         top_k: int | None = None,
         top_p: float | None = None,
-        noise: Tensor | None = None,
+        noise: AnyNoise | None = None,
         progress: Callable[[int, int], object] | None = None,
     ) -> Tensor:
         """Draw samples pixel by pixel, around the pixels that are given.
@@ -205,7 +205,8 @@ class PixelModel(Pretrained, nn.Module, ABC):
                 the model has them.
             top_k: of categorical values, draw among so many likeliest alone.
             top_p: likewise among the likeliest that together have this probability.
-            noise: (n, D, N) for all n samples, as `draw_noise` makes it; default drawn.
+            noise: (n, D, N) for all n samples, as `draw_noise` makes it, or the
+                `SeededNoise` of it; default drawn.
             progress: told how much is done and how much there is, some times a second.
 
         Shapes:
@@ -221,7 +222,7 @@ class PixelModel(Pretrained, nn.Module, ABC):
         images, known = self._given(given, given_mask, shape)
         if noise is None:
             noise = self._seeded(n, generator)
-        elif noise.ndim != 3 or noise.shape[:2] != (n, self._features):
+        elif len(noise.shape) != 3 or noise.shape[:2] != (n, self._features):
             expected = f"(n, D, N) with n = {n} and D = {self._features}"
             raise ValueError(f"noise must have shape {expected}; got {tuple(noise.shape)}")
         filters = Filters(temperature, top_k, top_p)

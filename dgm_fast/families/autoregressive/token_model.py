@@ -16,7 +16,7 @@ from dgm_fast.families import checks
 from dgm_fast.families.pretrained import Pretrained
 from dgm_fast.sampling import SeededNoise, SequenceSampler
 from dgm_fast.sampling.interrupted import keeping
-from dgm_fast.sampling.noise import draw_uniforms
+from dgm_fast.sampling.noise import AnyNoise, draw_uniforms
 
 __all__ = ["TokenConfig", "TokenModel", "check_choices", "last_inputs"]
 
@@ -140,7 +140,7 @@ class TokenModel(Pretrained, nn.Module, ABC):
         temperature: float = 1.0,
         top_k: int | None = None,
         top_p: float | None = None,
-        noise: Tensor | None = None,
+        noise: AnyNoise | None = None,
         progress: Callable[[int, int], object] | None = None,
     ) -> Tensor:
         """Draw sequences token by token, or go on from their beginning.
@@ -157,7 +157,8 @@ class TokenModel(Pretrained, nn.Module, ABC):
             temperature: divides the logits; 0 leaves the likeliest tokens alone.
             top_k: draw among so many likeliest tokens alone.
             top_p: draw among the likeliest tokens that together have this probability alone.
-            noise: (n, T, 1) for all n sequences, as `draw_noise` makes it; default drawn.
+            noise: (n, T, 1) for all n sequences, as `draw_noise` makes it, or the
+                `SeededNoise` of it; default drawn.
             progress: told the number of tokens done and that of all, some times a second.
 
         Shapes:

@@ -207,7 +207,7 @@ class WaveNet(Pretrained, nn.Module):
         temperature: float = 1.0,
         top_k: int | None = None,
         top_p: float | None = None,
-        noise: Tensor | None = None,
+        noise: AnyNoise | None = None,
         progress: Callable[[int, int], object] | None = None,
     ) -> Tensor:
         """Draw signals sample by sample, or go on from their beginning.
@@ -227,7 +227,7 @@ class WaveNet(Pretrained, nn.Module):
                 the model has them.
             top_k: of categorical levels, draw among so many likeliest alone.
             top_p: likewise among the likeliest that together have this probability.
-            noise: (n, T, N) for all n signals, as `draw_noise` makes it; default drawn.
+            noise: (n, T, N) for all n signals, or the `SeededNoise` of it; default drawn.
             progress: told the number of samples done and that of all, some times a second.
 
         Shapes:
@@ -273,7 +273,8 @@ class WaveNet(Pretrained, nn.Module):
         if done == length:
             return
         sampler = self.sampler()
-        noise = noise_for(noise, sampler.impl, start.device)
+        # Once, where each piece would draw its own.
+        noise = noise_for(noise, sampler.impl, sampler.device)
         # What lies further back than the receptive field is out of sight.
         seen = slice(max(0, done - self.receptive_field), done)
         given = self.quantizer.encode(start[:, seen])
@@ -380,7 +381,7 @@ class WaveNet(Pretrained, nn.Module):
         return checks.rows_of("given", given, shape, 1).to(dtype)
 
     def _noise(
-        self, noise: Tensor | None, n: int, length: int, generator: torch.Generator | None
+        self, noise: AnyNoise | None, n: int, length: int, generator: torch.Generator | None
     ) -> AnyNoise:
         weight, shape = self.last.weight, (n, length, self.output.uniforms)
         if noise is None:

@@ -32,7 +32,7 @@ def _fake_go_on(*args: object) -> None:
 
 
 # The sweep fills x, and with `keep` what hidden units hold, in place: of noise, or on a GPU of a
-# seed, of which it draws the sample, place, places and numbers `of_seed`.
+# seed, whose first sample and place, and how many places, are `of_seed`.
 _sweep = Op(
     "masked_sweep",
     {

@@ -150,8 +150,8 @@ class MaskedSampler:
 
         Arguments:
             state: of `start`, or of a draw before; clone it to keep it.
-            noise: (B, D, N) of all features, those done and given included; `SeededNoise` a GPU's
-                kernel draws where it uses it.
+            noise: (B, D, N) of all features, those done and given included; a GPU's kernel draws
+                that of a `SeededNoise` where it is used.
             steps: how many features to go; default all that are left.
             progress: told the number of features done and that of all, after each piece.
         """

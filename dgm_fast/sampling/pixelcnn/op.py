@@ -18,7 +18,7 @@ def _fake_draw(*arguments: object) -> None:
 
 
 # It moves the images, what is kept of their rows, and the number of rows done on: of noise, or on a
-# GPU of a seed, of which it draws the sample, place, places and numbers `of_seed`.
+# GPU of a seed, whose first sample and place, and how many places, are `of_seed`.
 _op = Op(
     "pixel_sampler",
     {

@@ -161,7 +161,7 @@ class PixelSampler:
             state.done.fill_(last)
         elif self.impl == "reference":
             with torch.autocast(self.device.type, enabled=False):
-                # It may come from a GPU.
+                # A state of a GPU's kernel may hold the seed.
                 seen = replace(state, noise=self._noise(state.noise, state.batch))
                 self._loop.go_on(seen, last, filters, parameters_out)
         else:

@@ -43,7 +43,7 @@ def _fake_draw(
 
 
 # It moves the rings and the recent levels on, through the levels given or those it draws: of noise,
-# or on a GPU of a seed, of which it draws the sample, place, places and numbers `of_seed`.
+# or on a GPU of a seed, whose first sample and place, and how many places, are `of_seed`.
 _op = Op(
     "wavenet_sampler",
     {

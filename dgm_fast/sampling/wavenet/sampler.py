@@ -151,6 +151,8 @@ class WaveNetSampler:
         filters.check(self._is_categorical, type(self.output).__name__)
         if (length is None) == (noise is None):
             raise ValueError(f"length must be given where noise is not; got {length}")
+        if length is not None and length < 0:
+            raise ValueError(f"length must not be negative; got {length}")
         if noise is None:
             noise = self._seeded(state.batch, length, generator)
         noise = self._noise(noise, state.batch)
