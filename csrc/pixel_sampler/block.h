@@ -283,9 +283,9 @@ class Group {
       const WorkOf<int>& w, const Cut& cut, float* out, int q, int lane, int team, bool whole) {
     if (out == nullptr) return;
     for (int i = lane; i < cut.outs; i += team) {
-      float sum = partial()[q * cut.outs + i];
+      float sum = 0.0f;
 #pragma unroll 4
-      for (int part = 1; part < cut.parts; ++part) sum += partial()[(part * N + q) * cut.outs + i];
+      for (int part = 0; part < cut.parts; ++part) sum += partial()[(part * N + q) * cut.outs + i];
       if (whole && w.then != kAffine) sum = w.then == kRelu ? relu(sum) : elu(sum);
       out[i] = sum;
     }
