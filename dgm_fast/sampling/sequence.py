@@ -240,7 +240,7 @@ class SequenceSampler(ABC):
 
     @property
     def _drawn_by(self) -> str:
-        """The implementation that draws a piece."""
+        """The implementation that draws, but for what was looked at before an interrupt."""
         return "reference"
 
     def _check_state(self, state: SequenceState) -> None:
