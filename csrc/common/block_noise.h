@@ -27,7 +27,7 @@ DGM_HOST_DEVICE void box_muller(uint32_t radius_word, uint32_t angle_word, float
 // Number k of a sample's place: a uniform, or a normal.
 DGM_HOST_DEVICE float noise_at(
     const Noise& noise, int64_t sample, int64_t place, int k, bool is_normal = false) {
-  if (noise.given != nullptr) return noise.given[(sample * noise.places + place) * noise.each + k];
+  if (noise.given != nullptr) return noise.given_at(sample, place)[k];
 
   const int64_t element = noise.first_place + place;
   uint32_t w0, w1, w2, w3;

@@ -17,6 +17,10 @@ struct Noise {
   int64_t places, each;  // `each` of what is given
 
   DGM_HOST_DEVICE bool is_there() const { return given != nullptr || seed != nullptr; }
+  // Where the first number of a sample's place lies.
+  DGM_HOST_DEVICE const float* given_at(int64_t sample, int64_t place) const {
+    return given + (sample * places + place) * each;
+  }
 };
 
 }  // namespace dgm

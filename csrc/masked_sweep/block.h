@@ -175,7 +175,7 @@ class Group {
       if (noise.given == nullptr) {
         to[k] = blocks::noise_at(noise, sample(), feature, k, d.step.takes_normal(k));
       } else {
-        block.copy(to + k, noise.given + (sample() * noise.places + feature) * noise.each + k);
+        block.copy(to + k, noise.given_at(sample(), feature) + k);
       }
     }
   }

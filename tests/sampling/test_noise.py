@@ -9,9 +9,21 @@ import pytest
 import torch
 
 from dgm_fast.distributions import BernoulliConditional, GaussianMixtureConditional
-from dgm_fast.sampling import SeededNoise
+from dgm_fast.families import (
+    MADE,
+    RNN,
+    MADEConfig,
+    PixelCNN,
+    PixelCNNConfig,
+    RNNConfig,
+    WaveNet,
+    WaveNetConfig,
+)
+from dgm_fast.sampling import Draw, MaskedSampler, SeededNoise
+from dgm_fast.sampling.masked_mlp import op
 from dgm_fast.sampling.noise import draw_uniforms, noise_arguments, noise_for
 from dgm_fast.sampling.pixelcnn import PixelState
+from tests.sampling.pixel_cases import needs_kernel
 
 B, D = 5, 11
 DRAWS = {
@@ -118,3 +130,47 @@ def test_kernels_of_gpus_are_given_the_seed():
     assert noise_arguments(given) == (given, None, [])
     assert noise_arguments(noise) == (None, noise.seed, [1, 4, D - 4])
     assert noise_arguments(None) == (None, None, [])
+
+
+# Each with the options of `sample` that say how long a sample is.
+FAMILIES = {
+    "made": (MADE(MADEConfig(6, (8,), order="random", num_masks=2)), {}),
+    "pixelcnn": (PixelCNN(PixelCNNConfig((3, 4), channels=8, blocks=1)), {}),
+    "upside down": (PixelCNN(PixelCNNConfig((3, 4), channels=8, blocks=1, flip=True)), {}),
+    "wavenet": (WaveNet(WaveNetConfig(stacks=1, layers=2)), {"length": 7}),
+    "rnn": (RNN(RNNConfig(5, width=8, embedding=4)), {"length": 7}),
+}
+
+
+@pytest.mark.parametrize("n", [0, 3])
+@pytest.mark.parametrize(("model", "options"), FAMILIES.values(), ids=FAMILIES)
+def test_families_draw_what_the_noise_of_a_seed_draws(model, options, n):
+    def draw_noise(samples, places, seed, dtype):
+        generator = torch.Generator().manual_seed(seed.item())
+        return model.draw_noise(samples, *options.values(), generator).to(dtype)
+
+    tensor = draw_noise(n, None, torch.tensor(7), torch.float32)
+    _, places, numbers = tensor.shape
+    noise = SeededNoise(torch.tensor(7), draw_noise, numbers, range(n), range(places))
+    torch.manual_seed(0)
+    expected = model.sample(n, noise=tensor, **options)
+    torch.manual_seed(0)
+    assert torch.equal(model.sample(n, noise=noise, **options), expected)
+    with pytest.raises(ValueError, match="noise must have shape"):
+        model.sample(n + 1, noise=noise, **options)
+
+
+@needs_kernel
+def test_the_sweep_of_a_cpu_takes_noise_alone(monkeypatch):
+    model, calls = FAMILIES["made"][0], []
+    monkeypatch.setitem(op.go_on, "cpp", lambda *given: calls.append(given))
+    sampler = MaskedSampler(model.description(), Draw(model.conditional), impl="cpp")
+    sampler.draw(sampler.start(B), model.draw_noise(B))
+    monkeypatch.undo()
+    first, last = calls[0][:8], calls[0][11:]
+    tests = ("test_schema", "test_faketensor")
+    torch.library.opcheck(op.go_on["cpp"], calls[0], test_utils=tests)
+    with pytest.raises(RuntimeError, match="on a CPU a sampler takes noise, and not the seed"):
+        op.go_on["cpp"](*first, None, torch.tensor(7), [0, 0, 6], *last)
+    with pytest.raises(RuntimeError, match="needs noise, or the seed of it"):
+        op.go_on["cpp"](*first, None, None, [], *last)

@@ -100,7 +100,8 @@ def test_a_generator_draws_what_its_noise_draws(config, batch):
     expected = sampler.draw(given).images
     # A uniform at a border between two levels parts an image for good.
     same = (reference == expected).flatten(1).all(1)
-    assert float(same.double().mean()) > 0.9 or batch < 100
+    if batch > 100:
+        assert float(same.double().mean()) > 0.9
     half = sampler.draw(state, config.image_shape[1] // 2)
     moved = half.to("cpu")
     assert torch.equal(sampler.draw(half).images, expected)

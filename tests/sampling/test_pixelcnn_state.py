@@ -193,6 +193,8 @@ def test_the_operator_is_what_its_schema_says(config):
     seeded[2].zero_()
     with pytest.raises(RuntimeError, match="on a CPU a sampler takes noise, and not the seed"):
         op.draw["cpp"](*seeded)
+    with pytest.raises(RuntimeError, match="needs noise, or the seed of it"):
+        op.draw["cpp"](*seeded[:6], None, [], *seeded[8:])
 
 
 @few_configs

@@ -44,6 +44,7 @@ def test_without_room_to_slide_the_end_is_an_error():
         ({"noise": torch.ones(3, 5, 1).long()}, TypeError, "noise must be a floating-point"),
         ({"noise": None}, ValueError, "length must be given where noise is not; got None"),
         ({"length": 5}, ValueError, "length must be given where noise is not; got 5"),
+        ({"noise": None, "length": -2}, ValueError, "length must not be negative; got -2"),
         ({"temperature": -1.0}, ValueError, "temperature must be at least 0; got -1.0"),
         ({"top_k": 0}, ValueError, "top_k must be at least 1; got 0"),
         ({"top_p": 2.0}, ValueError, r"top_p must be in \(0, 1\]; got 2.0"),

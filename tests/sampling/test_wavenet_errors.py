@@ -66,6 +66,7 @@ GOOD = {"noise": torch.rand(3, 5, 1), "features": torch.zeros(3, 2, 5)}
         ({"noise": torch.ones(3, 5, 1).long()}, TypeError, "noise must be a floating-point"),
         ({"noise": None}, ValueError, "length must be given where noise is not; got None"),
         ({"length": 5}, ValueError, "length must be given where noise is not; got 5"),
+        ({"noise": None, "length": -2}, ValueError, "length must not be negative; got -2"),
         ({"temperature": -1.0}, ValueError, "temperature must be at least 0; got -1.0"),
         ({"temperature": float("nan")}, ValueError, "temperature must be at least 0; got nan"),
         ({"top_k": 0}, ValueError, "top_k must be at least 1; got 0"),
