@@ -7,11 +7,28 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+WIDE_UNSIGNED = torch.uint16, torch.uint32, torch.uint64
+
 
 def check_tensor(name: str, value: object) -> None:
     """Raise TypeError unless `value` is a tensor."""
     if not isinstance(value, Tensor):
         raise TypeError(f"{name} must be a torch.Tensor; got {type(value).__name__}")
+
+
+def check_rows(name: str, value: object) -> None:
+    """Raise TypeError unless `value` is a tensor whose rows are all of one length."""
+    check_tensor(name, value)
+    if value.is_nested:
+        raise TypeError(f"{name} must have rows of one length; got a nested tensor")
+
+
+def as_integers(name: str, value: object) -> Tensor:
+    """Return a tensor of any integer dtype as int64; raise TypeError of anything else."""
+    check_rows(name, value)
+    if value.is_floating_point() or value.is_complex() or value.dtype is torch.bool:
+        raise TypeError(f"{name} must have an integer dtype; got {value.dtype}")
+    return value.long()
 
 
 def check_floating(name: str, value: Tensor) -> None:
@@ -57,7 +74,9 @@ def check_integers(name: str, values: Tensor, high: int) -> None:
     if not may_look_at(values):
         return
 
-    low_seen, high_seen = (value.item() for value in values.aminmax())
+    # Of wide unsigned integers, torch has no minimum.
+    seen = values.long() if values.dtype in WIDE_UNSIGNED else values
+    low_seen, high_seen = (value.item() for value in seen.aminmax())
     if not (low_seen >= 0 and high_seen <= high):
         raise ValueError(f"{name} must hold values in 0 .. {high}; got {low_seen} to {high_seen}")
     if values.is_floating_point() and bool((values != values.round()).any()):

@@ -11,6 +11,7 @@ from dgm_fast._core.checks import (
     check_floating,
     check_integers,
     check_labels,
+    check_rows,
     may_look_at,
     some_labels,
 )
@@ -20,6 +21,7 @@ __all__ = [
     "check_event",
     "check_integers",
     "check_labels",
+    "check_rows",
     "check_signal",
     "context_rows",
     "rows_of",

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dgm_fast._core.checks import check_integers, some_labels
+from dgm_fast._core.checks import as_integers, check_integers, some_labels
 from dgm_fast.sampling.filters import Filters, filter_logits, pick_token
 from dgm_fast.sampling.noise import AnyNoise, SeededNoise, draw_uniforms, drawn, noise_for
 
@@ -100,7 +100,8 @@ class SequenceSampler(ABC):
         pick: maps parameters (B, P) and noise (B, 1) to tokens (B,); default from logits.
 
     Shapes:
-        Tokens (B, n) int64, noise (B, n, 1) as `draw_noise` makes it, or the `SeededNoise` of it.
+        Tokens (B, n), int64 where drawn, of any integer dtype where given; noise (B, n, 1) as
+        `draw_noise` makes it, or the `SeededNoise` of it.
 
     Precision:
         At least float32. Of a kernel, the bits of a sequence depend neither on the batch, nor on
@@ -159,6 +160,7 @@ class SequenceSampler(ABC):
     def feed(self, state: SequenceState, tokens: Tensor) -> SequenceState:
         """Return the state after tokens (B, n) that are given. Uses `state` up."""
         self._check_state(state)
+        tokens = as_integers("tokens", tokens)
         self._check_tokens("tokens", tokens, state.batch, 0)
         count = tokens.shape[1]
         self._check_length(state, count)
@@ -189,7 +191,7 @@ class SequenceSampler(ABC):
             temperature: as in `filter_logits`.
             top_k: likewise.
             top_p: likewise.
-            given: (B, n), int64, tokens that are kept where they are not negative.
+            given: (B, n), of any integer dtype, tokens that are kept where they are not negative.
             noise: that decides the tokens; default drawn, by a GPU's kernel where it uses it.
             generator: to draw it from; default torch's own.
             parameters_out: (B, n, P), filled with what each token was drawn from, unfiltered; left
@@ -209,6 +211,7 @@ class SequenceSampler(ABC):
         noise = self._noise(noise, state.batch)
         count, before = noise.shape[1], state.time
         self._check_length(state, count)
+        given = None if given is None else as_integers("given", given)
         whole = self._given(given, state.batch, count)
         given = None if given is None else given.to(self.device)
         self._check_out(parameters_out, state.batch, count)
@@ -311,8 +314,6 @@ class SequenceSampler(ABC):
         return (given >= 0).all(0).tolist()
 
     def _check_tokens(self, name: str, tokens: Tensor, batch: int, lowest: int) -> None:
-        if tokens.dtype != torch.int64:
-            raise TypeError(f"{name} must be int64; got {tokens.dtype}")
         if tokens.ndim != 2 or tokens.shape[0] != batch:
             got = tuple(tokens.shape)
             raise ValueError(f"{name} must have shape (B, n) = ({batch}, n); got {got}")

@@ -294,6 +294,14 @@ def test_a_histogram_is_sampled_and_saved(tmp_path):
     assert model.sample((2, 3)).shape == (2, 3, 2)
     noise = model.draw_noise(3)
     assert torch.equal(model.sample(3, noise=noise), again.sample(3, noise=noise))
+    # Of what may be drawn, likelier values alone are left.
+    assert model.sample(200, top_k=1).unique(dim=0).tolist() == [[1, 2]]
+    assert torch.equal(model.sample(200, temperature=0.0), model.sample(200, top_p=0.4))
+    warm = model.sample(20_000, temperature=2.0, generator=torch.Generator().manual_seed(0))
+    share, p = (warm[:, 1] == 2).double().mean().item(), model.logits[1].div(2).softmax(0)[2]
+    assert share == pytest.approx(p.item(), abs=0.02)
+    with pytest.raises(ValueError, match="top_k must be at least 1; got 0"):
+        model.sample(2, top_k=0)
     with pytest.raises(ValueError, match="smoothing must be positive where a value does not occur"):
         model.fit(x, smoothing=0)
 

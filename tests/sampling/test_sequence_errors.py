@@ -53,7 +53,12 @@ def test_without_room_to_slide_the_end_is_an_error():
             ValueError,
             r"given must have shape \(B, n\) = \(3, 5",
         ),
-        ({"given": torch.zeros(3, 5)}, TypeError, "given must be int64; got torch.float32"),
+        (
+            {"given": torch.zeros(3, 5)},
+            TypeError,
+            "given must have an integer dtype; got torch.float32",
+        ),
+        ({"given": "to be"}, TypeError, "given must be a torch.Tensor; got str"),
         ({"given": torch.full((3, 5), V)}, ValueError, "given must hold values in 0 .. 2"),
         ({"parameters_out": torch.zeros(3, 5, 7)}, ValueError, "parameters_out must have shape"),
     ],
@@ -81,6 +86,16 @@ def test_other_errors_name_the_argument():
     state = sampler.start(3, torch.zeros(3).long())
     with pytest.raises(ValueError, match=r"tokens must hold values in 0 .. 2; got -1 to -1"):
         sampler.feed(state, torch.full((3, 2), -1))
+    ragged = torch.nested.nested_tensor([torch.ones(2), torch.ones(1)], layout=torch.jagged)
+    for wrong, match in (
+        ([[0, 1], [2]], "tokens must be a torch.Tensor; got list"),
+        (ragged, "tokens must have rows of one length; got a nested tensor"),
+        (torch.ones(3, 2).bool(), "tokens must have an integer dtype; got torch.bool"),
+    ):
+        with pytest.raises(TypeError, match=match):
+            sampler.feed(state, wrong)
+    with pytest.raises(TypeError, match="given must be a torch.Tensor; got str"):
+        make_model(VARIANTS["gru"]).sample(1, given="to be")
     with pytest.raises(ValueError, match=r"keep must be in 0 .. 8; got 9"):
         TransformerSampler(model.described(), keep=9)
     with pytest.raises(ValueError, match=r"mode must be one of auto, eager, .*; got 'fast'"):
@@ -107,3 +122,22 @@ def test_other_errors_name_the_argument():
 def test_sampling_errors_name_the_argument(options, match):
     with pytest.raises(ValueError, match=match):
         make_model(VARIANTS["gru"]).sample(**({"shape": 4, "length": 5} | options))
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int16, torch.uint16, torch.uint64], ids=str)
+@every_impl
+def test_tokens_of_any_integer_dtype_are_the_same(dtype):
+    model = make_model(VARIANTS["gru"])
+    sampler, x, noise = model.sampler(), tokens(2, 4), torch.rand(2, 9, 1)
+    expected = model.sample(2, length=9, given=x, noise=noise)
+    given = x.to(dtype)
+    assert torch.equal(model.log_prob(given), model.log_prob(x))
+    assert torch.equal(model.sample(2, length=9, given=given, noise=noise), expected)
+    for sampled, state in (
+        sampler.draw(sampler.feed(sampler.start(2), given), noise=noise[:, 4:]),
+        sampler.draw(sampler.start(2), noise=noise[:, :4], given=given),
+    ):
+        assert sampled.dtype is torch.int64
+        assert torch.equal(state.tokens, expected[:, : state.time])
+    with pytest.raises(ValueError, match="tokens must hold values in 0 .. 2; got 9 to 9"):
+        sampler.feed(sampler.start(1), torch.full((1, 1), 9, dtype=dtype))

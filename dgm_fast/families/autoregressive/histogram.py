@@ -21,7 +21,7 @@ from dgm_fast._core.random import draw_seed
 from dgm_fast.families import checks
 from dgm_fast.families.pretrained import Pretrained
 from dgm_fast.ops import philox_uniform
-from dgm_fast.sampling import pick_token
+from dgm_fast.sampling import filter_logits, pick_token
 
 __all__ = ["Histogram", "HistogramConfig"]
 
@@ -144,6 +144,9 @@ class Histogram(Pretrained, nn.Module):
         context: None = None,
         generator: torch.Generator | None = None,
         *,
+        temperature: float = 1.0,
+        top_k: int | None = None,
+        top_p: float | None = None,
         noise: Tensor | None = None,
         progress: Callable[[int, int], object] | None = None,
     ) -> Tensor:
@@ -153,6 +156,9 @@ class Histogram(Pretrained, nn.Module):
             shape: leading dims of the result; an int counts as one dim.
             context: None, as this model has no classes.
             generator: on the model's device; default torch's own.
+            temperature: divides the logits; 0 leaves the likeliest values alone.
+            top_k: draw among so many likeliest values alone.
+            top_p: draw among the likeliest values that together have this probability alone.
             noise: (n, D, 1) for all n events, as `draw_noise` makes it; default drawn.
             progress: told once, when all values are there.
 
@@ -167,7 +173,8 @@ class Histogram(Pretrained, nn.Module):
         elif noise.shape != (n, D, 1):
             expected, got = (n, D, 1), tuple(noise.shape)
             raise ValueError(f"noise must have shape (n, D, 1) = {expected}; got {got}")
-        logits = self.logits.expand(n, D, -1).flatten(0, 1)
+        logits = filter_logits(self.logits, temperature=temperature, top_k=top_k, top_p=top_p)
+        logits = logits.expand(n, D, -1).flatten(0, 1)
         x = pick_token(logits, noise.flatten(0, 1))
         if progress is not None:
             progress(D, D)

@@ -153,7 +153,8 @@ class TokenModel(Pretrained, nn.Module, ABC):
             context: labels, broadcast to `shape`.
             generator: on the model's device; default torch's own.
             length: T, of the result.
-            given: the sequences' beginning, (*, up to T), broadcast to `shape`.
+            given: the sequences' beginning, (*, up to T), integers of any dtype, broadcast to
+                `shape`.
             temperature: divides the logits; 0 leaves the likeliest tokens alone.
             top_k: draw among so many likeliest tokens alone.
             top_p: draw among the likeliest tokens that together have this probability alone.
@@ -165,6 +166,8 @@ class TokenModel(Pretrained, nn.Module, ABC):
             Returns (*shape, T), int64.
 
         Raises:
+            TypeError: given is no tensor, or its rows differ in length.
+            ValueError: an argument does not fit; names it.
             SamplingInterrupted: Ctrl-C; it has the samples as far as they were drawn.
         """
         shape = checks.as_shape(shape)
@@ -223,6 +226,7 @@ class TokenModel(Pretrained, nn.Module, ABC):
         device, _ = self._where()
         if given is None:
             return torch.zeros(math.prod(shape), 0, dtype=torch.int64, device=device)
+        checks.check_rows("given", given)
         if given.ndim == 0 or given.shape[-1] > length:
             raise ValueError(
                 f"given must have shape (*, at most length = {length}); got {tuple(given.shape)}"
