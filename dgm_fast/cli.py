@@ -7,12 +7,11 @@ and saved as far as they had come, with 130.
 from __future__ import annotations
 
 import inspect
-import json
 import runpy
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Generic, Literal, TypeVar
@@ -21,24 +20,31 @@ import torch
 import tyro
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from torch import Tensor, nn
+from torch import nn
 
 from dgm_fast import ImplementationUnavailable, use_impl
-from dgm_fast.families import FAMILIES, family_of
+from dgm_fast.families import FAMILIES
 from dgm_fast.training import (
     DataConfig,
-    Dataset,
     TrainConfig,
     load_dataset,
     mean_nll_nats,
     train,
 )
-from dgm_fast.training.checkpoint import TRAINING_FILE, write_atomically
-from dgm_fast.training.data import Alphabet, Binarization, SignalDataset, TextDataset
+from dgm_fast.training.checkpoint import TRAINING_FILE
+from dgm_fast.training.counted import count
+from dgm_fast.training.data import Alphabet, Binarization
 from dgm_fast.training.distributed import process_group
-from dgm_fast.training.metrics import likelihood_table
-from dgm_fast.training.protocol import check_fit, context_of, shape_rows
-from dgm_fast.training.recipes import RECIPES, embedded_data, find_recipe
+from dgm_fast.training.metrics import diagnostics, likelihood_table
+from dgm_fast.training.protocol import check_fit
+from dgm_fast.training.recipes import (
+    RECIPES,
+    Recipe,
+    embedded_data,
+    find_recipe,
+    sized_for,
+)
+from dgm_fast.training.run_file import load_model, read_run, write_run
 from dgm_fast.training.samples import draw_samples, labels_of, save_samples, show_text
 from dgm_fast.training.subnormals import flush_subnormals
 
@@ -49,7 +55,7 @@ Impl = Literal["auto", "reference", "cpp", "triton", "cuda"]
 USAGE = """dgm-fast: fast deep generative models
 
   dgm-fast env               what is live on this machine, and why the rest is not
-  dgm-fast train FAMILY      train a model; FAMILY is one of: {families}
+  dgm-fast train FAMILY      train a model, or count one; FAMILY is one of: {families}
   dgm-fast evaluate CKPT     likelihood in nats and bits/dim, beside two baselines
   dgm-fast sample CKPT       draw samples into a PNG file, signals also into WAV files; print text
   dgm-fast bench             time every op against plain PyTorch
@@ -62,7 +68,7 @@ Config = TypeVar("Config")
 
 @dataclass(frozen=True)
 class Train(Generic[Config]):
-    """Train a model; the defaults are the recipe of the data chosen with --data."""
+    """Train a model; the defaults are the recipe of the data chosen, a vocabulary its text's."""
 
     data: tyro.conf.OmitArgPrefixes[DataConfig]
     model: Config
@@ -73,6 +79,16 @@ class Train(Generic[Config]):
     """Continue the run in the folder, given the same options as before."""
     impl: Impl = "auto"
     """Implementation of every op."""
+
+
+@dataclass(frozen=True)
+class Count(Generic[Config]):
+    """Fit a model that counts; the defaults are the recipe of the data chosen, and its sizes."""
+
+    data: tyro.conf.OmitArgPrefixes[DataConfig]
+    model: Config
+    out: Path | None = None
+    """Folder of the run; without it runs/FAMILY-DATA."""
 
 
 @dataclass(frozen=True)
@@ -185,6 +201,8 @@ def _train(arguments: list[str]) -> int:
     kind = FAMILIES[family]
     data = _option(rest, "data") or embedded_data(family)
     recipe = find_recipe(family, data, _option(rest, "binarization"))
+    if recipe.train is None:
+        return _count(family, recipe, rest)
     default = Train(recipe.data, recipe.model, recipe.train)
     command = tyro.cli(
         Train[kind.config_class], prog=f"dgm-fast train {family}", args=rest, default=default
@@ -193,13 +211,13 @@ def _train(arguments: list[str]) -> int:
 
     dataset = load_dataset(command.data)
     torch.manual_seed(command.train.seed)
-    model = kind(command.model)
+    model = kind(sized_for(command.model, dataset, _model_options(rest)))
     check_fit(model, dataset)
     with process_group() as processes, use_impl(command.impl):
         console = Console(quiet=not processes.is_first)
         # Before the run, so that one that is killed can be evaluated; never over another run's.
         if processes.is_first and not (folder / TRAINING_FILE).exists():
-            _write_run(folder, family, command, dataset)
+            write_run(folder, family, command.data, command.train, dataset)
         result = train(
             model, dataset, command.train, folder, resume=command.resume, console=console
         )
@@ -209,7 +227,7 @@ def _train(arguments: list[str]) -> int:
         if result.interrupted:
             return 130
         device = command.train.resolve_device()
-        best = _load(folder, device)
+        best = load_model(folder, device)
         nats = mean_nll_nats(best, *dataset.split("test"), device=device, quick=True)
         console.print(likelihood_table({_title(best): nats}, dataset))
         console.print(
@@ -219,9 +237,31 @@ def _train(arguments: list[str]) -> int:
     return 0
 
 
+def _count(family: str, recipe: Recipe, arguments: list[str]) -> int:
+    """Fit a model that has no training."""
+    kind = FAMILIES[family]
+    command = tyro.cli(
+        Count[kind.config_class],
+        prog=f"dgm-fast train {family}",
+        args=arguments,
+        default=Count(recipe.data, recipe.model),
+    )
+    folder = command.out or Path("runs") / f"{family}-{command.data.data}"
+    dataset = load_dataset(command.data)
+    model = kind(sized_for(command.model, dataset, _model_options(arguments)))
+    check_fit(model, dataset)
+
+    seconds = count(model, dataset, folder)
+    write_run(folder, family, command.data, None, dataset)
+    console, nats = Console(), mean_nll_nats(model, *dataset.split("test"))
+    console.print(likelihood_table({family: nats}, dataset))
+    console.print(f"counted in {seconds:.1f} s; weights and log in {folder}")
+    return 0
+
+
 def _evaluate(arguments: list[str]) -> int:
     command = tyro.cli(Evaluate, prog="dgm-fast evaluate", args=arguments)
-    data = DataConfig(**_read_run(command.checkpoint)["data"])
+    data = DataConfig(**read_run(command.checkpoint)["data"])
     if command.data_root is not None:
         data = replace(data, data_root=command.data_root)
     if command.binarization is not None:
@@ -230,7 +270,7 @@ def _evaluate(arguments: list[str]) -> int:
     device = TrainConfig(device=command.device).resolve_device()
 
     with use_impl(command.impl):
-        model = _load(command.checkpoint, device)
+        model = load_model(command.checkpoint, device)
         check_fit(model, dataset)
         rows, labels = dataset.split(command.split, command.rows)
         options = _options_of(model.log_prob, command, ("samples",))
@@ -245,7 +285,7 @@ def _evaluate(arguments: list[str]) -> int:
                 progress=told,
                 **options,
             )
-        further = _diagnostics(model, rows, labels, device)
+        further = diagnostics(model, rows, labels, device)
 
     console = Console()
     name = f"{_title(model, command.quick)}, {command.split}, {len(rows)} rows"
@@ -258,18 +298,6 @@ def _evaluate(arguments: list[str]) -> int:
 def _title(model: nn.Module, quick: bool = True) -> str:
     estimated = quick and hasattr(model, "validation_nats")
     return f"{model.family} (estimate)" if estimated else model.family
-
-
-def _diagnostics(
-    model: nn.Module, rows: Tensor, labels: Tensor | None, device: torch.device
-) -> dict[str, float]:
-    """Return the model's figures beside the likelihood, of a thousand rows at most."""
-    if not hasattr(model, "diagnostics"):
-        return {}
-
-    x = shape_rows(rows[:1000].to(device), model)
-    context = context_of(model, None if labels is None else labels[:1000].to(device))
-    return model.diagnostics(x, context)
 
 
 def _options_of(
@@ -297,23 +325,26 @@ def _sample(arguments: list[str]) -> int:
     command = tyro.cli(Sample, prog="dgm-fast sample", args=arguments)
     if command.count is not None and command.count < 1:
         raise ValueError(f"count must be positive; got {command.count}")
-    run = _read_run(command.checkpoint)
+    run = read_run(command.checkpoint)
     device = TrainConfig(device=command.device).resolve_device()
     signals, text = "sample_rate_hz" in run, "alphabet" in run
     if command.prompt is not None and not text:
         raise ValueError(f"prompt must not be given: {run['family']} models no text")
     with use_impl(command.impl):
-        model = _load(command.checkpoint, device)
+        model = load_model(command.checkpoint, device)
         generator = torch.Generator(device).manual_seed(command.seed)
         names = ("temperature", "length", "sampler", "steps", "guidance", "top_k", "top_p")
         options = _options_of(model.sample, command, names)
         classes = getattr(model, "classes", 0)
         if signals:
             options = {"length": run["event_shape"][0]} | options
-        if text:
+        known = inspect.signature(model.sample).parameters
+        if text and "length" in known:
             options = {"length": 500} | options
-            if command.prompt:
-                options["given"] = Alphabet(run["alphabet"]).encode(command.prompt).to(device)
+        if command.prompt is not None and "given" not in known:
+            raise ValueError(f"prompt must not be given: {model.family} goes on from none")
+        if command.prompt:
+            options["given"] = Alphabet(run["alphabet"]).encode(command.prompt).to(device)
         count = command.count or (classes or 8 if signals else 1 if text else 64)
         labels = labels_of(count, classes, command.label) if classes else None
         context = None if labels is None else labels.to(device)
@@ -354,44 +385,10 @@ def _option(arguments: list[str], name: str) -> str | None:
     return None
 
 
-def _load(folder: Path, device: torch.device) -> nn.Module:
-    family = family_of(folder)
-    if family not in FAMILIES:
-        raise ValueError(f"{folder} holds a {family!r}; known families: {', '.join(FAMILIES)}")
-    return FAMILIES[family].from_pretrained(folder, device=device)
-
-
-def _write_run(folder: Path, family: str, command: Train[Any], dataset: Dataset) -> None:
-    """Write run.json, what `evaluate` and `sample` must know of the data."""
-    root = command.data.data_root
-    run = {
-        "family": family,
-        "data": asdict(command.data) | {"data_root": None if root is None else str(root)},
-        "event_shape": dataset.event_shape,
-        "levels": dataset.levels,
-        "continuous": dataset.continuous,
-        "train": asdict(command.train),
-    }
-    if isinstance(dataset, SignalDataset):
-        run["sample_rate_hz"] = dataset.sample_rate_hz
-    if isinstance(dataset, TextDataset):
-        run["alphabet"] = dataset.alphabet.characters
-    text = json.dumps(run, indent=2) + "\n"
-    folder.mkdir(parents=True, exist_ok=True)
-    write_atomically(folder / "run.json", lambda path: path.write_text(text))
-
-
-def _read_run(folder: Path) -> dict[str, Any]:
-    path = folder / "run.json"
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} is missing; expected a folder that `dgm-fast train` wrote")
-    try:
-        run = json.loads(path.read_text())
-        root = run["data"]["data_root"]
-        run["data"]["data_root"] = None if root is None else Path(root)
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} is damaged: {error}") from error
-    return run
+def _model_options(arguments: list[str]) -> set[str]:
+    """Return the names of the model's options that are given."""
+    names = (each.partition("=")[0] for each in arguments if each.startswith("--model."))
+    return {name.removeprefix("--model.").replace("-", "_") for name in names}
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from dgm_fast.training.text_baselines import histogram_of_tokens_nats, markov_na
 __all__ = [
     "baselines_nats",
     "bits_per_dim",
+    "diagnostics",
     "histogram_per_pixel_nats",
     "independent_pixels_nats",
     "likelihood_table",
@@ -105,6 +106,18 @@ def mean_nll_nats(
     if world_size > 1:
         dist.all_reduce(total)
     return total.item() / len(rows)
+
+
+def diagnostics(
+    model: nn.Module, rows: Tensor, labels: Tensor | None, device: torch.device
+) -> dict[str, float]:
+    """Return a model's figures beside the likelihood, of a thousand rows at most."""
+    if not hasattr(model, "diagnostics"):
+        return {}
+
+    x = shape_rows(rows[:1000].to(device), model)
+    context = context_of(model, None if labels is None else labels[:1000].to(device))
+    return model.diagnostics(x, context)
 
 
 def independent_pixels_nats(dataset: Dataset) -> float:

@@ -94,7 +94,7 @@ def test_other_errors_name_the_argument():
     ):
         with pytest.raises(TypeError, match=match):
             sampler.feed(state, wrong)
-    with pytest.raises(TypeError, match="given must be a torch.Tensor; got str"):
+    with pytest.raises(TypeError, match=r"given must be a torch.Tensor; got str"):
         make_model(VARIANTS["gru"]).sample(1, given="to be")
     with pytest.raises(ValueError, match=r"keep must be in 0 .. 8; got 9"):
         TransformerSampler(model.described(), keep=9)
@@ -139,5 +139,5 @@ def test_tokens_of_any_integer_dtype_are_the_same(dtype):
     ):
         assert sampled.dtype is torch.int64
         assert torch.equal(state.tokens, expected[:, : state.time])
-    with pytest.raises(ValueError, match="tokens must hold values in 0 .. 2; got 9 to 9"):
+    with pytest.raises(ValueError, match=r"tokens must hold values in 0 .. 2; got 9 to 9"):
         sampler.feed(sampler.start(1), torch.full((1, 1), 9, dtype=dtype))

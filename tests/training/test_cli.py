@@ -14,7 +14,7 @@ import torch
 from dgm_fast import cli
 from dgm_fast.families import FAMILIES, MADE
 from dgm_fast.sampling.masked_mlp import sampler
-from dgm_fast.training import DataConfig, load_dataset
+from dgm_fast.training import DataConfig, TrainResult, load_dataset
 from dgm_fast.training.data import read_wav
 from dgm_fast.training.recipes import RECIPES, find_recipe
 
@@ -148,9 +148,55 @@ def test_text_is_trained_evaluated_and_printed(tmp_path, capsys):
     assert "got '7Z'" in capsys.readouterr().err
 
 
-def test_a_family_that_counts_has_no_training(capsys):
-    assert cli.main(["train", "markov"]) == 2
-    assert "no recipe for markov: its fit has no training" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("family", "baseline", "options"),
+    [
+        ("histogram", "histogram of bytes", []),
+        ("markov", "Markov of order 6", ["--length", "64"]),
+    ],
+)
+def test_a_family_that_counts_is_fitted_evaluated_and_printed(
+    family, baseline, options, tmp_path, capsys
+):
+    run = str(tmp_path / "run")
+    # Sizes are those of the data.
+    count = ["train", family, "--segment", "64", "--tokens", "bytes", "--out", run]
+    assert cli.main(count) == 0
+    assert cli.main(["evaluate", run, "--device", "cpu"]) == 0
+    out = capsys.readouterr().out
+    assert f"{family}, test, " in out
+    assert "counted in" in out
+    # It is the baseline itself, twice.
+    rows = [line for line in out.splitlines() if "│" in line]
+    figures = [line.split("│")[2:] for line in rows if family in line or baseline in line]
+    assert len(figures) == 4
+    assert figures == [figures[0]] * 4
+
+    sample = ["sample", run, "--device", "cpu", "--temperature", "0", *options]
+    assert cli.main(sample) == 0
+    text = capsys.readouterr().out.removesuffix("\n")
+    assert len(text) == 64
+    assert (text == " " * 64) == (family == "histogram")
+    told = cli.main([*sample, "--prompt", "The "])
+    assert told == (2 if family == "histogram" else 0)
+    assert ("histogram goes on from none" in capsys.readouterr().err) == (told == 2)
+    assert cli.main(count) == 2
+    assert "already holds a run: choose another folder" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("family", ["transformer", "rnn", "markov_mlp"])
+def test_a_vocabulary_is_that_of_the_data_where_none_is_given(
+    family, tmp_path, monkeypatch, capsys
+):
+    def stop(model, dataset, config, folder, **options):
+        assert model.vocabulary == dataset.levels == 256
+        return TrainResult(folder, 0, 0.0, 0, interrupted=True, seconds=0.0)
+
+    monkeypatch.setattr(cli, "train", stop)
+    train = ["train", family, "--data=text", "--tokens", "bytes", "--out", str(tmp_path / "run")]
+    assert cli.main([*train, "--device", "cpu"]) == 130
+    assert cli.main([*train, "--model.vocabulary=29"]) == 2
+    assert "the data, which are of 256 levels; got 29 levels" in capsys.readouterr().err
 
 
 def test_a_prompt_is_of_text_alone(trained, capsys):

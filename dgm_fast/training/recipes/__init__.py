@@ -7,9 +7,9 @@ import pkgutil
 from collections.abc import Callable
 
 from dgm_fast.training.data import EMBEDDED
-from dgm_fast.training.recipes.recipe import Recipe
+from dgm_fast.training.recipes.recipe import Recipe, sized_for
 
-__all__ = ["RECIPES", "Recipe", "embedded_data", "find_recipe"]
+__all__ = ["RECIPES", "Recipe", "embedded_data", "find_recipe", "sized_for"]
 
 RECIPES: dict[tuple[str, ...], Callable[..., Recipe]] = {
     tuple(module.name.rsplit("_", 1)): importlib.import_module(f"{__name__}.{module.name}").recipe
@@ -36,9 +36,9 @@ def embedded_data(family: str) -> str:
     """Return the data set that needs no files and that the family has a recipe for.
 
     Raises:
-        ValueError: there is none: the family is fitted in closed form.
+        ValueError: there is none.
     """
     known = [data for data in EMBEDDED if (family, data) in RECIPES]
     if not known:
-        raise ValueError(f"there is no recipe for {family}: its fit has no training")
+        raise ValueError(f"there is no recipe for {family} on data that need no files")
     return known[0]

@@ -2,22 +2,48 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Collection
+from dataclasses import dataclass, replace
 from typing import Any
 
+from dgm_fast.families import HistogramConfig
+from dgm_fast.families.autoregressive import TokenConfig
 from dgm_fast.training.config import TrainConfig
-from dgm_fast.training.data import DataConfig
+from dgm_fast.training.data import DataConfig, Dataset
 
-__all__ = ["Recipe", "check_signal_view", "likelihood_options", "pixel_options"]
+__all__ = ["Recipe", "check_signal_view", "likelihood_options", "pixel_options", "sized_for"]
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """Hold one complete experiment; `model` is the config of its family."""
+    """Hold one complete experiment.
+
+    Attributes:
+        data: which, and in which view.
+        model: the config of its family.
+        train: None of a model that counts, which has no training.
+    """
 
     data: DataConfig
     model: Any
-    train: TrainConfig
+    train: TrainConfig | None
+
+
+def sized_for(model: Any, dataset: Dataset, given: Collection[str] = ()) -> Any:
+    """Return a config of a text's model with the sizes of the data, but for fields in `given`.
+
+    Example:
+        >>> from dgm_fast.families import RNNConfig
+        >>> from dgm_fast.training.data import load_sentences
+        >>> sized_for(RNNConfig(vocabulary=65), load_sentences()).vocabulary
+        29
+    """
+    sizes: dict[str, Any] = {}
+    if isinstance(model, TokenConfig):
+        sizes = {"vocabulary": dataset.levels}
+    if isinstance(model, HistogramConfig):
+        sizes = {"levels": dataset.levels, "event_shape": dataset.event_shape}
+    return replace(model, **{name: sizes[name] for name in sizes.keys() - set(given)})
 
 
 def likelihood_options(binarization: str, levels: int) -> dict[str, Any]:

@@ -1,0 +1,22 @@
+"""Counts of what follows the last six characters of sentences of a small grammar.
+
+dgm-fast train markov --data text
+"""
+
+from __future__ import annotations
+
+from dgm_fast.families import MarkovConfig
+from dgm_fast.training.data import DataConfig
+from dgm_fast.training.recipes.recipe import Recipe, check_signal_view
+
+__all__ = ["recipe"]
+
+
+def recipe(binarization: str = "none") -> Recipe:
+    """Make the recipe; text has one view alone."""
+    check_signal_view(binarization, "text")
+    return Recipe(
+        data=DataConfig(data="text", binarization="none", segment=128),
+        model=MarkovConfig(vocabulary=29, order=6),
+        train=None,
+    )
