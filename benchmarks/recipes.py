@@ -5,12 +5,18 @@
 
 Each run adds a row to `results/<device>/recipes/summary.csv`, lays its log beside it and redraws
 `curves.png`. The likelihood is that of `dgm-fast evaluate`, of all test rows unless told otherwise.
+Of Shakespeare these are the rows that validate: there are no others, and the tables say so. Models
+that count have a row and no curve:
+
+    dgm-fast train markov --data shakespeare --data-root PATH/TO/text
+    python -m benchmarks.recipes runs/markov-shakespeare
 """
 
 from __future__ import annotations
 
 import csv
 import json
+import math
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
@@ -26,13 +32,15 @@ from rich.progress import Progress
 from torch import nn
 
 from benchmarks import record
-from dgm_fast.families import FAMILIES, MADE, WaveNet
+from dgm_fast.families import FAMILIES, MADE, Histogram, WaveNet
 from dgm_fast.families.autoregressive import PixelModel, TokenModel
 from dgm_fast.training import DataConfig, Dataset, bits_per_dim, load_dataset, mean_nll_nats
 from dgm_fast.training.data import SignalDataset, TextDataset
 
 FOLDER = "recipes"
 SUMMARY = "summary.csv"
+MINUTES = "minutes of one core"
+TOKENS = {"characters": "char", "bytes": "byte"}
 
 
 @dataclass(frozen=True)
@@ -68,7 +76,7 @@ class Reached:
         seconds: of training on the clock, validation left out.
         cpu_seconds: of training, summed over threads: what it cost where it shared the machine.
         validation_nats: the best epoch's, as training estimates it.
-        test_nats: of the weights that validated best.
+        test_nats: of the weights that validated best; of Shakespeare, on the rows that validate.
         test_bpd: the same in bits/dim.
         test_rows: how many rows were evaluated.
         estimate: what `test_nats` is.
@@ -160,7 +168,7 @@ def _estimate(model: nn.Module, options: Options) -> str:
     if options.samples is not None:
         return f"bound, {options.samples} samples"
     # A flow of real values has no noise to add.
-    is_exact = isinstance(model, (MADE, PixelModel, TokenModel, WaveNet))
+    is_exact = isinstance(model, (MADE, Histogram, PixelModel, TokenModel, WaveNet))
     is_exact |= getattr(model, "dequantization", ...) is None
     return "log-likelihood" if is_exact else "bound"
 
@@ -196,25 +204,47 @@ def table(results: Path) -> str:
 def _table(summary: Mapping[str, Mapping[str, str]]) -> str:
     rows = list(summary.values())
     first = rows[0]
-    lines = [f"{first['device']}, {first['threads']} threads, torch {first['torch']}", ""]
-    lines.append("| recipe | data | test, nats | bits/dim | it is | steps | minutes of one core |")
-    lines.append("|---|---|---:|---:|---|---:|---:|")
+    lines = [f"{first['device']}, {first['threads']} threads, torch {first['torch']}"]
+    # Text has figures of its own, in a table of its own.
+    tables: dict[tuple[str, str], list[Mapping[str, str]]] = {}
     for row in rows:
-        nats, bpd = float(row["test_nats"]), float(row["test_bpd"])
-        minutes = float(row["cpu_seconds"]) / 60
-        lines.append(
-            f"| {row['recipe']} | {row['view']} | {nats:.2f} | {bpd:.3f} | {row['estimate']} | "
-            f"{int(row['steps']):,} | {minutes:.0f} |"
-        )
+        tables.setdefault(_figures(row), []).append(row)
+    for figures, those in tables.items():
+        lines += ["", f"| recipe | data | {' | '.join(figures)} | it is | steps | {MINUTES} |"]
+        lines += ["|---|---|---:|---:|---|---:|---:|", *map(_line, those)]
     return "\n".join(lines) + "\n"
 
 
+def _figures(row: Mapping[str, str]) -> tuple[str, str]:
+    """Return what the two figures of a row are, of which data and in which units."""
+    unit, split = TOKENS.get(row["view"].split()[-1]), _split(row["recipe"])
+    return (f"{split}, nats/{unit}", f"bits/{unit}") if unit else (f"{split}, nats", "bits/dim")
+
+
+def _split(recipe: str) -> str:
+    """Return what a recipe is evaluated on, in a word: Shakespeare's test rows validate."""
+    return "validation" if recipe.endswith("-shakespeare") else "test"
+
+
+def _line(row: Mapping[str, str]) -> str:
+    nats, bpd = float(row["test_nats"]), float(row["test_bpd"])
+    figure = f"{nats:.2f}" if _figures(row)[1] == "bits/dim" else f"{bpd * math.log(2):.3f}"
+    minutes = float(row["cpu_seconds"]) / 60
+    return (
+        f"| {row['recipe']} | {row['view']} | {figure} | {bpd:.3f} | {row['estimate']} | "
+        f"{int(row['steps']):,} | {minutes:.0f} |"
+    )
+
+
 def draw(folder: Path) -> Path:
-    """Draw the curves of every recipe over the minutes of one core that it took."""
+    """Draw the curves of every recipe that took steps over the minutes of one core it took."""
     summary = read_summary(folder / SUMMARY)
-    logs = {name: read_log(folder / f"{name}.csv") for name in summary}
-    figure = Figure(figsize=(9, 2.2 + 2 * ((len(logs) + 1) // 2)), layout="constrained")
-    panels = figure.subplots((len(logs) + 1) // 2, 2, squeeze=False).flatten()
+    logs = {
+        name: read_log(folder / f"{name}.csv") for name in summary if _took_steps(summary[name])
+    }
+    rows = max(1, (len(logs) + 1) // 2)
+    figure = Figure(figsize=(9, 2.2 + 2 * rows), layout="constrained")
+    panels = figure.subplots(rows, 2, squeeze=False).flatten()
 
     for axes, (name, log) in zip(panels, logs.items(), strict=False):
         _draw_curve(axes, name, log, summary[name])
@@ -226,18 +256,26 @@ def draw(folder: Path) -> Path:
     return path
 
 
+def _took_steps(row: Mapping[str, str]) -> bool:
+    return int(row["steps"]) > 0
+
+
 def _draw_curve(
     axes: Any, name: str, log: Sequence[Mapping[str, float]], row: Mapping[str, str]
 ) -> None:
     minutes = [each["cpu_seconds"] / 60 for each in log]
     axes.plot(minutes, [each["train_nats"] for each in log], color="C7", label="training")
     axes.plot(minutes, [each["validation_nats"] for each in log], color="C0", label="validation")
-    axes.axhline(float(row["test_nats"]), color="C1", linewidth=1, label="test, best weights")
+    axes.axhline(
+        float(row["test_nats"]), color="C1", linewidth=1, label=f"{_split(name)}, best weights"
+    )
     # The first epochs are far above the rest.
     late = [each["validation_nats"] for each in log[len(log) // 8 :]]
     margin = 0.1 * (max(late) - min(late)) + 0.1
     axes.set_ylim(min(*late, float(row["test_nats"])) - margin, max(late) + margin)
-    axes.set_title(f"{name}: test {float(row['test_nats']):.2f} nats, {row['test_bpd']} bits/dim")
+    unit = _figures(row)[1]
+    title = f"{name}: {_split(name)} {float(row['test_nats']):.2f} nats, {row['test_bpd']} {unit}"
+    axes.set_title(title)
     axes.set_xlabel("minutes of one core")
     axes.set_ylabel("nats")
     axes.grid(alpha=0.3)

@@ -61,6 +61,27 @@ def test_the_newest_row_of_a_recipe_stands_in_the_table(recorded):
     assert f"| {float(row['test_nats']):.2f} |" in table
 
 
+def test_of_text_the_table_has_figures_of_a_character_beside_counts(recorded, tmp_path):
+    text, run, (made, _) = tmp_path / "mine.txt", tmp_path / "run", recorded
+    text.write_text("to be, or not to be: that is the question\n" * 100)
+    options = ["--data", "shakespeare", "--data-root", str(text), "--out", str(run)]
+    assert dgm_fast(["train", "markov", *options]) == 0
+    assert recipes.main(recipes.Options((run,), out=tmp_path), Console(quiet=True)) == 0
+    assert recipes.main(recipes.Options((made,), rows=5, out=tmp_path), Console(quiet=True)) == 0
+
+    folder = record.results_folder(tmp_path, torch.device("cpu")) / recipes.FOLDER
+    row = recipes.read_summary(folder / recipes.SUMMARY)["markov-shakespeare"]
+    assert row["estimate"] == "log-likelihood"
+    assert float(row["test_nats"]) == pytest.approx(float(row["validation_nats"]), abs=1e-4)
+    bits = float(row["test_bpd"])
+    _, of_text, of_images = readme.tables(tmp_path, "recipes").split("\n\n")
+    assert "| validation, nats/char | bits/char |" in of_text
+    expected = f"| {bits * math.log(2):.3f} | {bits:.3f} | log-likelihood | 0 | 0 |"
+    assert of_text.splitlines()[2].endswith(expected)
+    assert "| test, nats | bits/dim |" in of_images
+    assert "made-digits" in of_images
+
+
 def test_the_view_of_signals_is_their_levels():
     assert recipes._view(load_digits("none")) == "grey levels"
     assert recipes._view(load_digits("static")) == "static"
