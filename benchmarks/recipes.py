@@ -275,7 +275,7 @@ def _draw_curve(
     axes.set_ylim(min(*late, float(row["test_nats"])) - margin, max(late) + margin)
     unit = _figures(row)[1]
     title = f"{name}: {_split(name)} {float(row['test_nats']):.2f} nats, {row['test_bpd']} {unit}"
-    axes.set_title(title)
+    axes.set_title(title, fontsize=9)
     axes.set_xlabel("minutes of one core")
     axes.set_ylabel("nats")
     axes.grid(alpha=0.3)

@@ -288,7 +288,8 @@ def _evaluate(arguments: list[str]) -> int:
         further = diagnostics(model, rows, labels, device)
 
     console = Console()
-    name = f"{_title(model, command.quick)}, {command.split}, {len(rows)} rows"
+    split = "validation" if dataset.tests_on_validation else command.split
+    name = f"{_title(model, command.quick)}, {split}, {len(rows)} rows"
     console.print(likelihood_table({name: nats}, dataset))
     for figure, value in further.items():
         console.print(f"{figure}: {value:.4g}")

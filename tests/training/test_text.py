@@ -55,6 +55,7 @@ def test_shakespeare_is_split_nine_to_one(tmp_path):
     )
     assert data.validation.numel() > len(TEXT) - middle - 5
     assert torch.equal(data.test, data.validation)
+    assert data.tests_on_validation > load_sentences().tests_on_validation
     # Of what does not fill a window, less than a segment is lost.
     trained = data.alphabet.decode(data.training_text())
     assert TEXT[:middle].startswith(trained)

@@ -74,6 +74,11 @@ class Dataset:
         """What a bit is counted for: a value, that is, a dimension."""
         return "dim"
 
+    @property
+    def tests_on_validation(self) -> bool:
+        """Whether there are no rows to test on but those that validate."""
+        return torch.equal(self.test, self.validation)
+
     def split(self, name: Split, limit: int | None = None) -> tuple[Tensor, Tensor | None]:
         """Return the rows of a split, or the first `limit` of them, and their labels if any."""
         labels = self.labels.get(name)
