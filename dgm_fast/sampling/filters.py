@@ -92,15 +92,34 @@ def check_filters(temperature: float, top_k: int | None, top_p: float | None) ->
 
 
 def pick_token(logits: Tensor, noise: Tensor) -> Tensor:
-    """Return the tokens whose stretch of the cumulative distribution holds the uniform.
+    r"""Return the tokens whose stretch of the cumulative distribution holds the uniform.
+
+    .. math:: x = \#\{i : \sum_{j \le i} p_j \le u\}, \qquad p = \text{softmax}(l)
 
     A token of probability zero, such as one that was filtered out, is never picked.
+
+    Arguments:
+        logits: l, unnormalized; minus infinity of what must not be drawn.
+        noise: u, uniform.
 
     Shapes:
         logits (*, V), noise (*, 1) in [0, 1); result (*), int64.
 
     Precision:
         Sums in float64.
+
+    Gradients:
+        None: the result is of integers.
+
+    References:
+        Devroye, "Non-Uniform Random Variate Generation", 1986, section III.2 (inversion).
+
+    Example:
+        >>> import torch
+        >>> from dgm_fast.sampling import pick_token
+        >>> p = torch.tensor([0.1, 0.2, 0.7]).expand(3, -1)
+        >>> pick_token(p.log(), torch.tensor([[0.05], [0.15], [0.31]])).tolist()
+        [0, 1, 2]
     """
     return pick_category(logits.double(), noise[..., 0].double())
 

@@ -13,15 +13,34 @@ __all__ = ["WindowSampler"]
 
 
 class WindowSampler(SequenceSampler):
-    """Draws the tokens of a Markov model, whose memory is the tokens themselves.
+    r"""Draws the tokens of a Markov model, whose memory is the tokens themselves.
+
+    .. math:: x_t \sim \text{softmax}(l(x_{t-d}, \dots, x_{t-1}))
+
+    A token is one call of `logits_of`, for all sequences.
 
     Arguments:
         logits_of: maps the last `order` inputs (B, order), the symbol V before the first token, to
             the logits (B, V) of the next.
-        order: how many tokens a token depends on.
+        order: d, how many tokens a token depends on.
         vocabulary: V.
         device: of the model.
         dtype: of the noise.
+
+    Shapes:
+        Of tokens and noise as in `SequenceSampler`.
+
+    Precision:
+        That of `logits_of`; tokens are picked in float64.
+
+    Gradients:
+        None.
+
+    Raises:
+        TypeError, ValueError: an argument does not fit; names it.
+
+    References:
+        Shannon, "A Mathematical Theory of Communication", 1948, section 3.
 
     Example:
         >>> import torch

@@ -70,6 +70,10 @@ class Histogram(Pretrained, nn.Module):
     Precision:
         Likelihoods are at least float32, also under autocast.
 
+    Gradients:
+        Of `log_prob` and `loss` for the logits; zero, of the loss of the data that `fit` counted,
+        where nothing is smoothed. None of `sample`.
+
     Raises:
         ValueError: shapes do not fit; on the CPU also when a value is outside its range.
 

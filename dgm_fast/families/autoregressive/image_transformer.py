@@ -80,6 +80,10 @@ class ImageTransformer(PixelModel):
     Precision:
         Likelihoods are in nats and at least float32, also under autocast.
 
+    Gradients:
+        Of `log_prob` and `loss` for every parameter, by torch's layers; second derivatives as of
+        `Transformer`. None of `sample`.
+
     Raises:
         ValueError: shapes do not fit; on the CPU also when a value or label is outside its range.
 

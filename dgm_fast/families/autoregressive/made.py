@@ -76,6 +76,10 @@ class MADE(Pretrained, nn.Module):
     Precision:
         Likelihoods are in nats and at least float32, also under autocast.
 
+    Gradients:
+        Of `log_prob` and `loss` for every parameter, the context and real-valued x; a masked
+        weight's is exactly zero. Second derivatives run on the reference. None of `sample`.
+
     Raises:
         ValueError: shapes do not fit; on the CPU also when a value is outside the support.
 

@@ -67,6 +67,9 @@ class MarkovMLP(TokenModel):
     Precision:
         Likelihoods are at least float32, also under autocast.
 
+    Gradients:
+        Of `log_prob` and `loss` for every parameter, by torch's layers. None of `sample`.
+
     Raises:
         ValueError: shapes do not fit; on the CPU also when a token is outside its range.
 

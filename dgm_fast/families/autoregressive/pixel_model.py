@@ -109,6 +109,9 @@ class PixelModel(Pretrained, nn.Module, ABC):
     Precision:
         Likelihoods are in nats and at least float32, also under autocast.
 
+    Gradients:
+        Of `log_prob` and `loss` for every parameter; images are data. None of `sample`.
+
     Raises:
         ValueError: shapes do not fit; on the CPU also when a value or label is outside its range.
     """

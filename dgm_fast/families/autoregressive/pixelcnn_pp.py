@@ -265,10 +265,18 @@ class Resample(nn.Module):
 class PixelCNNpp(ConvolutionalPixelModel):
     r"""A density of images by two streams of shifted convolutions at several scales.
 
-    Of what the model takes and what it raises, `PixelModel` tells.
+    .. math:: \log p(x \mid c) = \sum_{i=1}^{H W} \log \sum_{k=1}^{K} \pi_{ik} \prod_{j=1}^{C}
+              \left[\sigma\!\left(\frac{x_{ij} - m_{ijk} + \delta}{s_{ijk}}\right)
+              - \sigma\!\left(\frac{x_{ij} - m_{ijk} - \delta}{s_{ijk}}\right)\right]
+
+    where pi, m and s depend on the pixels before i, delta is half a level, and the lowest and the
+    highest level have the tails; m also depends, linearly, on the channels of the pixel before j.
+    The other outputs have a sum over pixels alike. Of what the model takes, its gradients and what
+    it raises, `PixelModel` tells.
 
     References:
-        Salimans, Karpathy, Chen, Kingma, "PixelCNN++", ICLR 2017, section 2 and figure 2.
+        Salimans, Karpathy, Chen, Kingma, "PixelCNN++", ICLR 2017, section 2, equations 2 and 3,
+        figure 2.
 
     Example:
         >>> import torch

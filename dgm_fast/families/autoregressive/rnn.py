@@ -91,6 +91,10 @@ class RNN(TokenModel):
         Likelihoods are at least float32, also under autocast. The layers are torch's, of which
         `torch.compile(fullgraph=True)` wants `torch._dynamo.config.allow_rnn`.
 
+    Gradients:
+        Of `log_prob` and `loss` for every parameter, by torch's layers, through the whole sequence.
+        None of `sample`.
+
     Raises:
         TypeError: context is not int64.
         ValueError: shapes do not fit; on the CPU also when a token or label is outside its range.

@@ -79,6 +79,9 @@ class TokenModel(Pretrained, nn.Module, ABC):
     Precision:
         Likelihoods are at least float32, also under autocast.
 
+    Gradients:
+        Of `log_prob` and `loss` for every parameter, by torch's layers. None of `sample`.
+
     Raises:
         TypeError: context is not int64.
         ValueError: shapes do not fit; on the CPU also when a token or label is outside its range.

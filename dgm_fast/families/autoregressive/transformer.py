@@ -102,6 +102,11 @@ class Transformer(TokenModel):
     Precision:
         Likelihoods are at least float32, also under autocast.
 
+    Gradients:
+        Of `log_prob` and `loss` for every parameter, by torch's layers; second derivatives within
+        `torch.nn.attention.sdpa_kernel(SDPBackend.MATH)` alone, as the fused attention has none.
+        None of `sample`.
+
     Raises:
         TypeError: context is not int64.
         ValueError: shapes do not fit; on the CPU also when a token or label is outside its range.

@@ -83,13 +83,15 @@ class WaveNet(Pretrained, nn.Module):
         Likelihoods are at least float32, also under autocast; x keeps float32 whatever the
         parameters are.
 
+    Gradients:
+        Of `log_prob` and `loss` for parameters and features; none for x, which is rounded.
+
     Raises:
         TypeError: x or features are no floating-point tensors, or context is not int64.
         ValueError: shapes do not fit; on the CPU also when a sample or label is outside its range.
 
     References:
-        van den Oord et al., "WaveNet: A Generative Model for Raw Audio", 2016, equations 1 to 3 and
-        figures 3 and 4.
+        van den Oord et al., "WaveNet: A Generative Model for Raw Audio", 2016, eq. 1-3, fig. 3, 4.
 
     Example:
         >>> import torch
@@ -221,10 +223,8 @@ class WaveNet(Pretrained, nn.Module):
             generator: on the model's device; default torch's own.
             length: T, of the result.
             features: local ones, (*, F, frames), broadcast to `shape`.
-            given: the signals' beginning, (*, up to T), broadcast to `shape`; it comes back as it
-                is.
-            temperature: divides logits and multiplies scales; below 1, samples are likelier than
-                the model has them.
+            given: the signals' beginning, (*, up to T), broadcast to `shape`; comes back as it is.
+            temperature: divides logits and multiplies scales; 0 leaves no chance.
             top_k: of categorical levels, draw among so many likeliest alone.
             top_p: likewise among the likeliest that together have this probability.
             noise: (n, T, N) for all n signals, or the `SeededNoise` of it; default drawn.

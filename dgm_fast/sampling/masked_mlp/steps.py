@@ -113,13 +113,24 @@ class Step(ABC):
 
 @dataclass(frozen=True)
 class Draw(Step):
-    """Draws each feature from its conditional.
+    r"""Draws each feature from its conditional.
+
+    .. math:: x_d = q(u_d; \theta_d, \tau) \sim p(\cdot \mid \theta_d)
+
+    where q maps the conditional's noise u to a value, of a uniform by inverting the cumulative
+    distribution.
 
     Attributes:
         conditional: the distribution.
         temperature: divides logits and multiplies scales; 0 leaves no chance.
         top_k: of categories, draw among so many likeliest alone.
         top_p: likewise among the likeliest that together have this probability.
+
+    Shapes:
+        `make` takes theta (B, n, P) and u (B, n, N); it returns (B, n), in the dtype of theta.
+
+    Gradients:
+        None of a sampler: it runs without.
 
     Raises:
         ValueError: an option is out of its range, or leaves out values that are no categories;
@@ -182,6 +193,17 @@ class AffineInverse(Step):
         bound: of alpha.
         standardize: the first of the two.
         impl: of `ops.affine_coupling`.
+
+    Shapes:
+        `make` takes parameters (B, n, 2) and y (B, n, 1); it returns x (B, n) and log |dx/dy| (B,),
+        the sum over n features of alpha, or of -alpha.
+
+    Precision, Gradients:
+        As of `ops.affine_coupling`; a sampler runs without gradients.
+
+    References:
+        Papamakarios, Pavlakou, Murray, "Masked Autoregressive Flow for Density Estimation", 2017,
+        eq. 3 and 5.
     """
 
     bound: float
@@ -211,12 +233,24 @@ class AffineInverse(Step):
 
 @dataclass(frozen=True)
 class SplineInverse(Step):
-    """Solves y = spline(x) of `ops.rational_quadratic_spline` with linear tails.
+    r"""Solves :math:`y = \text{spline}(x)` of `ops.rational_quadratic_spline` with linear tails.
+
+    In the bin that holds y, x is the root of a quadratic; beyond the bound, x = y.
 
     Attributes:
         bins: K; parameters are 3K - 1.
         bound: of the spline.
         impl: of the op.
+
+    Shapes:
+        `make` takes parameters (B, n, 3K - 1) and y (B, n, 1); it returns x (B, n) and
+        log |dx/dy| (B,), the sum over n features.
+
+    Precision, Gradients:
+        As of the op; a sampler runs without gradients.
+
+    References:
+        Durkan, Bekasov, Murray, Papamakarios, "Neural Spline Flows", 2019, equations 6 to 8.
     """
 
     bins: int

@@ -13,16 +13,28 @@ __all__ = ["RecurrentNetwork"]
 
 @dataclass(frozen=True)
 class RecurrentNetwork:
-    """The parameters of a recurrent language model.
+    r"""The parameters of a recurrent language model.
+
+    .. math:: l_t = W h_t + b, \qquad h_t = z_t \odot h_{t-1} + (1 - z_t) \odot
+              \tanh(i_n + r_t \odot s_n) \quad \text{or} \quad o_t \odot \tanh(c_t), \quad
+              c_t = f_t \odot c_{t-1} + i_t \odot g_t
+
+    of a GRU or an LSTM. Gates are sigmoids, and g the tanh, of (W_x x_t + b_x) + (W_h h_{t-1} +
+    b_h), each with rows of its own; i_n and s_n are the two brackets of n. x_t is the embedded
+    input, or h_t of the layer below.
 
     Attributes:
         cell: of every layer.
         embedding: (V + max(1, classes), E): of the tokens and of what stands before the first.
         layers: of each its weights (G H, E or H) and (G H, H) and biases (G H,), as torch's modules
-            hold them; G is 3 of a GRU and 4 of an LSTM.
+            hold them; G is 3 of a GRU, in the order r, z, n, and 4 of an LSTM: i, f, g, o.
         head_weight: (V, H).
         head_bias: (V,).
         classes: of the labels, or 0.
+
+    References:
+        Cho et al., "Learning Phrase Representations using RNN Encoder-Decoder", 2014, with torch's
+        place of the reset gate; Hochreiter, Schmidhuber, "Long Short-Term Memory", 1997.
     """
 
     cell: Literal["gru", "lstm"]

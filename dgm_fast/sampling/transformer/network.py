@@ -40,7 +40,13 @@ class TransformerLayer:
 
 @dataclass(frozen=True)
 class TransformerNetwork:
-    """The parameters of a causal transformer.
+    r"""The parameters of a causal transformer.
+
+    .. math:: \theta_t = W_h \, n(y^L_t), \qquad y^l = \text{layer}_l(y^{l-1}), \qquad
+              y^0_t = e(s_t) + p_t
+
+    with s_t the input at place t: what stands before the first token, then the tokens. Rotary
+    networks add no p and turn queries and keys by their places.
 
     Attributes:
         embedding: (V + max(1, classes), W): of the tokens and of what stands before the first.
@@ -51,6 +57,9 @@ class TransformerNetwork:
         length: T, how many inputs it looks at.
         positions: (T, W), added to the inputs, or None of rotary ones.
         classes: of the labels, or 0.
+
+    References:
+        Radford et al., "Language Models are Unsupervised Multitask Learners", 2019, section 2.3.
     """
 
     embedding: Tensor

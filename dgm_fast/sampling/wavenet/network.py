@@ -38,19 +38,26 @@ class WaveNetLayer:
 
 @dataclass(frozen=True)
 class WaveNetNetwork:
-    """The parameters of a WaveNet.
+    r"""The parameters of a WaveNet.
+
+    .. math:: \theta_t = W_3 \, \text{relu}(W_2 \, \text{relu}(W_1 [z^1_t; \dots; z^L_t]))
+
+    with the z of all layers and a bias in every map; x of the first layer is the first convolution.
 
     Attributes:
         first_weight: (R, levels, k) of one-hot levels, or (R, 1, k) of values on their scale; the
             convolution looks back from the sample before its place.
         first_bias: (R,).
         layers: at least one.
-        skip_weight: (S, layers G, 1), of the layers' z, one under another.
+        skip_weight: W_1 (S, layers G, 1), of the layers' z, one under another.
         skip_bias: (S,).
-        head_weight: (H, S, 1), after a ReLU.
+        head_weight: W_2 (H, S, 1), after a ReLU.
         head_bias: (H,).
-        last_weight: (P, H, 1), after another.
+        last_weight: W_3 (P, H, 1), after another.
         last_bias: (P,).
+
+    References:
+        van den Oord et al., "WaveNet: A Generative Model for Raw Audio", 2016, figure 4.
     """
 
     first_weight: Tensor
