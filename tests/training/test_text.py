@@ -138,6 +138,7 @@ def test_the_baselines_are_what_counts_reach():
         for k in range(1, 7)
     }
     assert min(losses, key=losses.get) == order > 1
+    assert nats == Markov(MarkovConfig(data.levels, order)).fit(text).loss(data.test).item()
     counts = torch.bincount(text[: len(text) // 128 * 128], minlength=data.levels).double() + 1
     expected = -(counts / counts.sum()).log()[data.test].sum(1).mean().item()
     assert found["histogram of chars"] == pytest.approx(expected)
