@@ -81,7 +81,7 @@ static void pack_lines(
 
 // Writes a run of one channel's pixels.
 template <typename T>
-DGM_INLINE void write_run(T* p, int64_t stride, const float* line, int64_t count, bool streams) {
+DGM_APART void write_run(T* p, int64_t stride, const float* line, int64_t count, bool streams) {
   streams = streams && is_aligned(p);
   if (stride == 1) {
     for_each_vector(count, [&](int64_t i, int64_t n) {

@@ -115,7 +115,7 @@ static void convolve(
 
 // Adds left's products with lines that are kSpan apart, one for each of its inner channels, to
 // sums.
-DGM_INLINE void multiply_lines(const Left& left, const float* lines, const Block& block) {
+DGM_APART void multiply_lines(const Left& left, const float* lines, const Block& block) {
   LiveLanes live;
   find_live(1, 0, 0, live);
   for (int64_t tile = 0; tile < tiles(left.rows, kRows); ++tile) {
@@ -126,7 +126,7 @@ DGM_INLINE void multiply_lines(const Left& left, const float* lines, const Block
 
 // Sets a block's lines of channels to a bias, or to zero where there is none.
 template <typename T>
-DGM_INLINE void start_at(const T* bias, const OutputRows& rows, const Block& block) {
+DGM_APART void start_at(const T* bias, const OutputRows& rows, const Block& block) {
   rows.for_each([&](int64_t row, int64_t o) {
     std::fill_n(block.line(row), kSpan, bias != nullptr ? static_cast<float>(bias[o]) : 0.0f);
   });
@@ -134,7 +134,7 @@ DGM_INLINE void start_at(const T* bias, const OutputRows& rows, const Block& blo
 
 // Adds images, if there are any, to a block's lines of channels, or writes these to images.
 template <typename T>
-DGM_INLINE void add_images(
+DGM_APART void add_images(
     const Grid& grid, const Images<const T>& from, const OutputRows& rows, const Block& block) {
   if (!from) return;
   const std::vector<Run> runs = runs_of(grid, from, block.place, block.count);
@@ -148,7 +148,7 @@ DGM_INLINE void add_images(
 }
 
 template <typename T>
-DGM_INLINE void write_images(
+DGM_APART void write_images(
     const Grid& grid, const Images<T>& to, const OutputRows& rows, const Block& block) {
   const std::vector<Run> runs = runs_of(grid, to, block.place, block.count);
   rows.for_each([&](int64_t row, int64_t o) {
@@ -160,7 +160,7 @@ DGM_INLINE void write_images(
 }
 
 // Gates the pairs of channels that a block's tiles hold, into lines of their own.
-DGM_INLINE Block gate_pairs(const OutputRows& rows, const Block& block, float* lines) {
+DGM_APART Block gate_pairs(const OutputRows& rows, const Block& block, float* lines) {
   const Block gated{block.sample, block.place, block.count, lines};
   rows.for_each([&](int64_t row, int64_t o) {
     if (o >= rows.out / 2) return;

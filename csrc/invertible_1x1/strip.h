@@ -83,7 +83,7 @@ DGM_INLINE void write_across(
 
 // Reads a strip, zeros beyond its last pixel; channel c goes to row[c], or to c.
 template <typename T>
-DGM_INLINE void read_strip(
+DGM_APART void read_strip(
     const Images<const T>& images, const Runs& runs, int64_t channels, const int64_t* row,
     float* strip) {
   if (runs.count < kStrip) std::fill_n(strip, channels * kPitch, 0.0f);
@@ -111,7 +111,7 @@ DGM_INLINE void read_strip(
 
 // Writes a strip, row[c] or c to channel c.
 template <typename T>
-DGM_INLINE void write_strip(
+DGM_APART void write_strip(
     const float* strip, const Images<T>& images, const Runs& runs, int64_t channels,
     const int64_t* row) {
   for (int r = 0; r < runs.size; ++r) {
@@ -135,19 +135,35 @@ DGM_INLINE void write_strip(
   }
 }
 
-// A matrix as the products read it: kRows rows side by side, [block of rows][column][row].
+// Calls f(first row, rows) with blocks of kRows rows and, of what is left over, of 8, 4, 2 and 1,
+// whose number is a constant.
+template <typename F>
+DGM_INLINE void for_each_block(int64_t rows, const F& f) {
+  int64_t row = 0;
+  for (; row + kRows <= rows; row += kRows) f(row, std::integral_constant<int, kRows>{});
+  const auto left_over = [&](auto constant) {
+    if (rows - row < constant) return;
+    f(row, constant);
+    row += constant;
+  };
+  if constexpr (kRows > 8) left_over(std::integral_constant<int, 8>{});
+  left_over(std::integral_constant<int, 4>{});
+  left_over(std::integral_constant<int, 2>{});
+  left_over(std::integral_constant<int, 1>{});
+}
+
+// A matrix as the products read it: the rows of a block side by side, [block][column][row].
 class Packed {
  public:
   // entry(row, column) gives it.
   template <typename Entry>
   Packed(int64_t size, const Entry& entry) : values_(size * size) {
-    for (int64_t row0 = 0; row0 < size; row0 += kRows) {
-      const int64_t rows = std::min<int64_t>(kRows, size - row0);
-      float* block = values_.data() + row0 * size;
+    float* place = values_.data();
+    for_each_block(size, [&](int64_t row0, int64_t rows) {
       for (int64_t column = 0; column < size; ++column) {
-        for (int64_t m = 0; m < rows; ++m) *block++ = entry(row0 + m, column);
+        for (int64_t m = 0; m < rows; ++m) *place++ = entry(row0 + m, column);
       }
-    }
+    });
   }
 
   const float* block(int64_t row0, int64_t size) { return values_.data() + row0 * size; }
@@ -176,70 +192,54 @@ DGM_INLINE void multiply_rows(
   }
 }
 
-// Calls f with the number of rows as a constant: most blocks have kRows, the last may have fewer.
-template <int R = kRows, typename F>
-DGM_INLINE void with_rows(int64_t rows, const F& f) {
-  if constexpr (R == 1) {
-    f(std::integral_constant<int, 1>{});
-  } else if (rows >= R) {
-    f(std::integral_constant<int, R>{});
-  } else {
-    with_rows<R - 1>(rows, f);
-  }
-}
-
 // out = a in + bias for kWidth pixels, rows apart by the steps; `bias` may be null.
 template <typename In, typename Out>
-DGM_INLINE void multiply_pixels(
+DGM_APART void multiply_pixels(
     Packed& a, const float* bias, int64_t channels, const In* in, int64_t in_step, Out* out,
     int64_t out_step) {
-  for (int64_t row0 = 0; row0 < channels; row0 += kRows) {
-    with_rows(channels - row0, [&](auto constant) {
-      constexpr int R = decltype(constant)::value;
-      Vec sum[R][2];
+  for_each_block(channels, [&](int64_t row0, auto constant) {
+    constexpr int R = decltype(constant)::value;
+    Vec sum[R][2];
 #pragma GCC unroll 12
-      for (int m = 0; m < R; ++m) {
-        sum[m][0] = sum[m][1] = broadcast(bias != nullptr ? bias[row0 + m] : 0.0f);
-      }
-      multiply_rows<R, false>(a.block(row0, channels), in, in_step, channels, sum);
+    for (int m = 0; m < R; ++m) {
+      sum[m][0] = sum[m][1] = broadcast(bias != nullptr ? bias[row0 + m] : 0.0f);
+    }
+    multiply_rows<R, false>(a.block(row0, channels), in, in_step, channels, sum);
 #pragma GCC unroll 12
-      for (int m = 0; m < R; ++m) {
-        for (int v = 0; v < 2; ++v) store(out + (row0 + m) * out_step + v * kLanes, sum[m][v]);
-      }
-    });
-  }
+    for (int m = 0; m < R; ++m) {
+      for (int v = 0; v < 2; ++v) store(out + (row0 + m) * out_step + v * kLanes, sum[m][v]);
+    }
+  });
 }
 
 // Solves T x = b for kWidth pixels in place, by substitution. T is lower triangular; row i of the
 // pixels is pixels[i * step], so that a negative step solves with an upper triangle read from its
 // end. `divisors` are the reciprocals of T's diagonal.
-DGM_INLINE void solve_pixels(
+DGM_APART void solve_pixels(
     Packed& a, const float* divisors, int64_t channels, float* pixels, int64_t step) {
-  for (int64_t row0 = 0; row0 < channels; row0 += kRows) {
-    with_rows(channels - row0, [&](auto constant) {
-      constexpr int R = decltype(constant)::value;
-      const float* block = a.block(row0, channels);
-      Vec x[R][2];
+  for_each_block(channels, [&](int64_t row0, auto constant) {
+    constexpr int R = decltype(constant)::value;
+    const float* block = a.block(row0, channels);
+    Vec x[R][2];
 #pragma GCC unroll 12
-      for (int m = 0; m < R; ++m) {
-        for (int v = 0; v < 2; ++v) x[m][v] = load(pixels + (row0 + m) * step + v * kLanes);
-      }
-      multiply_rows<R, true>(block, pixels, step, row0, x);
+    for (int m = 0; m < R; ++m) {
+      for (int v = 0; v < 2; ++v) x[m][v] = load(pixels + (row0 + m) * step + v * kLanes);
+    }
+    multiply_rows<R, true>(block, pixels, step, row0, x);
 
 #pragma GCC unroll 12
-      for (int m = 0; m < R; ++m) {
-        for (int v = 0; v < 2; ++v) {
-          x[m][v] *= divisors[row0 + m];
-          store(pixels + (row0 + m) * step + v * kLanes, x[m][v]);
-        }
-#pragma GCC unroll 12
-        for (int l = m + 1; l < R; ++l) {
-          const Vec left = block[(row0 + m) * R + l] - Vec{};
-          for (int v = 0; v < 2; ++v) x[l][v] -= left * x[m][v];
-        }
+    for (int m = 0; m < R; ++m) {
+      for (int v = 0; v < 2; ++v) {
+        x[m][v] *= divisors[row0 + m];
+        store(pixels + (row0 + m) * step + v * kLanes, x[m][v]);
       }
-    });
-  }
+#pragma GCC unroll 12
+      for (int l = m + 1; l < R; ++l) {
+        const Vec left = block[(row0 + m) * R + l] - Vec{};
+        for (int v = 0; v < 2; ++v) x[l][v] -= left * x[m][v];
+      }
+    }
+  });
 }
 
 }  // namespace dgm::DGM_ISA

@@ -120,14 +120,12 @@ class PieceSums {
       }
     }
 
-    for (int64_t i = 0; i < channels_; i += kRows) {
-      with_rows(channels_ - i, [&](auto constant) {
-        constexpr int R = decltype(constant)::value;
-        int64_t c0 = 0;
-        for (; c0 + kWidth <= pitch_; c0 += kWidth) add_rows<R, 2>(grad, i, c0);
-        if (c0 < pitch_) add_rows<R, 1>(grad, i, c0);
-      });
-    }
+    for_each_block(channels_, [&](int64_t i, auto constant) {
+      constexpr int R = decltype(constant)::value;
+      int64_t c0 = 0;
+      for (; c0 + kWidth <= pitch_; c0 += kWidth) add_rows<R, 2>(grad, i, c0);
+      if (c0 < pitch_) add_rows<R, 1>(grad, i, c0);
+    });
   }
 
   template <int R, int V>
