@@ -10,6 +10,7 @@
 
 #include "common/images.h"
 #include "common/noise.h"
+#include "common/scalar.h"
 
 namespace dgm {
 
@@ -22,6 +23,11 @@ inline Noise noise_of(
   if (!seed) return {};
   STD_TORCH_CHECK(
       of_seed.size() == 3, "dgm_fast: a seed needs to be told which of its numbers are drawn");
+  STD_TORCH_CHECK(
+      seed->scalar_type() == ScalarType::Long && seed->numel() == 1,
+      "dgm_fast: the seed of noise must be one int64");
+  // Kernels that find noise there draw by it.
+  if (of_seed[2] == 0) return {};
   return {nullptr, pointer<const int64_t>(seed), of_seed[0], of_seed[1], of_seed[2], 0};
 }
 
