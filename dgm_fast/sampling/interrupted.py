@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import signal
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from torch import Tensor
 
-__all__ = ["SamplingInterrupted", "keeping"]
+__all__ = ["SamplingInterrupted", "keeping", "undisturbed"]
 
 
 class SamplingInterrupted(KeyboardInterrupt):
@@ -16,6 +19,8 @@ class SamplingInterrupted(KeyboardInterrupt):
     Attributes:
         samples: as they would have been returned, but of sequences only the beginning, and of
             images and vectors zeros in places where nothing was given, or drawn yet.
+        state: of a `WaveNetSampler`, after them: going on from it draws what would have come next,
+            bit for bit. Otherwise None; states of other samplers move on in place.
 
     Example:
         >>> from dgm_fast.sampling import SamplingInterrupted
@@ -26,15 +31,37 @@ class SamplingInterrupted(KeyboardInterrupt):
         ...         return stop.samples
     """
 
-    def __init__(self, samples: Tensor) -> None:
+    def __init__(self, samples: Tensor, state: Any = None) -> None:
         super().__init__("sampling was interrupted; what was drawn before is in `samples`")
-        self.samples = samples
+        self.samples, self.state = samples, state
 
 
 @contextmanager
-def keeping(samples: Callable[[], Tensor]) -> Iterator[None]:
-    """Let Ctrl-C raise a `SamplingInterrupted` with what `samples` returns then."""
+def keeping(samples: Callable[[], Tensor], state: Any = None) -> Iterator[None]:
+    """Let Ctrl-C raise a `SamplingInterrupted` with a state and what `samples` returns then."""
     try:
         yield
     except KeyboardInterrupt as stop:
-        raise SamplingInterrupted(samples()) from stop
+        raise SamplingInterrupted(samples(), state) from stop
+
+
+@contextmanager
+def undisturbed() -> Iterator[None]:
+    """Let Ctrl-C wait for the end of what must be done as a whole, a tenth of a second at most.
+
+    Python handles signals in its main thread alone, between any two steps of the interpreter: there
+    what it does on SIGINT is put off. Where that is nothing of Python's, nothing is.
+    """
+    before = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or not callable(before):
+        yield
+        return
+
+    came = []
+    signal.signal(signal.SIGINT, lambda *_: came.append(True))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+        if came:
+            signal.raise_signal(signal.SIGINT)

@@ -15,6 +15,7 @@ from torch import Tensor
 from dgm_fast._core.checks import as_integers, check_integers, some_labels
 from dgm_fast.sampling.filters import Filters, filter_logits, pick_token
 from dgm_fast.sampling.noise import AnyNoise, SeededNoise, draw_uniforms, drawn, noise_for
+from dgm_fast.sampling.pieces import wait_for
 
 __all__ = ["SequenceSampler", "SequenceState"]
 
@@ -228,6 +229,7 @@ class SequenceSampler(ABC):
             else:
                 self._draw_piece(state, noise[:, done:end], kept, filters, out)
             if progress is not None:
+                wait_for(self.device)
                 progress(end, count)
         return state.buffer[:, before : before + count].clone(), state
 

@@ -99,7 +99,7 @@ def test_leading_dims_labels_and_progress():
         progress=lambda done, of: told.append((done, of)),
     )
     assert x.shape == (2, 3, 5)
-    assert told == [(5, 5)]
+    assert told == [(3, 5), (4, 5), (5, 5)]
     assert model.sample((), torch.tensor(0), length=3).shape == (3,)
     assert model.sample(0, torch.zeros(0).long(), length=3).shape == (0, 3)
 

@@ -10,12 +10,10 @@ from dataclasses import replace
 import pytest
 import torch
 
-from dgm_fast.families.autoregressive import wavenet as family
 from dgm_fast.sampling import WaveNetSampler, filter_logits, naive_sample, pick_token
 from tests.families.wavenet_models import (
     MIXTURE,
     VARIANTS,
-    make_model,
     small,
 )
 from tests.processes import ROOT, run_on_isa
@@ -353,24 +351,3 @@ def test_a_sampler_keeps_the_weights_it_was_made_of(impl):
     assert torch.equal(before, sampler.draw(sampler.start(2), noise=noise)[0])
     after, _ = model.sampler().draw(model.sampler().start(2), noise=noise)
     assert not torch.equal(before, after)
-
-
-def test_progress_is_told_and_may_interrupt(monkeypatch):
-    model, told = make_model(VARIANTS["features"]), []
-    features = torch.randn(3, 2, 6)
-    noise = model.draw_noise(3, 23)
-    options = {"features": features, "length": 23, "noise": noise}
-    whole = model.sample(3, **options)
-
-    weights = sum(parameter.numel() for parameter in model.parameters())
-    monkeypatch.setattr(family, "_PIECE", 8 * 3 * weights)
-    x = model.sample(3, progress=lambda *done: told.append(done), **options)
-    assert told == [(8, 23), (16, 23), (23, 23)]
-    assert torch.equal(x, whole)
-
-    def interrupt(done, of):
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        model.sample(3, progress=interrupt, **options)
-    assert torch.equal(model.sample(3, **options), whole)

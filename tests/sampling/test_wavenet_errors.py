@@ -33,6 +33,9 @@ def test_the_choice_of_an_implementation():
         with dgm_fast.use_impl(name):
             assert model.sampler().impl == "reference"
     assert make_model(VARIANTS["categorical"], impl="reference").sampler().impl == "reference"
+    assert model.sampler(impl="reference").impl == "reference"
+    with pytest.raises(ImplementationUnavailable, match="'triton'"):
+        model.sampler(impl="triton")
 
 
 @needs_kernel

@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from dgm_fast.families.autoregressive.pixel_model import PixelModel
 from dgm_fast.layers import MaskedConv2d
-from dgm_fast.sampling import PixelNetwork, PixelSampler, PixelState
+from dgm_fast.sampling import PixelNetwork, PixelSampler
 from dgm_fast.sampling.choice import impl_of_model
 from dgm_fast.sampling.filters import Filters
 from dgm_fast.sampling.noise import AnyNoise, noise_for
 
 __all__ = ["ConvolutionalPixelModel", "pointwise"]
 
-# Multiply-adds between two looks at the keyboard, some hundredths of a second, and bytes of what
-# the images that are drawn together keep of their rows.
-_PIECE, _TOGETHER = 2**30, 2**28
+# Bytes of what the images that are drawn together keep of their rows.
+_TOGETHER = 2**28
 
 
 def pointwise(channels: int, width: int, channel_groups: int, impl: str) -> nn.Conv2d:
@@ -37,12 +37,15 @@ class ConvolutionalPixelModel(PixelModel):
         """Return what `_network` does, outside of training, as steps of single pixels."""
 
     @torch.no_grad()
-    def sampler(self) -> PixelSampler:
+    def sampler(self, *, impl: str | None = None) -> PixelSampler:
         """Return a sampler of the weights as they are now.
 
         It draws images (B, C, H, W) in raster order: those of a model with `flip` upside down.
+
+        Arguments:
+            impl: of the sampler; default that of the model.
         """
-        return PixelSampler(self._describe(), impl=impl_of_model(self.impl))
+        return PixelSampler(self._describe(), impl=impl or impl_of_model(self.impl))
 
     def _draw(
         self,
@@ -53,7 +56,7 @@ class ConvolutionalPixelModel(PixelModel):
         filters: Filters,
         progress: Callable[[int, int], object] | None,
     ) -> None:
-        sampler, n, H = self.sampler(), len(images), images.shape[2]
+        sampler, n = self.sampler(), len(images)
         # Once, where all images that are drawn together would draw theirs.
         noise = noise_for(noise, sampler.impl, sampler.device)
         together = max(1, _TOGETHER // (4 * max(1, sampler.floats)))
@@ -66,15 +69,16 @@ class ConvolutionalPixelModel(PixelModel):
                 given=known[some],
                 noise=noise[some],
             )
-            for done in self._rows(sampler, state, filters):
+            told = None if progress is None else partial(_tell, progress, first, state.batch, n)
+            try:
+                sampler.draw(state, **vars(filters), progress=told)
+            finally:
+                done = int(state.done)
                 images[some, :, :done] = state.images[:, :, :done]
-                if progress is not None:
-                    progress(first * H + done * state.batch, n * H)
 
-    def _rows(self, sampler: PixelSampler, state: PixelState, filters: Filters) -> Iterator[int]:
-        """Draw images; yields how many rows are done, after some each."""
-        H, W = sampler.size
-        rows = max(1, _PIECE // (W * state.batch * sampler.multiply_adds))
-        while int(state.done) < H:
-            sampler.draw(state, rows, **vars(filters))
-            yield int(state.done)
+
+def _tell(
+    progress: Callable[[int, int], object], before: int, batch: int, n: int, done: int, H: int
+) -> None:
+    """Tell the rows that are done of n images: all of those before a batch, and some of its."""
+    progress(before * H + batch * done, n * H)

@@ -28,7 +28,7 @@ WaveNet: Fast High-Fidelity Speech Synthesis", 2017, section 2.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import ClassVar
 
 import torch
@@ -45,17 +45,20 @@ from dgm_fast.families.autoregressive.wavenet_blocks import (
 )
 from dgm_fast.families.autoregressive.wavenet_config import WaveNetConfig
 from dgm_fast.families.pretrained import Pretrained
-from dgm_fast.sampling import SeededNoise, WaveNetNetwork, WaveNetSampler
+from dgm_fast.sampling import (
+    SamplingInterrupted,
+    SeededNoise,
+    WaveNetNetwork,
+    WaveNetSampler,
+)
 from dgm_fast.sampling.choice import impl_of_model
 from dgm_fast.sampling.filters import Filters
 from dgm_fast.sampling.interrupted import keeping
-from dgm_fast.sampling.noise import AnyNoise, drawn, noise_for
+from dgm_fast.sampling.noise import AnyNoise, drawn
 
 __all__ = ["WaveNet", "WaveNetConfig"]
 
 _PLACES = 2**15
-# Multiply-adds between two looks at the clock and the keyboard: some hundredths of a second.
-_PIECE = 2**29
 
 
 class WaveNet(Pretrained, nn.Module):
@@ -228,7 +231,8 @@ class WaveNet(Pretrained, nn.Module):
             top_k: of categorical levels, draw among so many likeliest alone.
             top_p: likewise among the likeliest that together have this probability.
             noise: (n, T, N) for all n signals, or the `SeededNoise` of it; default drawn.
-            progress: told the number of samples done and that of all, some times a second.
+            progress: told the number of samples done and that of all, after each piece: a twentieth
+                of all, or of a second where that is less.
 
         Shapes:
             Returns (*shape, T), in float32 or, of float64 parameters, float64.
@@ -247,17 +251,18 @@ class WaveNet(Pretrained, nn.Module):
         noise = self._noise(noise, n, length, generator)
         filters = Filters(temperature, top_k, top_p)
         filters.check(self.config.output == "categorical", self.config.output)
-        pieces = [start]
+        levels = self.quantizer.encode(start[:, :0])
 
         def made() -> Tensor:
-            x = torch.cat(pieces, dim=1)
+            x = torch.cat([start, self.quantizer.decode(levels, start.dtype)], dim=1)
             return x.reshape(*shape, x.shape[1])
 
         with keeping(made):
-            for levels in self._go_on(start, label, local, noise, filters):
-                pieces.append(self.quantizer.decode(levels, start.dtype))
-                if progress is not None:
-                    progress(sum(piece.shape[1] for piece in pieces), length)
+            try:
+                levels = self._go_on(start, label, local, noise, filters, progress)
+            except SamplingInterrupted as stop:
+                levels = stop.samples
+                raise
         return made()
 
     def _go_on(
@@ -267,33 +272,33 @@ class WaveNet(Pretrained, nn.Module):
         local: Tensor | None,
         noise: AnyNoise,
         filters: Filters,
-    ) -> Iterator[Tensor]:
-        """Yield the levels that signals (n, P) go on with, piece by piece to the noise's end."""
+        progress: Callable[[int, int], object] | None,
+    ) -> Tensor:
+        """Return the levels that signals (n, P) go on with to the noise's end."""
         (n, done), length = start.shape, noise.shape[1]
-        if done == length:
-            return
         sampler = self.sampler()
-        # Once, where each piece would draw its own.
-        noise = noise_for(noise, sampler.impl, sampler.device)
         # What lies further back than the receptive field is out of sight.
         seen = slice(max(0, done - self.receptive_field), done)
         given = self.quantizer.encode(start[:, seen])
         state = sampler.feed(sampler.start(n, label), given, _of_times(local, seen))
 
-        weights = sum(weight.numel() for weight in self.parameters())
-        piece = max(1, _PIECE // (max(1, n) * weights))
-        while done < length:
-            times = slice(done, min(length, done + piece))
-            piece_of = {"noise": noise[:, times], "features": _of_times(local, times)}
-            levels, state = sampler.draw(state, **vars(filters), **piece_of)
-            yield levels
-            done = times.stop
+        levels, _ = sampler.draw(
+            state,
+            features=_of_times(local, slice(done, None)),
+            **vars(filters),
+            noise=noise[:, done:],
+            progress=None if progress is None else lambda new, _: progress(done + new, length),
+        )
+        return levels
 
-    def sampler(self) -> WaveNetSampler:
+    def sampler(self, *, impl: str | None = None) -> WaveNetSampler:
         """Return a sampler of the weights as they are now, for streams of any length.
 
         It takes and returns levels, which `quantizer` has the signal of, and features of every
         sample, as `upsample` makes them of frames.
+
+        Arguments:
+            impl: of the sampler; default that of the model.
         """
         network = WaveNetNetwork(
             self.first.weight,
@@ -306,7 +311,7 @@ class WaveNet(Pretrained, nn.Module):
             self.last.weight,
             self.last.bias,
         )
-        return WaveNetSampler(network, self.output, impl=impl_of_model(self.impl))
+        return WaveNetSampler(network, self.output, impl=impl or impl_of_model(self.impl))
 
     def draw_noise(self, n: int, length: int, generator: torch.Generator | None = None) -> Tensor:
         """Draw the noise (n, T, N) that n signals are made from."""

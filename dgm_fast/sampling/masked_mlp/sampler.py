@@ -15,6 +15,7 @@ from dgm_fast.sampling.masked_mlp.packed import PackedSweep, pack_blocks, pack_s
 from dgm_fast.sampling.masked_mlp.state import MaskedState
 from dgm_fast.sampling.masked_mlp.steps import Step
 from dgm_fast.sampling.noise import AnyNoise, noise_for
+from dgm_fast.sampling.pieces import wait_for
 
 __all__ = ["MaskedSampler"]
 
@@ -168,14 +169,9 @@ class MaskedSampler:
                 until = min(end, (state.step // piece + 1) * piece)
                 self._go_on(state, noise, until)
                 if progress is not None:
-                    self._wait()
+                    wait_for(self.device)
                     progress(state.step, D)
         return state.x
-
-    def _wait(self) -> None:
-        """Wait for what a GPU was sent, so that progress is of what is done."""
-        if self.device.type == "cuda":
-            torch.cuda.current_stream(self.device).synchronize()
 
     def _go_on(self, state: MaskedState, noise: AnyNoise, until: int) -> None:
         if self.impl == "reference":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import torch
@@ -12,6 +13,7 @@ from dgm_fast.distributions import BernoulliPixels, CategoricalPixels
 from dgm_fast.distributions.discretized_logistic import lowest_log_scale
 from dgm_fast.sampling.filters import Filters
 from dgm_fast.sampling.noise import AnyNoise, SeededNoise, noise_arguments, noise_for
+from dgm_fast.sampling.pieces import Pace, draw_in_pieces
 from dgm_fast.sampling.pixelcnn import op
 from dgm_fast.sampling.pixelcnn.eager import EagerLoop
 from dgm_fast.sampling.pixelcnn.graphed import GraphedLoop
@@ -22,6 +24,9 @@ from dgm_fast.sampling.pixelcnn.state import PixelState
 
 __all__ = ["PixelSampler"]
 
+# As many are drawn in the time of one.
+_IMAGES_OF_A_GPU = 100
+
 
 class PixelSampler:
     r"""Draws images pixel by pixel in raster order, row by row with the state in and out.
@@ -31,13 +36,15 @@ class PixelSampler:
     A pass of the network runs every layer at all pixels to learn about one. Here each step keeps
     the rows that later pixels look back on, and a pixel is one product with every weight; what
     depends on rows above alone is made for a whole row at once. The state goes in and comes out;
-    pieces of an image are the whole, bit for bit.
+    pieces of an image are the whole, bit for bit. A draw goes on in pieces, rows that take about a
+    twentieth of a second together or a single one; one that Ctrl-C ends leaves the state after the
+    row before it, to go on from.
 
     Arguments:
         network: described step by step; its weights are copied, so that training goes on without
             the sampler.
         impl: `"auto"`, `"reference"`, a cached loop in plain PyTorch on any device, `"cpp"` on a
-            CPU, or `"cuda"`, one launch for all rows of a call, on an NVIDIA GPU, where `auto`
+            CPU, or `"cuda"`, one launch for all rows of a piece, on an NVIDIA GPU, where `auto`
             takes it of small networks alone.
 
     Shapes:
@@ -81,6 +88,7 @@ class PixelSampler:
         self.impl = op.choose(impl, plan)
         self._bias, self._labels = plan.bias, plan.labels
         self.floats, self.multiply_adds = plan.floats, plan.multiply_adds
+        self._steps = len(plan.works)
         if self.impl == "reference":
             loop = GraphedLoop if self.device.type == "cuda" else EagerLoop
             self._loop = loop(plan, self.output, self.size)
@@ -134,6 +142,7 @@ class PixelSampler:
         top_k: int | None = None,
         top_p: float | None = None,
         parameters_out: Tensor | None = None,
+        progress: Callable[[int, int], object] | None = None,
     ) -> PixelState:
         """Draw the next rows; moves `state` on in place, and returns it.
 
@@ -144,6 +153,8 @@ class PixelSampler:
             top_k: of categorical values, draw among so many likeliest alone.
             top_p: likewise among the likeliest that together have this probability.
             parameters_out: (B, D, P), filled with what each value of these rows was drawn from.
+            progress: told the number of rows done and that of all, after each piece: a twentieth of
+                these rows, or what takes one of a second where that is less.
         """
         self._check_state(state)
         filters = Filters(temperature, top_k, top_p)
@@ -157,15 +168,24 @@ class PixelSampler:
 
         height, done = self.size[0], int(state.done)
         last = height if rows is None else min(height, done + rows)
-        if state.batch == 0:
-            state.done.fill_(last)
-        elif self.impl == "reference":
-            with torch.autocast(self.device.type, enabled=False):
-                # A state of a GPU's kernel may hold the seed.
-                seen = replace(state, noise=self._noise(state.noise, state.batch))
-                self._loop.go_on(seen, last, filters, parameters_out)
-        else:
-            self._go_on(state, last, filters, parameters_out)
+        # A state of a GPU's kernel may hold the seed.
+        seen = replace(state, noise=self._noise(state.noise, state.batch))
+        parameters = parameters_out
+        if parameters is not None and self.impl != "reference":
+            parameters = parameters.to(self.device, self.dtype).contiguous()
+        try:
+            draw_in_pieces(
+                lambda _, until: self._go_on(seen, until, filters, parameters),
+                done,
+                last,
+                self._pace(state.batch),
+                self.device,
+                progress,
+                height,
+            )
+        finally:
+            if parameters is not parameters_out:
+                parameters_out.copy_(parameters)
         return state
 
     def draw_noise(self, batch: int, generator: torch.Generator | None = None) -> Tensor:
@@ -176,13 +196,29 @@ class PixelSampler:
         draw, shape = self.output.draw_noise, (batch, self.features, self.output.uniforms)
         return SeededNoise.from_generator(generator, draw, shape, self.device, self.dtype)
 
+    def _pace(self, batch: int) -> Pace:
+        """Return the pieces of a draw: on a GPU a guess that makes few, on a CPU a cautious one."""
+        W = self.size[1]
+        if self.impl == "cuda":
+            return Pace(W * 1.2e-6 * self._steps * max(1, batch / _IMAGES_OF_A_GPU))
+        products = self.multiply_adds * batch / 5e9
+        if self.impl == "cpp":
+            return Pace(W * max(products, 5e-6))
+        return Pace(W * (2e-5 * self._steps + products))
+
     def _go_on(
-        self, state: PixelState, last: int, filters: Filters, parameters_out: Tensor | None
+        self, state: PixelState, last: int, filters: Filters, parameters: Tensor | None
     ) -> None:
+        """Move the state on in place, up to a row."""
+        if state.batch == 0:
+            state.done.fill_(last)
+            return
+        if self.impl == "reference":
+            with torch.autocast(self.device.type, enabled=False):
+                self._loop.go_on(state, last, filters, parameters)
+            return
+
         output, packed = self.output, self._packed
-        parameters = None
-        if parameters_out is not None:
-            parameters = parameters_out.to(self.device, self.dtype).contiguous()
         kinds = {BernoulliPixels: "bernoulli", CategoricalPixels: "categorical"}
         op.draw[self.impl](
             state.images,
@@ -190,7 +226,7 @@ class PixelSampler:
             state.done,
             parameters,
             state.given,
-            *noise_arguments(self._noise(state.noise, state.batch)),
+            *noise_arguments(state.noise),
             state.condition,
             packed.weights,
             packed.places,
@@ -207,8 +243,6 @@ class PixelSampler:
             lowest_log_scale(output.levels),
             self.multiply_adds,
         )
-        if parameters is not None and parameters is not parameters_out:
-            parameters_out.copy_(parameters)
 
     def _given(
         self, batch: int, images: Tensor | None, given: Tensor | None

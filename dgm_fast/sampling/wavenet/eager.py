@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
@@ -63,8 +64,8 @@ class EagerLoop:
         features: Tensor | None,
         filters: Filters,
         parameters_out: Tensor | None,
-    ) -> Tensor:
-        """Move the state on in place; return the levels (B, n) drawn."""
+    ) -> tuple[Tensor, WaveNetState]:
+        """Return the levels (B, n) drawn, and the state after them; `state` stays as it is."""
         rings = [_one_by_one(ring) for ring in self._rings(state)]
         noises = [] if noise is None else _one_by_one(noise)
         steps = (noise if given is None else given).shape[1]
@@ -89,12 +90,13 @@ class EagerLoop:
                 ring[(state.time + t) % len(ring)] = x
             recent = [*recent[1:], self._encode(level)]
 
-        for ring, kept in zip(self._rings(state), rings, strict=True):
+        after = replace(state.clone(), time=state.time + steps)
+        for ring, kept in zip(self._rings(after), rings, strict=True):
             ring.copy_(torch.stack(kept, dim=1))
         levels = torch.stack(drawn, dim=1) if drawn else state.recent[:, :0]
         seen = levels if given is None else given
-        state.recent.copy_(torch.cat([state.recent, seen], dim=1)[:, steps:])
-        return levels
+        after.recent.copy_(torch.cat([state.recent, seen], dim=1)[:, steps:])
+        return levels, after
 
     def step(
         self,

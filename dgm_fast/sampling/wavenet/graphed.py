@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 
 import torch
@@ -40,8 +41,8 @@ class GraphedLoop(EagerLoop):
         features: Tensor | None,
         filters: Filters,
         parameters_out: Tensor | None,
-    ) -> Tensor:
-        """Move the state on in place; return the levels (B, n) drawn."""
+    ) -> tuple[Tensor, WaveNetState]:
+        """Return the levels (B, n) drawn, and the state after them; `state` stays as it is."""
         first = noise if given is None else given
         if first.numel() == 0:
             return super().go_on(state, given, noise, features, filters, parameters_out)
@@ -55,8 +56,8 @@ class GraphedLoop(EagerLoop):
             levels[:, t], parameters = replay(*(each[:, t] for each in inputs))
             if parameters_out is not None and given is None:
                 parameters_out[:, t] = parameters
-        steps.give(state)
-        return levels if given is None else levels[:, :0]
+        after = steps.after(state, first.shape[1])
+        return (levels if given is None else levels[:, :0]), after
 
     def _steps_of(self, state: WaveNetState) -> GraphedSteps:
         wanted = state.rings.shape, state.condition.shape
@@ -105,10 +106,10 @@ class GraphedSteps:
         self.condition.copy_(state.condition)
         self.now.copy_(state.time % self.slots)
 
-    def give(self, state: WaveNetState) -> None:
-        """Write to a state how far it got."""
-        state.rings.copy_(self.rings)
-        state.recent.copy_(self.recent)
+    def after(self, state: WaveNetState, steps: int) -> WaveNetState:
+        """Return how far it got from a state."""
+        moved = {"rings": self.rings.clone(), "recent": self.recent.clone()}
+        return replace(state, time=state.time + steps, **moved)
 
     def _step(
         self, filters: Filters | None, first: Tensor, features: Tensor | None = None

@@ -117,6 +117,15 @@ class WaveNetNetwork:
         """How many samples before it a sample depends on."""
         return self.first_kernel + sum(self.slots)
 
+    @property
+    def multiply_adds(self) -> int:
+        """How many a sample of a signal takes; of one-hot levels, rows are looked up."""
+        weights = [self.skip_weight, self.head_weight, self.last_weight]
+        for layer in self.layers:
+            weights += [layer.weight, layer.residual_weight, layer.features]
+        products = sum(weight.numel() for weight in weights if weight is not None)
+        return products + self.channels * self.first_kernel
+
     def to(self, dtype: torch.dtype) -> WaveNetNetwork:
         """Return the network in another dtype, apart from its autograd graph."""
         layers = tuple(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -11,8 +11,10 @@ from dgm_fast._core.checks import check_floating, check_integers, some_labels
 from dgm_fast.distributions import CategoricalWaveform, WaveformOutput
 from dgm_fast.distributions.discretized_logistic import lowest_log_scale
 from dgm_fast.sampling.filters import Filters
+from dgm_fast.sampling.interrupted import keeping, undisturbed
 from dgm_fast.sampling.noise import AnyNoise, SeededNoise, noise_arguments, noise_for
 from dgm_fast.sampling.padding import padded
+from dgm_fast.sampling.pieces import Pace, draw_in_pieces
 from dgm_fast.sampling.wavenet import op
 from dgm_fast.sampling.wavenet.eager import EagerLoop
 from dgm_fast.sampling.wavenet.graphed import GraphedLoop
@@ -22,6 +24,9 @@ from dgm_fast.sampling.wavenet.state import WaveNetState
 
 __all__ = ["WaveNetSampler"]
 
+# As many are drawn in the time of one.
+_SIGNALS_OF_A_GPU = 100
+
 
 class WaveNetSampler:
     r"""Draws signals level by level, in pieces of any length.
@@ -30,13 +35,15 @@ class WaveNetSampler:
 
     A window of the receptive field runs every layer at R times to learn about one. Here each layer
     keeps the inputs that it will look back on in a ring, and a sample is one product with every
-    weight. The state goes in and comes out; pieces of a stream are the whole, bit for bit.
+    weight. The state goes in and comes out; pieces of a stream are the whole, bit for bit. A draw
+    goes on in pieces of about a twentieth of a second: Ctrl-C ends it with a `SamplingInterrupted`,
+    which has the levels drawn and the state after them, to go on from.
 
     Arguments:
         network: copied, so that training goes on without the sampler.
         output: the distribution of a level.
         impl: `"auto"`, `"reference"`, a cached loop in plain PyTorch on any device, `"cpp"` on a
-            CPU, or `"cuda"`, one launch for all steps of a call, on an NVIDIA GPU, where `auto`
+            CPU, or `"cuda"`, one launch for all steps of a piece, on an NVIDIA GPU, where `auto`
             takes it of small networks alone.
 
     Shapes:
@@ -54,6 +61,8 @@ class WaveNetSampler:
     Raises:
         TypeError, ValueError: an argument does not fit; names it.
         ImplementationUnavailable: the `impl` asked for cannot run.
+        SamplingInterrupted: Ctrl-C in a draw. In `feed` it is a plain KeyboardInterrupt; there
+            `state.time` says how many levels were taken.
 
     References:
         Le Paine, Khorrami, Chang, Zhang, Ramachandran, Hasegawa-Johnson, Huang, "Fast Wavenet
@@ -80,6 +89,7 @@ class WaveNetSampler:
         self.device, self.output = weight.device, output
         self.network = network.to(self.dtype)
         self.impl = op.choose(impl, self.network)
+        self._multiply_adds = self.network.multiply_adds
         if self.impl == "reference":
             loop = GraphedLoop if self.device.type == "cuda" else EagerLoop
             self._loop = loop(self.network, output)
@@ -108,16 +118,21 @@ class WaveNetSampler:
     def feed(
         self, state: WaveNetState, levels: Tensor, features: Tensor | None = None
     ) -> WaveNetState:
-        """Return the state after levels (B, n) that are given. Uses `state` up.
+        """Return the state after levels (B, n) that are given: `state`, moved on.
 
         Levels further back than the receptive field change nothing, and need not be fed.
         """
         self._check_state(state)
         self._check_levels(levels, state.batch)
         features = self._features(features, state.batch, levels.shape[1])
-        given = levels.to(self.device).contiguous()
-        self._go_on(state, given, None, features, Filters(), None)
-        return replace(state, time=state.time + levels.shape[1])
+        given = levels.to(self.device)
+
+        def feed(begin: int, end: int) -> None:
+            times = slice(begin, end)
+            self._go_on(state, [], given[:, times], None, _of(features, times), Filters(), None)
+
+        draw_in_pieces(feed, 0, given.shape[1], self._pace(state.batch), self.device)
+        return state
 
     @torch.no_grad()
     def draw(
@@ -132,8 +147,9 @@ class WaveNetSampler:
         noise: AnyNoise | None = None,
         generator: torch.Generator | None = None,
         parameters_out: Tensor | None = None,
+        progress: Callable[[int, int], object] | None = None,
     ) -> tuple[Tensor, WaveNetState]:
-        """Return the next levels (B, n) and the state after them. Uses `state` up.
+        """Return the next levels (B, n) and the state after them: `state`, moved on.
 
         Arguments:
             state: of `start`, or of the piece before; clone it to keep it.
@@ -145,6 +161,8 @@ class WaveNetSampler:
             noise: that decides the levels; default drawn, by a GPU's kernel where it uses it.
             generator: to draw it from; default torch's own.
             parameters_out: (B, n, P), filled with what each level was drawn from.
+            progress: told the number of levels done and that of all, after each piece: a twentieth
+                of all, or of a second where that is less.
         """
         self._check_state(state)
         filters = Filters(temperature, top_k, top_p)
@@ -163,8 +181,22 @@ class WaveNetSampler:
             got = tuple(parameters_out.shape)
             raise ValueError(f"parameters_out must have shape (B, n, P) = {shape}; got {got}")
 
-        levels = self._go_on(state, None, noise, features, filters, parameters_out)
-        return levels, replace(state, time=state.time + n)
+        pieces: list[Tensor] = []
+
+        def drawn() -> Tensor:
+            if len(pieces) == 1:
+                return pieces[0]
+            return torch.cat([state.recent[:, :0], *pieces], dim=1)
+
+        def draw(begin: int, end: int) -> None:
+            times = slice(begin, end)
+            local = _of(features, times)
+            out = None if parameters_out is None else parameters_out[:, times]
+            self._go_on(state, pieces, None, noise[:, times], local, filters, out)
+
+        with keeping(drawn, state):
+            draw_in_pieces(draw, 0, n, self._pace(state.batch), self.device, progress)
+            return drawn(), state
 
     def draw_noise(
         self, batch: int, length: int, generator: torch.Generator | None = None
@@ -180,7 +212,47 @@ class WaveNetSampler:
     def _is_categorical(self) -> bool:
         return isinstance(self.output, CategoricalWaveform)
 
+    def _pace(self, batch: int) -> Pace:
+        """Return the pieces of a draw: on a GPU a guess that makes few, on a CPU a cautious one."""
+        layers = len(self.network.layers)
+        if self.impl == "cuda":
+            return Pace(4e-6 * layers * max(1, batch / _SIGNALS_OF_A_GPU))
+        products = self._multiply_adds * batch / 5e9
+        if self.impl == "cpp":
+            return Pace(max(products, 5e-6))
+        # The loop copies the rings once a piece, and Ctrl-C ends it anywhere.
+        return Pace(2e-5 * layers + products, least=8, longer=10.0)
+
     def _go_on(
+        self,
+        state: WaveNetState,
+        drawn: list[Tensor],
+        given: Tensor | None,
+        noise: AnyNoise | None,
+        features: Tensor | None,
+        filters: Filters,
+        parameters_out: Tensor | None,
+    ) -> None:
+        """Move the state on by a piece, and append its levels to those drawn: both or neither."""
+        piece = given, noise, features, filters, parameters_out
+        if self.impl == "reference":
+            with torch.autocast(self.device.type, enabled=False):
+                levels, after = self._loop.go_on(state, *piece)
+            with undisturbed():
+                state.rings, state.recent, state.time = after.rings, after.recent, after.time
+                drawn.append(levels)
+            return
+
+        arguments = self._arguments(state, *piece)
+        # The kernel moves the rings on in place.
+        with undisturbed():
+            levels, parameters = op.draw[self.impl](*arguments)
+            state.time += (noise if given is None else given).shape[1]
+            drawn.append(levels)
+            if parameters_out is not None:
+                parameters_out.copy_(parameters)
+
+    def _arguments(
         self,
         state: WaveNetState,
         given: Tensor | None,
@@ -188,13 +260,12 @@ class WaveNetSampler:
         features: Tensor | None,
         filters: Filters,
         parameters_out: Tensor | None,
-    ) -> Tensor:
-        if self.impl == "reference":
-            with torch.autocast(self.device.type, enabled=False):
-                return self._loop.go_on(state, given, noise, features, filters, parameters_out)
-
+    ) -> tuple[object, ...]:
+        """Return the operator's arguments."""
         output = self.output
-        levels, parameters = op.draw[self.impl](
+        if isinstance(noise, Tensor):
+            noise = noise.contiguous()
+        return (
             state.rings,
             state.recent,
             self._packed.weights,
@@ -202,7 +273,7 @@ class WaveNetSampler:
             self._packed.dilations,
             state.condition,
             None if features is None else features.transpose(1, 2).contiguous(),
-            given,
+            None if given is None else given.contiguous(),
             *noise_arguments(noise),
             state.time,
             output.parameters,
@@ -212,9 +283,6 @@ class WaveNetSampler:
             lowest_log_scale(output.quantizer.levels),
             parameters_out is not None,
         )
-        if parameters_out is not None:
-            parameters_out.copy_(parameters)
-        return levels
 
     def _check_state(self, state: WaveNetState) -> None:
         network = self.network
@@ -261,3 +329,7 @@ class WaveNetSampler:
             expected, got = (batch, wanted, n), tuple(features.shape)
             raise ValueError(f"features must have shape (B, F, n) = {expected}; got {got}")
         return features.to(self.device, self.dtype)
+
+
+def _of(features: Tensor | None, times: slice) -> Tensor | None:
+    return None if features is None else features[..., times]

@@ -10,9 +10,12 @@ from torch import Tensor
 __all__ = ["WaveNetState"]
 
 
-@dataclass(frozen=True)
+@dataclass
 class WaveNetState:
     """All that the samples to come depend on: what `WaveNetSampler` is given and gives back.
+
+    It moves on by whole pieces, all of it at once: whatever interrupts one, it stands after the
+    piece before, to be gone on with.
 
     Attributes:
         rings: (B, floats), the last inputs of each layer, one ring of (slots, channels) after
