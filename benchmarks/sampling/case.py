@@ -58,7 +58,7 @@ class Case:
     at_once: bool = False
 
 
-def ours_on(device: torch.device, graph: bool = True) -> dict[str, str]:
+def ours_on(device: torch.device) -> dict[str, str]:
     """Return the columns of ours, and the `impl` of each.
 
     On a GPU the kernel and the CUDA graph that is the other way there are asked for by name beside
@@ -66,11 +66,8 @@ def ours_on(device: torch.device, graph: bool = True) -> dict[str, str]:
 
     Arguments:
         device: of the case.
-        graph: whether there is one.
     """
-    impls = ["auto"]
-    if device.type == "cuda":
-        impls += ["cuda", *(["reference"] if graph else [])]
+    impls = ["auto", *(["cuda", "reference"] if device.type == "cuda" else [])]
     return {OURS + impl: impl for impl in impls}
 
 

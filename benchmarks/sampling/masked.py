@@ -1,9 +1,10 @@
 """What all features of a batch cost, drawn by MADE or solved for by MAF: entries of `sampling`.
 
 A step of these cases is a whole batch. `eager` runs the network once a feature; `best_eager`
-iterates blocks of 64 features, in plain PyTorch, and `compile_*` does so by the compiled functions
-of `compiled_masked.py`. Each call of these and of ours includes laying out the weights, as `sample`
-does. `anchor:density` is one evaluation of the density of the batch, by what is fastest.
+iterates blocks of 64 features by calls of plain PyTorch, and `compile_*` does so by the compiled
+functions of `compiled_masked.py`. Each call of these and of ours includes laying out the weights,
+as `sample` does. `anchor:density` is one evaluation of the density of the batch, by what is
+fastest.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from dgm_fast.families import MADE, MADEConfig
 from dgm_fast.families.autoregressive.masked_mlp import MaskedMLP
 from dgm_fast.families.flows.masked_autoregressive import AffineAutoregressive
 from dgm_fast.sampling import Draw, MaskedNetwork, MaskedSampler, naive_sample
-from dgm_fast.sampling.masked_mlp import Step
+from dgm_fast.sampling.masked_mlp import MaskedBlocks, Step
 
 __all__ = ["MODELS", "batch_case"]
 
@@ -128,16 +129,23 @@ class Compiled:
         return self.blocks.draw(network, noise)
 
 
+class CalledSampler(MaskedSampler):
+    """On a GPU too, blocks of calls."""
+
+    def _sweep_of(self, network: MaskedNetwork, block: int | None) -> MaskedBlocks:
+        return MaskedBlocks(network, self.dtype)
+
+
 def ways_of(model: Model) -> dict[str, Callable[[], Callable[[Tensor], Tensor]]]:
     """Return what makes each column's draw: from noise (B, D, N) to x (B, D)."""
 
-    def swept(impl: str) -> Callable[[Tensor], Tensor]:
+    def swept(impl: str, kind: type[MaskedSampler] = MaskedSampler) -> Callable[[Tensor], Tensor]:
         def sweep(noise: Tensor) -> Tensor:
-            sampler = MaskedSampler(model.network(), model.step, impl=impl)
+            sampler = kind(model.network(), model.step, impl=impl)
             return sampler.draw(sampler.start(len(noise)), noise)
 
         # What cannot run is to say so before anything is timed.
-        MaskedSampler(model.network(), model.step, impl=impl)
+        kind(model.network(), model.step, impl=impl)
         return sweep
 
     @torch.no_grad()
@@ -152,12 +160,9 @@ def ways_of(model: Model) -> dict[str, Callable[[], Callable[[Tensor], Tensor]]]
 
     return {
         "eager": lambda: naive,
-        "best_eager": partial(swept, "reference"),
+        "best_eager": partial(swept, "reference", CalledSampler),
         **{column: partial(Compiled, model, mode) for column, mode in COMPILE_MODES.items()},
-        **{
-            column: partial(swept, impl)
-            for column, impl in ours_on(model.device, graph=False).items()
-        },
+        **{column: partial(swept, impl) for column, impl in ours_on(model.device).items()},
     }
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import pytest
@@ -138,6 +138,17 @@ def make_network(shape, parameters, seed=0):
         return z.unflatten(1, (D, parameters))
 
     return network, evaluate
+
+
+def moved(network, *where):
+    """The same network on a device, or in a dtype."""
+
+    def move(tensors):
+        return tuple(None if each is None else each.to(*where) for each in tensors)
+
+    direct = None if network.direct is None else network.direct.to(*where)
+    weights, biases = move(network.weights), move(network.biases)
+    return replace(network, weights=weights, biases=biases, direct=direct)
 
 
 def make_noise(step, batch, features, seed=0):

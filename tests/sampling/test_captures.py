@@ -9,11 +9,13 @@ import torch
 
 from dgm_fast.sampling import RecurrentSampler
 from dgm_fast.sampling.filters import Filters
+from dgm_fast.sampling.masked_mlp.graphed import GraphedBlocks
 from dgm_fast.sampling.pixelcnn.graphed import GraphedLoop as GraphedPixels
 from dgm_fast.sampling.wavenet.graphed import GraphedLoop as GraphedWaves
 from tests.families.sequence_models import VARIANTS, labels, make_model
 from tests.sampling import test_pixel_graphed, test_wavenet_graphed
 from tests.sampling.captures import watched, without_data
+from tests.sampling.masked_cases import SHAPES, STEPS, make_network
 from tests.sampling.pixel_cases import CONFIGS, each_config
 from tests.sampling.test_recurrent_graphed import RECURRENT
 from tests.sampling.wavenet_cases import each_config as each_wavenet
@@ -24,6 +26,10 @@ class Pixels(GraphedPixels):
 
 
 class Waves(GraphedWaves):
+    capture = staticmethod(watched)
+
+
+class Blocks(GraphedBlocks):
     capture = staticmethod(watched)
 
 
@@ -81,6 +87,16 @@ def test_a_step_of_a_recurrent_network_may_be_captured(config):
     memory = sampler.start(3, labels(config, 3)).memory
     sampler, *inputs = without_data((sampler, torch.tensor([0, 2, 1]), *memory.kept))
     watched(sampler._step, *inputs)
+
+
+@pytest.mark.parametrize(
+    ("shape", "step"), [("residual", "filtered"), *(("direct", step) for step in STEPS)]
+)
+def test_passes_of_a_masked_network_may_be_captured(shape, step):
+    step = STEPS[step]
+    network, _ = make_network(SHAPES[shape], step.parameters)
+    blocks = without_data(Blocks(network, torch.float32, 16))
+    assert blocks.passes_of(16, step).x.is_meta
 
 
 X = torch.zeros(3, 4, device="meta")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -26,6 +25,7 @@ from tests.sampling.masked_cases import (
     make_context,
     make_network,
     make_noise,
+    moved,
 )
 
 needs_kernel = pytest.mark.skipif(
@@ -40,17 +40,6 @@ CASES = {
 }
 SOME = [("context", "spline"), ("direct", "gaussian_mixture"), ("residual", "standardizing")]
 each_of_some = pytest.mark.parametrize(("shape", "step"), SOME)
-
-
-def moved(network, device):
-    """The same network on a device."""
-
-    def move(tensors):
-        return tuple(None if each is None else each.to(device) for each in tensors)
-
-    direct = None if network.direct is None else network.direct.to(device)
-    weights, biases = move(network.weights), move(network.biases)
-    return replace(network, weights=weights, biases=biases, direct=direct)
 
 
 def work_of(shape, step, batch, device="cuda"):

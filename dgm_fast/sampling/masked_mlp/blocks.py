@@ -11,6 +11,7 @@ block.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -20,17 +21,42 @@ from dgm_fast.sampling.masked_mlp.network import MaskedNetwork
 from dgm_fast.sampling.masked_mlp.state import MaskedState
 from dgm_fast.sampling.masked_mlp.steps import Step
 
-__all__ = ["BLOCK", "MaskedBlocks", "is_rounding"]
+__all__ = ["BLOCK", "Block", "MaskedBlocks", "is_rounding", "rounds"]
 
 # Features. Small blocks are many, and in large ones more units take part in every pass: of 16, 32
 # and 64 the last cost an IAF of 784 least.
 BLOCK = 64
 
 
+def rounds(change: Tensor, x: Tensor) -> Tensor:
+    """Return whether a pass changed x by no more than rounding does, a bool that nobody awaits."""
+    unit = 4 * torch.finfo(x.dtype).eps
+    return (change.abs() <= unit * (1 + x.abs())).all()
+
+
 def is_rounding(change: Tensor, x: Tensor) -> bool:
     """Whether a pass changed x by no more than rounding does."""
-    unit = 4 * torch.finfo(x.dtype).eps
-    return bool((change.abs() <= unit * (1 + x.abs())).all())
+    return bool(rounds(change, x))
+
+
+@dataclass(frozen=True)
+class Block:
+    """Steps [first, last), and what their n features are made of.
+
+    Attributes:
+        known: of each level (B, units), what units before the block give to its sums; of the first
+            None.
+        noise: (B, n, N).
+        x: (B, n), the features as they are.
+        fixed: (B, n) bool, those that stay.
+    """
+
+    first: int
+    last: int
+    known: Sequence[Tensor | None]
+    noise: Tensor
+    x: Tensor
+    fixed: Tensor
 
 
 class MaskedBlocks:
@@ -85,30 +111,36 @@ class MaskedBlocks:
         step: Step,
     ) -> None:
         first, last = steps
-        here = self.layout.span(0, first, last)
         features = self.order[first:last]
-        known, within = self._known(levels, first, last), self._within(first, last)
-        noise, x = noise[:, features], state.x[:, features]
+        x = state.x[:, features]
         # What was drawn by a piece of this block, or is given, stays.
         fixed = (torch.arange(first, last, device=x.device) < state.step).expand_as(x)
         if state.given is not None:
             fixed = fixed | state.given[:, features]
+        known, noise = self._known(levels, first, last), noise[:, features]
 
+        found, parameters = self._iterate(levels, Block(first, last, known, noise, x, fixed), step)
+        state.x[:, features] = found
+        if step.is_flow:
+            new = slice(max(0, state.step - first), None)
+            state.log_det += step.make(parameters[:, new], noise[:, new])[1]
+
+    def _iterate(self, levels: Sequence[Tensor], block: Block, step: Step) -> tuple[Tensor, Tensor]:
+        """Fill the levels of a block; return its features (B, n) and their parameters."""
+        first, last = block.first, block.last
+        here, within = self.layout.span(0, first, last), self._within(first, last)
         previous = None
         # One pass more lets the hidden units see the last change.
         for _ in range(last - first + 1):
-            parameters = self._pass(levels, known, within, first, last)
-            found = torch.where(fixed, x, step.make(parameters, noise)[0].to(x.dtype))
+            parameters = self._pass(levels, block.known, within, first, last)
+            made = step.make(parameters, block.noise)[0].to(block.x.dtype)
+            found = torch.where(block.fixed, block.x, made)
             seen = found.nan_to_num(0.0, 0.0, 0.0)
             levels[0][:, here] = step.encode(seen)
             if previous is not None and is_rounding(seen - previous, seen):
                 break
             previous = seen
-
-        state.x[:, features] = found
-        if step.is_flow:
-            new = slice(max(0, state.step - first), None)
-            state.log_det += step.make(parameters[:, new], noise[:, new])[1]
+        return found, parameters
 
     def _within(self, first: int, last: int) -> list[list[tuple[int, Tensor]]]:
         """Return what the units of a block give to each other, zero where degrees forbid it."""
