@@ -13,6 +13,7 @@ from dgm_fast.distributions import (
     CategoricalConditional,
     GaussianMixtureConditional,
 )
+from dgm_fast.families import MADE, MADEConfig
 from dgm_fast.sampling import (
     AffineInverse,
     Draw,
@@ -282,6 +283,35 @@ def test_float64_runs_on_the_reference_and_narrow_weights_in_float32(impl):
     assert torch.equal(first, found[0].draw(found[0].start(5), noise))
 
 
+@pytest.mark.parametrize("name", ["bernoulli", "gaussian_mixture"])
+def test_a_generator_draws_the_noise_that_is_not_given(name, impl):
+    model = MADE(MADEConfig(9, (12,), output=name))
+    sampler = model.sampler(impl=impl)
+    noise, again, of_model, whole, piece = (
+        draw(4, generator=torch.Generator().manual_seed(3))
+        for draw in (
+            sampler.draw_noise,
+            sampler.draw_noise,
+            model.draw_noise,
+            lambda B, generator: sampler.draw(sampler.start(B), generator=generator),
+            lambda B, generator: sampler.draw(sampler.start(B), steps=5, generator=generator),
+        )
+    )
+    assert torch.equal(noise, again)
+    assert torch.equal(noise, of_model)
+    assert torch.equal(whole, sampler.draw(sampler.start(4), noise))
+    assert torch.equal(piece, torch.where(torch.arange(9) < 5, whole, 0.0))
+    assert not torch.equal(sampler.draw(sampler.start(4)), sampler.draw(sampler.start(4)))
+
+
+def test_noise_of_a_flow_must_be_given(impl):
+    step = FLOWS["spline"]
+    sampler = MaskedSampler(make_network(Shape(), step.parameters)[0], step, impl=impl)
+    for call in (lambda: sampler.draw_noise(3), lambda: sampler.draw(sampler.start(3))):
+        with pytest.raises(ValueError, match="noise must be given: step SplineInverse does not"):
+            call()
+
+
 def test_a_sampler_keeps_the_weights_it_was_made_of(impl):
     step = STEPS["gaussian"]
     network, _ = make_network(Shape(), 2)
@@ -346,6 +376,7 @@ def test_what_does_not_fit_is_named(impl):
         (lambda: sampler.start(2, context), r"context must have .* got shape \(3, 2\)"),
         (lambda: sampler.start(3, context, given=x), "given_mask is None"),
         (lambda: sampler.start(3, context, given=x, given_mask=x[:2] > 0), "given_mask must have"),
+        (lambda: sampler.draw_noise(-1), "batch must not be negative; got -1"),
         (lambda: sampler.draw(state, noise[:2]), r"noise must have shape \(B, D, N\) = \(3, 37, 1"),
         (lambda: sampler.draw(state, noise, steps=38), r"steps must be in 0 .. 37; got 38"),
         (lambda: MaskedSampler(network, STEPS["gaussian"]), "step must take the network's 1"),

@@ -321,9 +321,8 @@ class MADE(Pretrained, nn.Module):
         return self._seeded(n, seed).tensor()
 
     def _seeded(self, n: int, seed: Tensor) -> SeededNoise:
-        draw, N = self.conditional.draw_noise, len(self.conditional.noise_kinds)
-        places, dtype = range(self.config.features), self.layers[0].weight.dtype
-        return SeededNoise(seed, draw, N, range(n), places, dtype)
+        dtype = self.layers[0].weight.dtype
+        return Draw(self.conditional).seeded_noise(n, self.config.features, seed, dtype)
 
     def _network(self, x: Tensor, context: Tensor | None, masks: Sequence[MaskStructure]) -> Tensor:
         inputs = self._inputs(x, context)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from dgm_fast._core.checks import check_tensor
+from dgm_fast._core.random import draw_seed
 from dgm_fast.sampling.masked_mlp import op
 from dgm_fast.sampling.masked_mlp.blocks import BLOCK, MaskedBlocks
 from dgm_fast.sampling.masked_mlp.graphed import GraphedBlocks
@@ -15,7 +16,7 @@ from dgm_fast.sampling.masked_mlp.network import MaskedNetwork
 from dgm_fast.sampling.masked_mlp.packed import PackedSweep, pack_blocks, pack_stretches
 from dgm_fast.sampling.masked_mlp.state import MaskedState
 from dgm_fast.sampling.masked_mlp.steps import Step
-from dgm_fast.sampling.noise import AnyNoise, noise_for
+from dgm_fast.sampling.noise import AnyNoise, SeededNoise, noise_for
 from dgm_fast.sampling.pieces import wait_for
 
 __all__ = ["MaskedSampler"]
@@ -45,7 +46,8 @@ class MaskedSampler:
             Of the reference, D makes it the fixed-point iteration of the whole network.
 
     Shapes:
-        x (B, D), noise (B, D, N), for a flow (B, D, 1) of y.
+        x (B, D), noise (B, D, N) as `draw_noise` makes it, or the `SeededNoise` of it, for a flow
+        (B, D, 1) of y.
 
     Precision:
         Computes in float32 for bfloat16 and float16 networks too; float64 runs on the reference.
@@ -70,7 +72,7 @@ class MaskedSampler:
         >>> import torch
         >>> from dgm_fast.families import MADE, MADEConfig
         >>> sampler = MADE(MADEConfig(features=20, hidden=(64,))).sampler()
-        >>> noise = torch.rand(3, 20, 1)
+        >>> noise = sampler.draw_noise(3)
         >>> whole = sampler.draw(sampler.start(3), noise)
         >>> state = sampler.start(3)
         >>> first = sampler.draw(state, noise, steps=8).clone()
@@ -144,9 +146,10 @@ class MaskedSampler:
     def draw(
         self,
         state: MaskedState,
-        noise: AnyNoise,
+        noise: AnyNoise | None = None,
         *,
         steps: int | None = None,
+        generator: torch.Generator | None = None,
         progress: Callable[[int, int], object] | None = None,
     ) -> Tensor:
         """Move the state on, in place, and return its x (B, D).
@@ -155,12 +158,15 @@ class MaskedSampler:
 
         Arguments:
             state: of `start`, or of a draw before; clone it to keep it.
-            noise: (B, D, N) of all features, those done and given included; a GPU's kernel draws
-                that of a `SeededNoise` where it is used.
+            noise: (B, D, N) of all features, those done and given included, that decides them;
+                default drawn, by a GPU's kernel where it uses it. That of a flow, y, must be given.
             steps: how many features to go; default all that are left.
+            generator: to draw it from; default torch's own.
             progress: told the number of features done and that of all, after each piece.
         """
         D = self.layout.features
+        if noise is None:
+            noise = self._seeded(state.batch, generator)
         noise = self._check(state, noise)
         left = D - state.step
         if steps is not None and not 0 <= steps <= left:
@@ -176,6 +182,16 @@ class MaskedSampler:
                     wait_for(self.device)
                     progress(state.step, D)
         return state.x
+
+    def draw_noise(self, batch: int, generator: torch.Generator | None = None) -> Tensor:
+        """Draw the noise (B, D, N) that decides features; a flow has none of its own."""
+        return self._seeded(batch, generator).tensor()
+
+    def _seeded(self, batch: int, generator: torch.Generator | None) -> SeededNoise:
+        if batch < 0:
+            raise ValueError(f"batch must not be negative; got {batch}")
+        seed = draw_seed(self.device, generator)
+        return self.step.seeded_noise(batch, self.layout.features, seed, self.dtype)
 
     def _go_on(self, state: MaskedState, noise: AnyNoise, until: int) -> None:
         if self.impl == "reference":

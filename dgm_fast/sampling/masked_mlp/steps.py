@@ -21,6 +21,7 @@ from dgm_fast.distributions import (
 from dgm_fast.distributions.discretized_logistic import lowest_log_scale
 from dgm_fast.ops import affine_coupling, rational_quadratic_spline
 from dgm_fast.sampling.filters import Filters
+from dgm_fast.sampling.noise import SeededNoise
 
 __all__ = ["AffineInverse", "Draw", "KernelStep", "SplineInverse", "Step"]
 
@@ -106,6 +107,18 @@ class Step(ABC):
     def make(self, parameters: Tensor, noise: Tensor) -> tuple[Tensor, Tensor | None]:
         """Return features (B, n) and of a flow log |dx/dy|, (B,), of (B, n, P) and (B, n, N)."""
 
+    def seeded_noise(
+        self, batch: int, features: int, seed: Tensor, dtype: torch.dtype
+    ) -> SeededNoise:
+        """Return the noise (B, D, N) that a seed stands for.
+
+        Raises:
+            ValueError: the step has none of its own: a flow's is y, of any distribution.
+        """
+        raise ValueError(
+            f"noise must be given: step {type(self).__name__} does not say of what distribution"
+        )
+
     def encode(self, x: Tensor) -> Tensor:
         """Return features as the network sees them."""
         return x
@@ -178,6 +191,12 @@ class Draw(Step):
     def make(self, parameters: Tensor, noise: Tensor) -> tuple[Tensor, None]:
         x = self._filters.pick(self.conditional.pick, parameters, noise)
         return x.to(parameters.dtype), None
+
+    def seeded_noise(
+        self, batch: int, features: int, seed: Tensor, dtype: torch.dtype
+    ) -> SeededNoise:
+        draw, N = self.conditional.draw_noise, self.noise
+        return SeededNoise(seed, draw, N, range(batch), range(features), dtype)
 
     def encode(self, x: Tensor) -> Tensor:
         return self.conditional.encode(x)
