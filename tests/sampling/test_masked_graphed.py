@@ -104,13 +104,25 @@ def test_batches_share_graphs_and_networks_do(batch):
 
 
 def test_what_differs_has_its_own_graph_and_few_are_kept():
-    network = moved(make_network(Shape(), 11)[0], torch.float64)
-    for temperature in (0.5, 0.7, 1.0, 2.0, 0.0):
-        step = Draw(STEPS["categorical"].conditional, temperature)
-        noise = make_noise(step, 9, 37)
+    residual = {"hidden": (40, 40), "skips": (0, 1)}
+    shapes = [Shape(), Shape(**residual), Shape(hidden=(40, 40)), Shape(activation="tanh")]
+    steps = [Draw(STEPS["categorical"].conditional, each) for each in (1.0, 0.5, 0.0)]
+    for shape, step in [*((each, steps[0]) for each in shapes), *((shapes[0], s) for s in steps)]:
+        network, noise = moved(make_network(shape, 11)[0], torch.float64), make_noise(step, 9, 37)
         plain, mine = (sampler_of(network, step, each, 16) for each in (MaskedBlocks, Called))
         assert torch.equal(mine.draw(mine.start(9), noise), plain.draw(plain.start(9), noise))
     assert len(graphed._kept) == graphed._MOST_KEPT
+
+
+def test_what_overflowed_before_harms_nothing():
+    step, context = STEPS["categorical"], torch.ones(9, 3, dtype=torch.float64)
+    network = moved(make_network(SHAPES["context"], 11)[0], torch.float64)
+    noise = make_noise(step, 9, 37)
+    plain, mine = (sampler_of(network, step, each, 37) for each in (MaskedBlocks, Called))
+    mine.draw(mine.start(9, context / 0), noise)
+    # Less than a block.
+    found, expected = (each.draw(each.start(9, context), noise, steps=9) for each in (mine, plain))
+    assert torch.equal(found, expected)
 
 
 def test_what_is_kept_serves_those_that_infer_and_those_that_do_not():

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import atexit
 from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
 from dgm_fast._core.integers import ceil_div
+from dgm_fast._core.precision import products_in_tf32
 from dgm_fast.sampling.graph import StepGraph
 from dgm_fast.sampling.masked_mlp.blocks import Block, MaskedBlocks, rounds
 from dgm_fast.sampling.masked_mlp.network import MaskedNetwork
@@ -99,7 +101,7 @@ class GraphedBlocks(MaskedBlocks):
         # Tensors that stay are for one stream, whose work comes one after another.
         stream = torch.cuda.current_stream(device).cuda_stream if device.type == "cuda" else 0
         network = self.widths, self.pairs, tuple(self.skips), self.activation, self.capture
-        return *network, rows, step, self.dtype, device, stream
+        return *network, rows, step, self.dtype, products_in_tf32(), device, stream
 
 
 class Passes:
@@ -147,13 +149,14 @@ class Passes:
 
     def _take(self, block: Block, within: Tensor) -> None:
         B, n = block.x.shape
-        # What is not of the block stays zero, so that nobody waits for it.
-        torch._foreach_zero_([*self.known, self.x])
+        # Units that are not of the block see nothing: an infinity would be NaN to all others.
+        torch._foreach_zero_(self.known)
         for mine, given in zip(self.known, block.known[1:], strict=True):
             mine[:B, : given.shape[1]] = given
         self.within.copy_(within)
         self.x[:B, :n] = block.x
         self.noise[:B, :n] = block.noise
+        # Nobody waits for what is not of the block.
         self.fixed.fill_(True)
         self.fixed[:B, :n] = block.fixed
 
@@ -181,8 +184,9 @@ class Passes:
         return z.unflatten(1, (-1, self.parameters)), values[1:]
 
 
-# Of all networks, those last used come last.
+# Of all networks, those last used come last. They go before CUDA does.
 _kept: dict[tuple[object, ...], Passes] = {}
+atexit.register(_kept.clear)
 
 
 def _keep(key: tuple[object, ...], passes: Passes) -> None:
