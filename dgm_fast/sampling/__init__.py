@@ -1,4 +1,7 @@
-"""Samplers of autoregressive and diffusion models; state goes in and comes out explicitly."""
+"""Samplers of autoregressive and diffusion models; state goes in and comes out explicitly.
+
+README.md beside this file has what each is given and gives back.
+"""
 
 from dgm_fast.sampling.diffusion import ddim_encode, diffusion_sample
 from dgm_fast.sampling.filters import filter_logits, pick_token
