@@ -112,10 +112,11 @@ def test_a_seed_draws_what_its_noise_draws(conditional, batch):
 def test_a_model_draws_what_its_noise_draws(output, num_masks):
     config = MADEConfig(features=20, hidden=(64,), output=output, num_masks=num_masks)
     model = MADE(config).cuda().eval()
-    generators = [torch.Generator("cuda").manual_seed(3) for _ in range(3)]
+    generators = [torch.Generator("cuda").manual_seed(3) for _ in range(4)]
     noise = model.draw_noise(50, generators[0])
     expected = model.sample(50, None, generators[1], noise=noise)
     assert_alike(model.sample(50, None, generators[2]), expected, model.conditional)
+    assert torch.equal(model.sample(50, None, generators[3], noise=noise.cpu()), expected)
 
 
 @pytest.mark.gpu

@@ -286,7 +286,7 @@ class MADE(Pretrained, nn.Module):
             raise ValueError(f"noise must have shape {expected}; got {tuple(noise.shape)}")
         parts = self._parts(n, seed)
         if len(parts) > 1:
-            noise = drawn(noise)
+            noise = drawn(noise).to(weight.device)
 
         x = weight.new_zeros(n, D)
         with keeping(lambda: x.view(*shape, D)):
