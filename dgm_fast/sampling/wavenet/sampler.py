@@ -90,6 +90,8 @@ class WaveNetSampler:
         self.network = network.to(self.dtype)
         self.impl = op.choose(impl, self.network)
         self._multiply_adds = self.network.multiply_adds
+        # Of a signal's rings; counted once, because a stream may be drawn level by level.
+        self._floats = sum(network.slots) * padded(network.channels)
         if self.impl == "reference":
             loop = GraphedLoop if self.device.type == "cuda" else EagerLoop
             self._loop = loop(self.network, output)
@@ -109,8 +111,7 @@ class WaveNetSampler:
         if self.impl != "reference":
             condition = pack_condition(condition, len(network.layers))
 
-        floats = sum(network.slots) * padded(network.channels)
-        rings = torch.zeros(batch, floats, dtype=self.dtype, device=self.device)
+        rings = torch.zeros(batch, self._floats, dtype=self.dtype, device=self.device)
         recent = torch.full((batch, network.first_kernel), -1, device=self.device)
         return WaveNetState(rings, recent, condition)
 
@@ -286,12 +287,11 @@ class WaveNetSampler:
 
     def _check_state(self, state: WaveNetState) -> None:
         network = self.network
-        floats = sum(network.slots) * padded(network.channels)
         halves = network.gate_channels
         if self.impl != "reference":
             halves = padded(halves)
         if (
-            state.rings.shape[1:] != (floats,)
+            state.rings.shape[1:] != (self._floats,)
             or state.recent.shape[1:] != (network.first_kernel,)
             or state.condition.shape[1:] != (len(network.layers) * 2 * halves,)
             or state.rings.dtype != self.dtype
