@@ -348,6 +348,18 @@ def test_logistic_base_samples_its_density():
         ),
         ("glow", lambda m: m.sample((2, -1)), ValueError, "shape must not hold negative sizes"),
         (
+            "glow",
+            lambda m: m.sample((2, 3), noise=torch.zeros(6, 1, 4, 4)),
+            ValueError,
+            r"noise must have shape .* = \(2, 3, 1, 4, 4\); got \(6, 1, 4, 4\)",
+        ),
+        (
+            "glow",
+            lambda m: m.sample(2, noise=torch.zeros(2, 1, 4, 4).long()),
+            TypeError,
+            "noise must be",
+        ),
+        (
             "classes",
             lambda m: m.sample((4, 2), torch.arange(3)),
             ValueError,

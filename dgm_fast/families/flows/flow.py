@@ -11,13 +11,14 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
+from dgm_fast._core.checks import check_floating
 from dgm_fast._core.random import draw_seed
 from dgm_fast.families import checks
 from dgm_fast.families.flows.base import BASES
@@ -29,8 +30,14 @@ from dgm_fast.families.flows.dequantization import (
     VariationalDequantization,
 )
 from dgm_fast.families.pretrained import Pretrained
+from dgm_fast.sampling.interrupted import keeping
+from dgm_fast.sampling.pieces import wait_for
 
 __all__ = ["Flow", "FlowConfig"]
+
+# Multiply-adds between two looks at the keyboard: tenths of a second of two cores. A GPU makes a
+# hundred times as many, and wants many samples at once.
+_PIECE, _PIECE_OF_GPU = 1e10, 1e12
 
 
 @dataclass(frozen=True)
@@ -243,29 +250,87 @@ class Flow(Pretrained, nn.Module):
         context: Tensor | None = None,
         generator: torch.Generator | None = None,
         temperature: float = 1.0,
+        *,
+        noise: Tensor | None = None,
+        progress: Callable[[int, int], object] | None = None,
     ) -> Tensor:
         """Draw samples; integer data come as whole levels.
+
+        Many are made in pieces, of so many that the model takes tenths of a second for one. The
+        noise of a sample depends on the seed and its index alone: up to rounding, it is the same in
+        a batch of any size.
 
         Arguments:
             shape: leading dims of the result; an int counts as one dim.
             context: labels or features whose leading dims broadcast to `shape`.
             generator: on the model's device; default torch's own.
             temperature: scale of the base noise; below 1 samples are more typical, less varied.
+            noise: z at temperature 1, (*shape, *event_shape), as `draw_noise` makes it; default
+                drawn.
+            progress: told the number of samples done and that of all, after each piece.
 
         Shapes:
             Returns (*shape, *event_shape), dtype and device of the parameters.
+
+        Raises:
+            SamplingInterrupted: Ctrl-C; it has the samples as far as they were drawn.
         """
         shape = checks.as_shape(shape)
         context = checks.context_rows(context, shape, labels=self.classes > 0)
         if not temperature >= 0:
             raise ValueError(f"temperature must not be negative; got {temperature}")
+        if noise is None:
+            noise = self.draw_noise(shape, generator)
+        else:
+            self._check_noise(noise, shape)
+        n, piece = math.prod(shape), self._samples_of_a_piece()
+        noise = noise.to(self._device, self._dtype).reshape(n, *self.event_shape)
 
-        seed = draw_seed(self._device, generator)
-        noise = self.base.sample((math.prod(shape), *self.event_shape), seed, self._dtype)
-        x, _ = self.inverse(temperature * noise, context)
-        if self.levels is not None:
-            x = x.floor().clamp(0, self.levels - 1)
+        x = torch.zeros_like(noise)
+        with keeping(lambda: x.view(*shape, *self.event_shape)):
+            # An empty batch is one piece too, whose context is checked.
+            for first in range(0, max(n, 1), piece):
+                at = slice(first, first + piece)
+                some = None if context is None else context[at]
+                x[at] = self._sampled(temperature * noise[at], some)
+                if progress is not None:
+                    wait_for(self._device)
+                    progress(min(at.stop, n), n)
         return x.view(*shape, *self.event_shape)
+
+    def draw_noise(
+        self, shape: int | Sequence[int], generator: torch.Generator | None = None
+    ) -> Tensor:
+        """Draw the z (*shape, *event_shape) that samples are made from at temperature 1."""
+        shape = checks.as_shape(shape)
+        seed = draw_seed(self._device, generator)
+        z = self.base.sample((math.prod(shape), *self.event_shape), seed, self._dtype)
+        return z.view(*shape, *self.event_shape)
+
+    def _check_noise(self, noise: Tensor, shape: tuple[int, ...]) -> None:
+        check_floating("noise", noise)
+        expected = (*shape, *self.event_shape)
+        if tuple(noise.shape) != expected:
+            got = tuple(noise.shape)
+            raise ValueError(
+                f"noise must have shape (*shape, *event_shape) = {expected}; got {got}"
+            )
+
+    def _sampled(self, z: Tensor, context: Tensor | None) -> Tensor:
+        x, _ = self.inverse(z, context)
+        return x if self.levels is None else x.floor().clamp(0, self.levels - 1)
+
+    def _samples_of_a_piece(self) -> int:
+        """Return how many samples go between two looks at the keyboard, a power of two."""
+        # A convolution uses its weights at every pixel, where images are not squeezed.
+        pixels = math.prod(self.event_shape[1:])
+        work = sum(
+            parameter.numel() * (pixels if isinstance(module, nn.Conv2d) else 1)
+            for module in self.modules()
+            for parameter in module.parameters(recurse=False)
+        )
+        most = _PIECE_OF_GPU if self._device.type == "cuda" else _PIECE
+        return 2 ** max(0, math.floor(math.log2(most / max(work, 1))))
 
     def _density(self, v: Tensor, context: Tensor | None) -> Tensor:
         z, log_det = self(v, context)
