@@ -11,13 +11,10 @@ from rich.console import Console
 
 from dgm_fast.families import (
     FAMILIES,
-    IAF,
     ICA,
-    MAF,
     IAFConfig,
     ICAConfig,
     MAFConfig,
-    NeuralSplineFlow,
     NeuralSplineFlowConfig,
 )
 from dgm_fast.families.autoregressive.masked_mlp import MaskedMLP
@@ -34,36 +31,7 @@ from dgm_fast.training import load_dataset, mean_nll_nats, train
 from dgm_fast.training.data import DataConfig
 from dgm_fast.training.metrics import baselines_nats
 from dgm_fast.training.recipes import find_recipe
-
-CONFIGS = {
-    "ica": ICAConfig(event_shape=(6,)),
-    "ica-plu": ICAConfig(event_shape=(6,), plu=True),
-    "maf": MAFConfig(event_shape=(6,), steps=3, hidden=(16, 16)),
-    "maf-linear": MAFConfig(event_shape=(6,), steps=2, hidden=()),
-    "iaf": IAFConfig(event_shape=(6,), steps=2, hidden=(16,)),
-    "iaf-residual": IAFConfig(event_shape=(6,), steps=2, hidden=(9, 7, 9), residual=True),
-    "nsf": NeuralSplineFlowConfig(event_shape=(6,), steps=2, hidden=(16,)),
-    "nsf-odd": NeuralSplineFlowConfig(event_shape=(5,), steps=2, hidden=(16,), bins=3),
-    "nsf-ar": NeuralSplineFlowConfig(
-        event_shape=(6,), steps=2, hidden=(16,), conditioning="autoregressive"
-    ),
-    "nsf-ar-residual": NeuralSplineFlowConfig(
-        event_shape=(6,), steps=2, hidden=(8,) * 3, residual=True, conditioning="autoregressive"
-    ),
-}
-CLASSES = {ICAConfig: ICA, MAFConfig: MAF, IAFConfig: IAF, NeuralSplineFlowConfig: NeuralSplineFlow}
-
-
-def make(config, rows=40):
-    """Return a flow far from its initial identity, in float64, and data that it has seen."""
-    torch.manual_seed(0)
-    model = CLASSES[type(config)](config).double()
-    x = torch.randn(rows, *config.event_shape, dtype=torch.float64)
-    with torch.no_grad():
-        model(x, torch.zeros(rows).long() if config.classes else None)
-        for p in model.parameters():
-            p += 0.1 * torch.randn_like(p)
-    return model, x
+from tests.families.flow_models import CLASSES, CONFIGS, make
 
 
 @pytest.fixture(params=CONFIGS)
@@ -85,28 +53,6 @@ def test_inverse_undoes_forward(flow):
     back, minus_log_det = model.inverse(z)
     torch.testing.assert_close(back, x, atol=1e-7, rtol=0)
     torch.testing.assert_close(minus_log_det, -log_det, atol=1e-7, rtol=0)
-
-
-def test_gradients_through_the_inverse_are_those_of_finite_differences(flow):
-    model, x = flow
-    z = model(x[:3])[0].detach().requires_grad_()
-    weight = next(p for p in model.parameters() if p.numel() > 10)
-
-    def value():
-        back, log_det = model.inverse(z)
-        return back.sin().sum() + log_det.square().sum()
-
-    for leaf in (z, weight):
-        (gradient,) = torch.autograd.grad(value(), leaf)
-        direction = torch.randn_like(leaf)
-        with torch.no_grad():
-            leaf += 1e-6 * direction
-            above = value()
-            leaf -= 2e-6 * direction
-            below = value()
-            leaf += 1e-6 * direction
-        expected = ((above - below) / 2e-6).item()
-        assert (gradient * direction).sum().item() == pytest.approx(expected, rel=1e-4, abs=1e-5)
 
 
 @pytest.mark.parametrize("name", [name for name in CONFIGS if "ica" not in name])
