@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +20,8 @@ from dgm_fast.sampling.masked_mlp import BLOCK, MaskedBlocks, Step, is_rounding
 from dgm_fast.sampling.masked_mlp.op import choose
 
 __all__ = ["AffineAutoregressive", "Flip", "MaskedAutoregressive", "SplineAutoregressive"]
+
+Solver = Literal["auto", "sweep", "jacobi"]
 
 
 class MaskedAutoregressive(nn.Module, ABC):
@@ -42,11 +44,15 @@ class MaskedAutoregressive(nn.Module, ABC):
     Arguments:
         network: of `MaskedMLP`'s kind, (B, D) -> (B, D, P).
         impl: of the ops and of the sampler.
+        solver: how `inverse` finds x, an attribute that may be set later: `"auto"` as above,
+            `"sweep"` or `"jacobi"`, the iteration. On a CPU the sweep takes what one or two passes
+            do, and the iteration three at least.
 
     Shapes:
         x (B, D) -> y (B, D), log_det (B,).
 
     Raises:
+        ValueError: there is no such solver.
         RuntimeError: a second derivative of `inverse` is asked for.
 
     References:
@@ -54,10 +60,13 @@ class MaskedAutoregressive(nn.Module, ABC):
         Equation Solving", 2021, for the iteration.
     """
 
-    def __init__(self, network: MaskedMLP, impl: str) -> None:
+    def __init__(self, network: MaskedMLP, impl: str, solver: Solver = "auto") -> None:
         super().__init__()
+        if solver not in get_args(Solver):
+            raise ValueError(f"solver must be 'auto', 'sweep' or 'jacobi'; got {solver!r}")
         self.network = network
         self.impl = impl
+        self.solver = solver
 
     @abstractmethod
     def elementwise(self, x: Tensor, parameters: Tensor, inverse: bool) -> tuple[Tensor, Tensor]:
@@ -89,12 +98,13 @@ class MaskedAutoregressive(nn.Module, ABC):
         return x, -self(x, context)[1] if log_det is None else log_det
 
     def _sampler(self, y: Tensor) -> MaskedSampler | None:
-        if _takes_passes(y):
+        is_auto = self.solver == "auto"
+        if self.solver == "jacobi" or (is_auto and _takes_passes(y)):
             return None
         impl = impl_of_model(self.impl)
         network, step = self.network.description(), self.inverse_step
         # A few passes of a small network cost less than its blocks one by one.
-        if choose(impl, network, step) == "reference" and not _has_blocks(y):
+        if is_auto and choose(impl, network, step) == "reference" and not _has_blocks(y):
             return None
         return MaskedSampler(network, step, impl=impl)
 
@@ -204,6 +214,7 @@ class AffineAutoregressive(MaskedAutoregressive):
         bound: of the log-scales alpha = bound * tanh(u / bound), which keeps a step that has not
             learned from overflowing.
         impl: of the ops.
+        solver: of the inverse, as in `MaskedAutoregressive`.
 
     References:
         Papamakarios, Pavlakou, Murray, "Masked Autoregressive Flow for Density Estimation", 2017,
@@ -220,9 +231,10 @@ class AffineAutoregressive(MaskedAutoregressive):
         standardize: bool = True,
         bound: float = 5.0,
         impl: str = "auto",
+        solver: Solver = "auto",
     ) -> None:
         network = MaskedMLP(features, 2, hidden, context_features, residual, impl)
-        super().__init__(network, impl)
+        super().__init__(network, impl, solver)
         self.standardize = standardize
         self.bound = bound
 
@@ -253,6 +265,7 @@ class SplineAutoregressive(MaskedAutoregressive):
         features, hidden, context_features, residual: as in `MaskedMLP`.
         spline: number of bins and bound.
         impl: of the ops.
+        solver: of the inverse, as in `MaskedAutoregressive`.
 
     References:
         Durkan, Bekasov, Murray, Papamakarios, "Neural Spline Flows", 2019, sec. 3.2.
@@ -267,9 +280,10 @@ class SplineAutoregressive(MaskedAutoregressive):
         *,
         residual: bool = False,
         impl: str = "auto",
+        solver: Solver = "auto",
     ) -> None:
         network = MaskedMLP(features, spline.parameters, hidden, context_features, residual, impl)
-        super().__init__(network, impl)
+        super().__init__(network, impl, solver)
         self.spline = spline
         spline.make_identity(self.network.layers[-1].bias, features)
 
