@@ -10,7 +10,9 @@ with the loop that solves it. On a GPU `ours:cuda` is the kernel, `ours:referenc
 as a CUDA graph, and `ours:auto` one of them. `anchor:density` is what an evaluation of the density
 takes a sample or a pixel, all of which it has at once, and `anchor:last_output` the naive way of
 WaveNet with what follows the layers at the last place alone. Of MADE and MAF a row is the time of
-all features of a batch.
+all features of a batch, and `ours:jacobi` iterates MAF's whole network. Of the inverse with its
+gradient and of whole flows, `anchor:density` is a density with its gradient, or a density, and
+`anchor:sample` samples of IAF, of which the density is what is solved for.
 """
 
 from __future__ import annotations
@@ -27,8 +29,8 @@ from rich.console import Console
 from benchmarks import record, report
 from benchmarks.measure import is_wanted
 from benchmarks.run import Options, prepare_process, write
-from benchmarks.sampling import masked, pixels, sequences, wavenet
-from benchmarks.sampling.case import DENSITY, Case, check_draws
+from benchmarks.sampling import flows, masked, pixels, sequences, wavenet
+from benchmarks.sampling.case import Case, check_draws
 from benchmarks.timing import Spread, Timed, interleave
 from benchmarks.verify import RedContract
 
@@ -37,6 +39,7 @@ CASES: dict[str, Callable[..., Case]] = {
     **wavenet.CASES,
     **pixels.CASES,
     **masked.CASES,
+    **flows.CASES,
     **sequences.CASES,
 }
 
@@ -49,11 +52,11 @@ def measure(case: Case, options: Options) -> list[record.Measurement]:
         for column, draws in case.columns.items()
     }
     steps = {column: draws.steps for column, draws in case.columns.items()}
-    if is_wanted(DENSITY, options.columns):
-        calls[DENSITY], steps[DENSITY] = [Timed(case.density)], case.places
+    if is_wanted(case.anchor, options.columns):
+        calls[case.anchor], steps[case.anchor] = [Timed(case.density)], case.places
     spreads = interleave(calls, torch.device(options.device), options.budget, with_launches=True)
     by_step = {name: _a_step(spread, steps[name]) for name, spread in spreads.items()}
-    place = NAME, case.name, "float32", "sample"
+    place = NAME, case.name, "float32", case.direction
     eager = by_step.get("eager")
     return [record.measurement(place, name, spread, eager) for name, spread in by_step.items()]
 

@@ -4,7 +4,8 @@ A step of these cases is a whole batch. `eager` runs the network once a feature;
 iterates blocks of 64 features by calls of plain PyTorch, and `compile_*` does so by the compiled
 functions of `compiled_masked.py`. Each call of these and of ours includes laying out the weights,
 as `sample` does. `anchor:density` is one evaluation of the density of the batch, by what is
-fastest.
+fastest. `ours:jacobi` iterates the whole network of MAF's step by our products; how many passes
+that takes depends on the weights, and is printed.
 """
 
 from __future__ import annotations
@@ -29,6 +30,9 @@ from dgm_fast.sampling.masked_mlp import MaskedBlocks, Step
 __all__ = ["MODELS", "batch_case"]
 
 BATCHES = (1, 16, 100, 256)
+# A GPU's sweep takes longer from some batch on. The naive way would take minutes.
+LARGE_BATCH, MOST_NAIVE = 4096, 256
+JACOBI = f"{OURS}jacobi"
 
 
 class Model(ABC):
@@ -87,7 +91,8 @@ class MAFStep(Model):
     def __init__(self, features: int, hidden: tuple[int, ...], device: torch.device) -> None:
         super().__init__(features, hidden, device)
         with torch.device(device):
-            self.flow = AffineAutoregressive(features, hidden)
+            # Its own inverse is the column of the iteration.
+            self.flow = AffineAutoregressive(features, hidden, solver="jacobi")
         with torch.no_grad():
             # Away from the identity.
             self.flow.network.layers[-1].weight.normal_(0.0, 0.01)
@@ -106,6 +111,19 @@ class MAFStep(Model):
     def density(self, x: Tensor) -> Tensor:
         z, log_det = self.flow(x)
         return log_det - 0.5 * z.square().sum(1)
+
+    @torch.no_grad()
+    def iterate(self, noise: Tensor) -> Tensor:
+        """Solve by passes of the whole network."""
+        return self.flow.inverse(noise.squeeze(2))[0]
+
+    def passes(self, noise: Tensor) -> int:
+        """Count those of one solution, without the one that evaluates its density."""
+        counted: list[object] = []
+        handle = self.flow.network.register_forward_hook(lambda *_: counted.append(None))
+        self.iterate(noise)
+        handle.remove()
+        return len(counted) - 1
 
 
 MODELS: dict[str, tuple[type[Model], int, tuple[int, ...]]] = {
@@ -163,6 +181,7 @@ def ways_of(model: Model) -> dict[str, Callable[[], Callable[[Tensor], Tensor]]]
         "best_eager": partial(swept, "reference", CalledSampler),
         **{column: partial(Compiled, model, mode) for column, mode in COMPILE_MODES.items()},
         **{column: partial(swept, impl) for column, impl in ours_on(model.device).items()},
+        **({JACOBI: lambda: model.iterate} if isinstance(model, MAFStep) else {}),
     }
 
 
@@ -180,6 +199,8 @@ def batch_case(
     torch._dynamo.reset()
     model = kind(features, hidden, device)
     ways = ways_of(model)
+    if batch > MOST_NAIVE:
+        del ways["eager"]
 
     def at_once(make: Callable[[], Callable[[Tensor], Tensor]]) -> Draws:
         return Draws(make(), lambda: None, 1)
@@ -187,6 +208,8 @@ def batch_case(
     makers = {column: partial(at_once, make) for column, make in ways.items()}
     columns = make_columns(makers, wanted, name)
     noise = partial(model.noise, batch)
+    if JACOBI in columns:
+        print(f"{name}: {JACOBI} takes {model.passes(noise())} passes, and one for the density")
     x = ways[f"{OURS}auto"]()(noise())
     density = partial(torch.no_grad()(model.density), x)
     return Case(name, columns, lambda steps: noise(), density, 1, at_once=True)
@@ -195,5 +218,5 @@ def batch_case(
 CASES: dict[str, Callable[..., Case]] = {
     f"{name}-batch{batch}": partial(batch_case, *model, batch)
     for name, model in MODELS.items()
-    for batch in BATCHES
+    for batch in (*BATCHES, *([LARGE_BATCH] if model[0] is MAFStep else []))
 }

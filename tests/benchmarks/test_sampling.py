@@ -7,13 +7,22 @@ from dataclasses import replace
 import pytest
 import torch
 
+from benchmarks.columns import tensors
 from benchmarks.run import Options
 from benchmarks.sampling import __main__ as sampling
-from benchmarks.sampling import masked, pixels, wavenet
+from benchmarks.sampling import flows, masked, pixels, wavenet
 from benchmarks.sampling.case import check_draws
 from benchmarks.timing import Spread
 from benchmarks.verify import RedContract
-from dgm_fast.families import PixelCNN, PixelCNNConfig, WaveNetConfig
+from dgm_fast.families import (
+    IAF,
+    MAF,
+    IAFConfig,
+    MAFConfig,
+    PixelCNN,
+    PixelCNNConfig,
+    WaveNetConfig,
+)
 
 SMALL = WaveNetConfig(
     stacks=2, layers=4, channels=8, gate_channels=8, skip_channels=16, head_channels=16, levels=32
@@ -72,19 +81,31 @@ def test_every_column_has_a_row(case):
     assert density.median_us < 1e3
 
 
-@pytest.fixture(params=[masked.BernoulliMADE, masked.MAFStep])
+SIZES = 60, torch.device("cpu"), (), "small-batch60"
+AT_ONCE = {
+    "made": lambda: masked.batch_case(masked.BernoulliMADE, 20, (32,), *SIZES),
+    "maf": lambda: masked.batch_case(masked.MAFStep, 20, (32,), *SIZES),
+    "gradient": lambda: flows.gradient_case(20, (32,), *SIZES),
+    "whole maf": lambda: flows.flow_case(MAF, MAFConfig((20,), hidden=(32,)), *SIZES),
+    "whole iaf": lambda: flows.flow_case(IAF, IAFConfig((20,), hidden=(32,)), *SIZES),
+}
+
+
+@pytest.fixture(params=AT_ONCE)
 def at_once(request, monkeypatch):
     monkeypatch.setattr(masked, "COMPILE_MODES", {})
-    sizes = 20, (32,), 60
-    return masked.batch_case(request.param, *sizes, torch.device("cpu"), (), "small-batch60")
+    return AT_ONCE[request.param]()
 
 
 def test_all_columns_make_the_same_batch(at_once):
-    assert set(at_once.columns) == {"eager", "best_eager", "ours:auto"}
+    assert set(at_once.columns) - {masked.JACOBI} == {"eager", "best_eager", "ours:auto"}
     check_draws(at_once)
-    x = at_once.columns["ours:auto"].draw(at_once.noise(1))
-    assert x.shape == (60, 20)
+    noise = at_once.noise(1)
+    x, *gradients = tensors(at_once.columns["ours:auto"].draw(noise))
+    assert x.shape == (60, 1 if at_once.anchor == "anchor:sample" else 20)
     assert len(x.unique(dim=0)) > 10
+    # Of y, and of the weight and the bias of both layers.
+    assert len(gradients) == (5 if at_once.direction == "forward_backward" else 0)
 
 
 def test_a_batch_that_is_made_otherwise_is_not_timed(at_once):
@@ -92,3 +113,40 @@ def test_a_batch_that_is_made_otherwise_is_not_timed(at_once):
     wrong = replace(ours, draw=lambda noise: ours.draw(1 - noise))
     with pytest.raises(RedContract, match="small-batch60: ours:auto draws otherwise"):
         check_draws(replace(at_once, columns=at_once.columns | {"ours:auto": wrong}))
+
+
+def test_a_gradient_that_is_another_is_not_timed():
+    case = AT_ONCE["gradient"]()
+    ours = case.columns["ours:auto"]
+
+    def draw(noise):
+        x, *gradients, last = ours.draw(noise)
+        return x, *gradients, 1.1 * last
+
+    wrong = {"ours:auto": replace(ours, draw=draw)}
+    with pytest.raises(RedContract, match="ours:auto draws otherwise"):
+        check_draws(replace(case, columns=case.columns | wrong))
+
+
+def test_rows_are_of_the_direction_and_the_anchor(at_once):
+    options = Options(quick=True, seconds=0.01, columns=("ours", "anchor"))
+    rows = sampling.measure(at_once, options)
+    assert {row.column for row in rows} == {*at_once.columns, at_once.anchor}
+    assert {row.direction for row in rows} == {at_once.direction}
+
+
+def test_what_the_naive_way_would_take_too_long_for_goes_without(monkeypatch, capsys):
+    monkeypatch.setattr(masked, "COMPILE_MODES", {})
+    monkeypatch.setattr(masked, "MOST_NAIVE", 10)
+    monkeypatch.setattr(flows, "MOST_IN_A_GRAPH", 10)
+    for name in ("maf", "gradient"):
+        case = AT_ONCE[name]()
+        assert "eager" not in case.columns
+        check_draws(case)
+    out = capsys.readouterr().out
+    assert "small-batch60: no eager: the graph of 20 passes takes gigabytes" in out
+    assert "ours:jacobi takes" in out
+
+
+def test_the_command_knows_the_cases():
+    assert masked.CASES.keys() | flows.CASES.keys() <= sampling.CASES.keys()
