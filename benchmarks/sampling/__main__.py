@@ -29,8 +29,16 @@ from rich.console import Console
 from benchmarks import record, report
 from benchmarks.measure import is_wanted
 from benchmarks.run import Options, prepare_process, write
-from benchmarks.sampling import flows, masked, pixels, sequences, wavenet
-from benchmarks.sampling.case import Case, check_draws
+from benchmarks.sampling import (
+    flows,
+    image_transformer,
+    independent,
+    masked,
+    pixels,
+    sequences,
+    wavenet,
+)
+from benchmarks.sampling.case import DENSITY, Case, check_draws
 from benchmarks.timing import Spread, Timed, interleave
 from benchmarks.verify import RedContract
 
@@ -38,9 +46,11 @@ NAME = "sampling"
 CASES: dict[str, Callable[..., Case]] = {
     **wavenet.CASES,
     **pixels.CASES,
+    **image_transformer.CASES,
     **masked.CASES,
     **flows.CASES,
     **sequences.CASES,
+    **independent.CASES,
 }
 
 

@@ -17,6 +17,8 @@ from dgm_fast._core.implementation import ImplementationUnavailable
 SEED = 0
 COMPARED_STEPS = 24
 DENSITY = f"{ANCHOR}density"
+# Of every model.
+BATCHES = (1, 4, 16, 64, 256)
 # A window of many signals takes seconds a step, and tells no more than one of few.
 MOST_IN_WINDOWS = 16
 

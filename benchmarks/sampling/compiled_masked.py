@@ -15,7 +15,7 @@ from torch import Tensor
 from torch._higher_order_ops.while_loop import while_loop
 
 from benchmarks.sampling.compiled import Compiler
-from dgm_fast.sampling.masked_mlp import AffineInverse, MaskedNetwork, Step
+from dgm_fast.sampling.masked_mlp import AffineInverse, MaskedNetwork, SplineInverse, Step
 from dgm_fast.sampling.masked_mlp.blocks import BLOCK
 
 __all__ = ["CompiledBlocks"]
@@ -36,7 +36,8 @@ class CompiledBlocks:
     ) -> None:
         layout, device = network.layout, network.weights[0].device
         # The op's own kernel could not be fused.
-        self.step = replace(step, impl="reference") if isinstance(step, AffineInverse) else step
+        is_flow = isinstance(step, (AffineInverse, SplineInverse))
+        self.step = replace(step, impl="reference") if is_flow else step
         self.layout, self.block = layout, min(block, layout.features)
         self.activation = getattr(F, network.activation)
         self.skips = network.skips or (0,) * len(layout.hidden)

@@ -23,13 +23,18 @@ from benchmarks.sampling.compiled import compiler_of
 from benchmarks.sampling.compiled_masked import CompiledBlocks
 from dgm_fast.families import MADE, MADEConfig
 from dgm_fast.families.autoregressive.masked_mlp import MaskedMLP
-from dgm_fast.families.flows.masked_autoregressive import AffineAutoregressive
+from dgm_fast.families.flows.masked_autoregressive import (
+    AffineAutoregressive,
+    MaskedAutoregressive,
+    SplineAutoregressive,
+)
+from dgm_fast.layers import SplineShape
 from dgm_fast.sampling import Draw, MaskedNetwork, MaskedSampler, naive_sample
 from dgm_fast.sampling.masked_mlp import MaskedBlocks, Step
 
 __all__ = ["MODELS", "batch_case"]
 
-BATCHES = (1, 16, 100, 256)
+BATCHES = (1, 4, 16, 64, 100, 256)
 # A GPU's sweep takes longer from some batch on. The naive way would take minutes.
 LARGE_BATCH, MOST_NAIVE = 4096, 256
 JACOBI = f"{OURS}jacobi"
@@ -67,9 +72,12 @@ class Model(ABC):
 class BernoulliMADE(Model):
     """A MADE of binary features."""
 
+    residual = False
+
     def __init__(self, features: int, hidden: tuple[int, ...], device: torch.device) -> None:
         super().__init__(features, hidden, device)
-        self.made = MADE(MADEConfig(features, hidden), device=device).eval()
+        config = MADEConfig(features, hidden, residual=self.residual)
+        self.made = MADE(config, device=device).eval()
         self.step = Draw(self.made.conditional)
 
     def network(self) -> MaskedNetwork:
@@ -85,18 +93,27 @@ class BernoulliMADE(Model):
         return self.made.log_prob(x)
 
 
+class ResidualMADE(BernoulliMADE):
+    """One that adds sums of units to those two layers on."""
+
+    residual = True
+
+
 class MAFStep(Model):
     """One affine autoregressive step on a normal base."""
 
     def __init__(self, features: int, hidden: tuple[int, ...], device: torch.device) -> None:
         super().__init__(features, hidden, device)
         with torch.device(device):
-            # Its own inverse is the column of the iteration.
-            self.flow = AffineAutoregressive(features, hidden, solver="jacobi")
+            self.flow = self.flow_of(features, hidden)
         with torch.no_grad():
             # Away from the identity.
             self.flow.network.layers[-1].weight.normal_(0.0, 0.01)
         self.step = self.flow.inverse_step
+
+    def flow_of(self, features: int, hidden: tuple[int, ...]) -> MaskedAutoregressive:
+        """Make the step, whose own inverse is the column of the iteration."""
+        return AffineAutoregressive(features, hidden, solver="jacobi")
 
     def network(self) -> MaskedNetwork:
         mlp: MaskedMLP = self.flow.network
@@ -126,10 +143,20 @@ class MAFStep(Model):
         return len(counted) - 1
 
 
+class SplineStep(MAFStep):
+    """One autoregressive step of splines of eight bins."""
+
+    def flow_of(self, features: int, hidden: tuple[int, ...]) -> MaskedAutoregressive:
+        """Make the step likewise."""
+        return SplineAutoregressive(features, hidden, SplineShape(), solver="jacobi")
+
+
 MODELS: dict[str, tuple[type[Model], int, tuple[int, ...]]] = {
     "made-784x1024x1024": (BernoulliMADE, 784, (1024, 1024)),
     "maf-784x1024x1024": (MAFStep, 784, (1024, 1024)),
     "made-64x512x512": (BernoulliMADE, 64, (512, 512)),
+    "residual-made-784x1024x1024x1024": (ResidualMADE, 784, (1024, 1024, 1024)),
+    "spline-step-64x512x512": (SplineStep, 64, (512, 512)),
 }
 
 

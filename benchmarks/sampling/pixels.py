@@ -17,6 +17,7 @@ from torch import Tensor
 
 from benchmarks.columns import COMPILE_MODES
 from benchmarks.sampling.case import (
+    BATCHES,
     MOST_IN_WINDOWS,
     SEED,
     Case,
@@ -45,7 +46,6 @@ MODELS: dict[str, tuple[type[ConvolutionalPixelModel], object]] = {
     "gated-pixelcnn-28x28": (GatedPixelCNN, GatedPixelCNNConfig((28, 28))),
     "pixelcnnpp-3x32x32": (PixelCNNpp, PixelCNNppConfig((3, 32, 32), channels=64, blocks=2)),
 }
-BATCHES = (1, 16, 64, 256)
 
 
 class Passes:

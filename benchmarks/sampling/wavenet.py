@@ -10,6 +10,7 @@ from torch import Tensor
 
 from benchmarks.columns import ANCHOR, COMPILE_MODES
 from benchmarks.sampling.case import (
+    BATCHES,
     MOST_IN_WINDOWS,
     SEED,
     Case,
@@ -27,7 +28,6 @@ MODELS = {
     "wavenet-20x64-skip256": WaveNetConfig(stacks=2, layers=10),
     "wavenet-20x64-skip128": WaveNetConfig(stacks=2, layers=10, skip_channels=128),
 }
-BATCHES = (1, 4, 16, 64)
 
 
 class Windows:
