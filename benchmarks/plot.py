@@ -6,7 +6,6 @@ Of samplers also how much each column draws in a second, over the size of the ba
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,9 +20,9 @@ from matplotlib.lines import Line2D
 from benchmarks import record
 from benchmarks.columns import ANCHOR, OURS
 from benchmarks.report import TITLES, ours_of
+from benchmarks.sampling import words
 
 MARKERS = "osD^vP*X<>"
-SAMPLER = re.compile(r"(?P<model>.+)-batch(?P<batch>\d+)")
 
 
 @dataclass(frozen=True)
@@ -121,8 +120,13 @@ def _style(name: str, columns: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def _legend(columns: Sequence[str]) -> list[Line2D]:
-    return [Line2D([], [], **_style(name, columns)) for name in columns]
+def _legend(columns: Sequence[str], titles: Mapping[str, str] | None = None) -> list[Line2D]:
+    """Return a line of each column; `titles` are those that are called otherwise."""
+    styles = (_style(name, columns) for name in columns)
+    return [
+        Line2D([], [], **(style | {"label": (titles or {}).get(style["label"], style["label"])}))
+        for style in styles
+    ]
 
 
 Rates = dict[str, dict[int, float]]
@@ -133,11 +137,13 @@ def rates(folder: Path) -> dict[str, Rates]:
     path, found = folder / "sampling.csv", {}
     newest = record.newest(record.read(path)) if path.exists() else {}
     for (case, _, _), rows in newest.items():
-        match = SAMPLER.fullmatch(case)
-        batch = int(match["batch"])
-        columns = found.setdefault(match["model"], {})
+        place = words.batch_of(case)
+        if place is None:
+            continue
+        model, batch = place
+        columns = found.setdefault(model, {})
         for row in rows:
-            columns.setdefault(row["column"], {})[batch] = 1e6 * batch / row["median_us"]
+            columns.setdefault(row["column"], {})[batch] = words.rate_of(case, row["median_us"])
     return found
 
 
@@ -162,12 +168,13 @@ def draw_rates(folder: Path) -> Path | None:
         axes.set_xscale("log", base=2)
         axes.set_yscale("log")
         axes.xaxis.set_major_formatter("{x:g}")
-        axes.set_title(model, loc="left", fontsize="medium")
+        axes.set_title(f"{model}: {words.step_of(model)[1]}", loc="left", fontsize="medium")
         axes.set_xlabel("batch")
         axes.grid(alpha=0.3)
-    figure.supylabel("a second: samples, pixels, tokens or, of MADE and MAF, vectors")
+    figure.supylabel("drawn a second")
     figure.suptitle(folder.name)
-    figure.legend(handles=_legend(names), loc="outside lower center", ncols=4, frameon=False)
+    handles = _legend(names, words.COLUMNS)
+    figure.legend(handles=handles, loc="outside lower center", ncols=4, frameon=False)
 
     path = folder / "sampling.png"
     figure.savefig(path, dpi=150)

@@ -1,7 +1,8 @@
 """Write the tables of the pages from the recorded rows: `python -m benchmarks.readme [--check]`.
 
 A table stands between `<!-- benchmark:NAME begin -->` and `<!-- benchmark:NAME end -->`, where NAME
-is the op, and the file, of the rows.
+is the op, and the file, of the rows, or one of a few that pick rows: `headline`,
+`headline_sampling`, `recipes`, and `sampling_<sampler>` of the pages beside the samplers.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import tyro
 from benchmarks import recipes, record
 from benchmarks.columns import ANCHOR, OURS
 from benchmarks.report import TITLES, ours_of
+from benchmarks.sampling import words
 
 MARKED = re.compile(
     r"(?P<begin><!-- benchmark:(?P<name>\w+) begin -->\n).*?"
@@ -87,21 +89,39 @@ SAMPLING = (
     *_sampled("WaveNet, 20 layers of 64: a sample", "wavenet-20x64-skip256", 1, 16),
     *_sampled("transformer, 4 layers of 128: a token", "transformer-4x128", 1, 16),
     *_sampled("LSTM of 384: a token", "lstm-1x384", 1, 16),
+    *_sampled("GRU of 384: a token", "gru-1x384", 1),
+    *_sampled("perceptron over 8 tokens: a token", "markov-mlp-8x256", 1),
+    *_sampled("counts over 3 tokens: a token", "markov-order3", 1),
+    *_sampled("image transformer 28 x 28: a pixel", "image-transformer-28x28", 1),
+    *_sampled("histograms of 784 values: 16 samples", "histogram-28x28x256", 16),
 )
 SAMPLING_RIVALS = {
-    "the naive way": ("eager",),
-    "a cached loop": ("best_eager",),
-    "the same under torch.compile": ("compile_default", "compile_max_autotune"),
-    "*a density evaluated*": ("anchor:density",),
+    "naive": ("eager",),
+    "cached eager": ("best_eager",),
+    "compiled cached eager": ("compile_default", "compile_max_autotune"),
+    "*one density evaluation*": ("anchor:density",),
 }
 SAMPLING_RIVALS_GPU = {
-    "the naive way": ("eager",),
-    "a cached loop": ("best_eager",),
-    "our loop as a CUDA graph": ("ours:reference",),
-    "*a density evaluated*": ("anchor:density",),
+    "naive": ("eager",),
+    "cached eager": ("best_eager",),
+    "compiled cached eager": ("compile_default", "compile_max_autotune"),
+    "its step as a CUDA graph": ("ours:reference",),
+    "*one density evaluation*": ("anchor:density",),
 }
+# The models of the pages beside the samplers, by the beginnings of their names.
+SAMPLERS = {
+    "sampling_masked_mlp": ("made", "residual-made", "maf", "iaf", "spline-step"),
+    "sampling_pixelcnn": ("pixelcnn", "gated-pixelcnn"),
+    "sampling_recurrent": ("lstm", "gru"),
+    "sampling_transformer": ("transformer", "image-transformer"),
+    "sampling_wavenet": ("wavenet",),
+}
+# What a signal of 8 kHz leaves a sample.
+REAL_TIME_US = 125
 LEADING = ("eager", "best_eager", "compile_default", "compile_max_autotune")
 Row = Mapping[str, Any]
+# A row's case, dtype and direction.
+Place = tuple[str, str, str]
 
 
 @dataclass(frozen=True)
@@ -117,6 +137,10 @@ class Options:
     pages: tuple[Path, ...] = (
         record.ROOT / "README.md",
         record.ROOT / "benchmarks" / "RESULTS.md",
+        *(
+            record.ROOT / "dgm_fast" / "sampling" / name.removeprefix("sampling_") / "README.md"
+            for name in SAMPLERS
+        ),
     )
     results: Path = record.RESULTS
     check: bool = False
@@ -133,29 +157,29 @@ def tables(results: Path, name: str) -> str:
         return headline(results, sampling=name == "headline_sampling")
     if name == "recipes":
         return recipes.table(results)
+    if name in SAMPLERS:
+        return sampler_table(results, name)
 
-    parts = [
-        _table(record.newest(record.read(path))) for path in sorted(results.glob(f"*/{name}.csv"))
-    ]
+    newest = (record.newest(record.read(path)) for path in sorted(results.glob(f"*/{name}.csv")))
+    parts = [_table(_by_model(each) if name == "sampling" else each) for each in newest]
     return "\n".join(parts) or "No rows are recorded yet: `make bench` records some.\n"
 
 
 def headline(results: Path, *, sampling: bool = False) -> str:
     """Return the few rows that the README opens with.
 
-    Of ops, those of each device; of samplers, those of the CPU and of the GPU timed last.
+    Of ops, those of each device; of samplers, those of one CPU and one GPU.
     """
     parts = []
-    folders = sorted(path for path in results.glob("*") if path.is_dir())
     if sampling:
-        newest = {_on_cpu(path): path for path in sorted(folders, key=_last_sampled)}
+        chosen = sampled_folders(results)
         parts += [
-            _headline_of(newest[on_cpu], SAMPLING, "float32", rivals, {})
+            _headline_of(chosen[on_cpu], SAMPLING, "float32", rivals, {})
             for on_cpu, rivals in ((True, SAMPLING_RIVALS), (False, SAMPLING_RIVALS_GPU))
-            if on_cpu in newest
+            if on_cpu in chosen
         ]
     else:
-        for folder in folders:
+        for folder in sorted(path for path in results.glob("*") if path.is_dir()):
             on_cpu = _on_cpu(folder)
             dtype, rows = ("float32", HEADLINE_CPU) if on_cpu else ("bfloat16", HEADLINE_GPU)
             parts.append(_headline_of(folder, rows, dtype, HEADLINE_RIVALS, HEADLINE_RIVALS_OF))
@@ -166,9 +190,53 @@ def _on_cpu(folder: Path) -> bool:
     return folder.name.startswith("cpu-")
 
 
-def _last_sampled(folder: Path) -> str:
-    path = folder / "sampling.csv"
-    return max((row["timestamp"] for row in record.read(path)), default="") if path.exists() else ""
+def sampled_folders(results: Path) -> dict[bool, Path]:
+    """Return the CPU and the GPU with most of the rows of samplers' headline, timed last."""
+    wanted = {case for _, _, case, _ in SAMPLING}
+
+    def rank(path: Path) -> tuple[int, str]:
+        rows = record.read(path)
+        return len(wanted & {row["case"] for row in rows}), max(row["timestamp"] for row in rows)
+
+    paths = sorted(results.glob("*/sampling.csv"), key=rank)
+    return {_on_cpu(path.parent): path.parent for path in paths}
+
+
+def sampler_table(results: Path, name: str) -> str:
+    """Return the rows of a sampler's models on the CPU of the headline."""
+    folder = sampled_folders(results).get(True)
+    newest = {} if folder is None else record.newest(record.read(folder / "sampling.csv"))
+    newest = {place: rows for place, rows in newest.items() if place[0].startswith(SAMPLERS[name])}
+    if not newest:
+        return "No rows are recorded yet.\n"
+    return _table(_by_model(newest)) + (_real_time(newest) if name == "sampling_wavenet" else "")
+
+
+def _by_model(newest: Mapping[Place, list[Row]]) -> dict[Place, list[Row]]:
+    """Return the rows of each model together, by batch."""
+    models = list(dict.fromkeys(_model_and_batch(case)[0] for case, _, _ in newest))
+
+    def order(place: Place) -> tuple[int, int]:
+        model, batch = _model_and_batch(place[0])
+        return models.index(model), batch
+
+    return {place: newest[place] for place in sorted(newest, key=order)}
+
+
+def _model_and_batch(case: str) -> tuple[str, int]:
+    return words.batch_of(case) or (case, 0)
+
+
+def _real_time(newest: Mapping[Place, Sequence[Row]]) -> str:
+    lines = []
+    for (case, _, _), rows in newest.items():
+        us = ours_of({row["column"]: row["median_us"] for row in rows})
+        if us is not None and _model_and_batch(case)[1] == 1:
+            lines.append(
+                f"{case}: {words.rate_text(case, us)} a second; a signal of 8 kHz leaves "
+                f"{REAL_TIME_US} µs a sample, which is {REAL_TIME_US / us:.1f} times as long.\n"
+            )
+    return "\n" + "".join(lines) if lines else ""
 
 
 def _headline_of(
@@ -188,8 +256,10 @@ def _headline_of(
     if not found:
         return ""
 
-    head = [dtype, "ours", *usual_rivals]
-    lines = [_origin([rows[0] for _, rows, _ in found]), "", _line(head)]
+    sampling = found[0][1][0]["op"] == "sampling"
+    head = [dtype, *_ours_head(sampling), *usual_rivals]
+    firsts = [rows[0] for _, rows, _ in found]
+    lines = [_origin(firsts, sampling), "", _line(head)]
     lines.append("|---" + "|---:" * (len(head) - 1) + "|")
     for title, rows, rivals in found:
         medians = {row["column"]: row["median_us"] for row in rows}
@@ -199,21 +269,46 @@ def _headline_of(
             for rival in usual_rivals
         )
         cells = ["" if us is None else _against(us, ours_us) for us in best]
-        lines.append(_line([title, "" if ours_us is None else time_text(ours_us), *cells]))
+        lines.append(_line([title, *_ours_cells(rows[0], ours_us, sampling), *cells]))
+    if sampling:
+        lines += _notes([rows for _, rows, _ in found], [] if _on_cpu(folder) else firsts)
     return "\n".join(lines) + "\n"
 
 
-def _table(newest: Mapping[tuple[str, str, str], Sequence[Row]]) -> str:
+def _ours_head(sampling: bool) -> list[str]:
+    return ["dgm_fast", "drawn a second"] if sampling else ["ours"]
+
+
+def _ours_cells(row: Row, ours_us: float | None, sampling: bool) -> list[str]:
+    if ours_us is None:
+        return [""] * len(_ours_head(sampling))
+    rate = [words.rate_text(row["case"], ours_us)] if sampling else []
+    return [time_text(ours_us), *rate]
+
+
+def _notes(newest: Sequence[Sequence[Row]], on_gpu: Sequence[Row] = ()) -> list[str]:
+    notes = [words.empty_cells(newest), words.older_rows(newest)]
+    notes += [words.gpu_notes(on_gpu)] if on_gpu else []
+    return [line for note in notes if note for line in ("", note)]
+
+
+def _table(newest: Mapping[Place, Sequence[Row]]) -> str:
     blocks = {place: {row["column"]: row for row in rows} for place, rows in newest.items()}
     rivals = _in_order({name for block in blocks.values() for name in block})
     has_floor = any(row["floor_us"] is not None for rows in newest.values() for row in rows)
 
-    head = ["case", "ours", *map(_title, rivals), *(["floor"] if has_floor else [])]
-    lines = [_origin([rows[0] for rows in newest.values()]), "", _line(head)]
+    firsts = [rows[0] for rows in newest.values()]
+    sampling = firsts[0]["op"] == "sampling"
+    title = _sampler_title if sampling else _title
+    floor = ["floor"] if has_floor else []
+    head = ["case", *_ours_head(sampling), *map(title, rivals), *floor]
+    lines = [_origin(firsts, sampling), "", _line(head)]
     lines.append("|---" + "|---:" * (len(head) - 1) + "|")
 
     for place, block in blocks.items():
         lines.append(_line(_cells(place, block, rivals, has_floor)))
+    if sampling:
+        lines += _notes(list(newest.values()))
 
     return "\n".join(lines) + "\n"
 
@@ -223,15 +318,18 @@ def _cells(
 ) -> list[str]:
     case, dtype, direction = place
     ours_us = ours_of({name: row["median_us"] for name, row in block.items()})
-    cells = [f"{case}, {dtype}, {TITLES.get(direction, direction.replace('_', ' '))}"]
-    cells.append("" if ours_us is None else time_text(ours_us))
+    first = next(iter(block.values()))
+    sampling = first["op"] == "sampling"
+    work = TITLES.get(direction, direction.replace("_", " "))
+    cells = [f"{case}, {dtype}, {words.step_of(case)[0] if sampling else work}"]
+    cells += _ours_cells(first, ours_us, sampling)
 
     cells += [
         _against(block[name]["median_us"], ours_us) if name in block else "" for name in rivals
     ]
 
     if has_floor:
-        floor_us = next(iter(block.values()))["floor_us"]
+        floor_us = first["floor_us"]
         cells.append("" if floor_us is None else time_text(floor_us))
     return cells
 
@@ -269,16 +367,23 @@ def _title(column: str) -> str:
     return f"*{plain}*" if column.startswith(ANCHOR) else plain
 
 
-def _origin(rows: Sequence[Row]) -> str:
+def _sampler_title(column: str) -> str:
+    title = words.COLUMNS.get(column, column)
+    return f"*{title.removeprefix(ANCHOR)}*" if column.startswith(ANCHOR) else title
+
+
+def _origin(rows: Sequence[Row], sampling: bool = False) -> str:
     first = rows[0]
     commits = dict.fromkeys(
         f"{row['commit']}{' with local changes' if row['dirty'] == 'True' else ''}" for row in rows
     )
     days = sorted({row["timestamp"][:10] for row in rows})
     return (
-        f"{first['device']}, {first['threads']} threads, torch {first['torch']}, "
+        f"{' and '.join(dict.fromkeys(row['device'] for row in rows))}, "
+        f"{first['threads']} threads, torch {first['torch']}, "
         f"commit {', '.join(commits)}, {' to '.join(dict.fromkeys((days[0], days[-1])))}; in "
-        f"brackets, how many times longer than ours; columns in italics do other work"
+        f"brackets, how many times longer than {_ours_head(sampling)[0]}; columns in italics do "
+        f"other work"
     )
 
 

@@ -169,19 +169,25 @@ def newest(rows: Sequence[dict[str, Any]]) -> dict[tuple[str, str, str], list[di
 
 
 def device_name(device: torch.device) -> str:
-    """Return the processor's own name."""
+    """Return the processor's own name, and of a CPU its vectors: machines of one name differ."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
 
-    return _machine()["cpu"]["name"]
+    cpu = _machine()["cpu"]
+    return f"{cpu['name']}, {cpu['torch_capability']}"
 
 
 def results_folder(out: Path, device: torch.device) -> Path:
-    """Return `out/<device>`, such as `cpu-intel-xeon-2-threads` or `nvidia-h200`."""
-    name = slug(device_name(device))
-    if device.type == "cuda":
-        return out / name
+    """Return `out/<device>`, such as `nvidia-h200`, or of a CPU `cpu-amd-epyc-avx2-2-threads`.
 
+    With AVX-512 the name is without the vectors: `cpu-amd-epyc-2-threads`.
+    """
+    if device.type == "cuda":
+        return out / slug(device_name(device))
+
+    cpu = _machine()["cpu"]
+    vectors = cpu["torch_capability"]
+    name = slug(cpu["name"]) + ("" if vectors == "AVX512" else f"-{slug(vectors)}")
     return out / f"cpu-{name}-{torch.get_num_threads()}-threads"
 
 

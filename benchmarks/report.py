@@ -14,7 +14,7 @@ from benchmarks.record import Measurement
 TITLES = {
     "forward": "forward",
     "forward_backward": "forward + backward",
-    "sample": "the next sample",
+    "sample": "a step of a sampler",
 }
 COLUMNS = ("column", "median us", "20 % - 80 %", "x eager", "x ours", "% floor", "MiB", "compile s")
 

@@ -9,10 +9,11 @@ PixelCNN++, that is a row with the loop over its pixels, and of MADE and MAF a b
 with the loop that solves it. On a GPU `ours:cuda` is the kernel, `ours:reference` the cached loop
 as a CUDA graph, and `ours:auto` one of them. `anchor:density` is what an evaluation of the density
 takes a sample or a pixel, all of which it has at once, and `anchor:last_output` the naive way of
-WaveNet with what follows the layers at the last place alone. Of MADE and MAF a row is the time of
-all features of a batch, and `ours:jacobi` iterates MAF's whole network. Of the inverse with its
-gradient and of whole flows, `anchor:density` is a density with its gradient, or a density, and
-`anchor:sample` samples of IAF, of which the density is what is solved for.
+WaveNet with what follows the layers at the last place alone. Of MADE, of flows and of histograms a
+row is the time of all features of a batch, and `ours:jacobi` iterates a step's whole network. Of the
+inverse with its gradient and of whole flows, `anchor:density` is a density with its gradient, or a
+density, and `anchor:sample` samples of IAF, of which the density is what is solved for. What tables
+call all of these is in `words.py`.
 """
 
 from __future__ import annotations

@@ -108,7 +108,7 @@ def image_case(
     images = torch.randint(model.levels, shape, generator=generator, device=device)
     tokens = images.flatten(1)
     # So that a call takes seconds at most: keys and values of a large batch take long to copy.
-    steps = min(64, max(8, 1024 // batch))
+    steps = min(64, max(8, 1024 // batch), tokens.shape[1] // 2)
 
     def naive() -> Draws:
         passes = Passes(model, images.float())

@@ -65,6 +65,43 @@ def test_samplers_are_those_of_the_device_timed_last(tmp_path, run):
     assert "40 µs" not in table
 
 
+def sampled(tmp_path, device, run, *cases, us=30.0):
+    for case in cases:
+        place = "sampling", case, "float32", "sample"
+        spread = Spread(us, us, us, 30)
+        rows = [record.measurement(place, name, spread, spread) for name in ("eager", "ours:auto")]
+        record.append(tmp_path / device / "sampling.csv", run, rows)
+
+
+def test_samplers_are_those_of_the_device_with_most_rows(tmp_path, run):
+    later = dataclasses.replace(run, timestamp="2999-01-01T00:00:00+00:00")
+    sampled(tmp_path, "cpu-a", run, "lstm-1x384-batch1", "lstm-1x384-batch16")
+    sampled(tmp_path, "cpu-b", later, "lstm-1x384-batch1", "lstm-1x384-batch4", us=50.0)
+    assert readme.sampled_folders(tmp_path) == {True: tmp_path / "cpu-a"}
+    assert "50 µs" not in readme.headline(tmp_path, sampling=True)
+
+
+def test_a_sampler_has_a_table_of_its_models_by_batch(tmp_path, run):
+    cases = [f"wavenet-20x64-skip256-batch{batch}" for batch in (16, 1)]
+    sampled(tmp_path, "cpu-a", run, *cases, "lstm-1x384-batch1", us=25.0)
+    table = readme.tables(tmp_path, "sampling_wavenet")
+    rows = [line for line in table.splitlines() if line.startswith("| wavenet")]
+    assert [row.split(",")[0] for row in rows] == [f"| {case}" for case in reversed(cases)]
+    assert rows[0].endswith("a sample | 25 µs | 40,000 samples | 25 µs (1.00x) |")
+    assert "| case | dgm_fast | drawn a second | naive |" in table
+    assert "125 µs a sample, which is 5.0 times as long" in table
+    assert "lstm" not in table
+
+
+def test_rows_of_a_gpu_say_when_its_kernels_were_others(tmp_path, run):
+    for timestamp, is_said in (("2026-11-27T08:00", True), ("2999-01-01T00:00", False)):
+        timed = dataclasses.replace(run, timestamp=timestamp)
+        sampled(tmp_path, "nvidia-h200", timed, "lstm-1x384-batch1")
+        table = readme.headline(tmp_path, sampling=True)
+        assert "steps wait for one another" in table
+        assert ("Kernels were timed as they were" in table) == is_said
+
+
 def test_only_the_newest_run_is_shown(results, run):
     later = dataclasses.replace(run, timestamp="2999-01-01T00:00:00+00:00")
     append(results, later, {"eager": 90.0, "ours:auto": 30.0})

@@ -85,6 +85,17 @@ def test_slug(name, expected):
     assert record.slug(name) == expected
 
 
+@pytest.mark.parametrize(
+    ("vectors", "expected"), [("AVX512", "cpu-amd-epyc-"), ("AVX2", "cpu-amd-epyc-avx2-")]
+)
+def test_machines_with_other_vectors_have_other_folders(monkeypatch, tmp_path, vectors, expected):
+    cpu = {"name": "AMD EPYC Processor", "torch_capability": vectors}
+    monkeypatch.setattr(record, "_machine", lambda: {"cpu": cpu})
+    folder = record.results_folder(tmp_path, CPU)
+    assert folder.name == f"{expected}{torch.get_num_threads()}-threads"
+    assert record.device_name(CPU) == f"AMD EPYC Processor, {vectors}"
+
+
 def test_a_cpu_folder_names_its_threads(tmp_path):
     name = record.results_folder(tmp_path, CPU).name
     assert name.startswith("cpu-")

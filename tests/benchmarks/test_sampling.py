@@ -10,13 +10,14 @@ import torch
 from benchmarks.columns import tensors
 from benchmarks.run import Options
 from benchmarks.sampling import __main__ as sampling
-from benchmarks.sampling import flows, masked, pixels, wavenet
+from benchmarks.sampling import flows, independent, masked, pixels, wavenet, words
 from benchmarks.sampling.case import check_draws
 from benchmarks.timing import Spread
 from benchmarks.verify import RedContract
 from dgm_fast.families import (
     IAF,
     MAF,
+    HistogramConfig,
     IAFConfig,
     MAFConfig,
     PixelCNN,
@@ -84,7 +85,10 @@ def test_every_column_has_a_row(case):
 SIZES = 60, torch.device("cpu"), (), "small-batch60"
 AT_ONCE = {
     "made": lambda: masked.batch_case(masked.BernoulliMADE, 20, (32,), *SIZES),
+    "residual made": lambda: masked.batch_case(masked.ResidualMADE, 20, (32, 32, 32), *SIZES),
     "maf": lambda: masked.batch_case(masked.MAFStep, 20, (32,), *SIZES),
+    "spline": lambda: masked.batch_case(masked.SplineStep, 20, (32,), *SIZES),
+    "histogram": lambda: independent.histogram_case(HistogramConfig((4, 5), levels=6), *SIZES),
     "gradient": lambda: flows.gradient_case(20, (32,), *SIZES),
     "whole maf": lambda: flows.flow_case(MAF, MAFConfig((20,), hidden=(32,)), *SIZES),
     "whole iaf": lambda: flows.flow_case(IAF, IAFConfig((20,), hidden=(32,)), *SIZES),
@@ -93,12 +97,14 @@ AT_ONCE = {
 
 @pytest.fixture(params=AT_ONCE)
 def at_once(request, monkeypatch):
-    monkeypatch.setattr(masked, "COMPILE_MODES", {})
+    for module in (masked, independent):
+        monkeypatch.setattr(module, "COMPILE_MODES", {})
     return AT_ONCE[request.param]()
 
 
 def test_all_columns_make_the_same_batch(at_once):
-    assert set(at_once.columns) - {masked.JACOBI} == {"eager", "best_eager", "ours:auto"}
+    found = set(at_once.columns) - {masked.JACOBI, "best_eager"}
+    assert found == {"eager", "ours:auto"}
     check_draws(at_once)
     noise = at_once.noise(1)
     x, *gradients = tensors(at_once.columns["ours:auto"].draw(noise))
@@ -148,5 +154,41 @@ def test_what_the_naive_way_would_take_too_long_for_goes_without(monkeypatch, ca
     assert "ours:jacobi takes" in out
 
 
-def test_the_command_knows_the_cases():
-    assert masked.CASES.keys() | flows.CASES.keys() <= sampling.CASES.keys()
+def test_every_model_is_timed_at_all_batches_and_has_its_words():
+    batches, at_once = {}, {*masked.CASES, *flows.CASES, *independent.CASES}
+    for case in sampling.CASES:
+        model, batch = words.batch_of(case)
+        if case not in flows.CASES:
+            batches.setdefault(model, set()).add(batch)
+        assert (words.step_of(case) == words.AT_ONCE) == (case in at_once)
+    assert all(found >= {1, 4, 16, 64, 256} for found in batches.values())
+
+
+@pytest.mark.parametrize(
+    ("case", "us", "expected"),
+    [
+        ("made-8x9-batch100", 2000.0, "50,000 samples"),
+        ("pixelcnn-28x28-batch16", 11.8, "1.36 million pixels"),
+        ("lstm-1x384-batch1", 30.3, "33,000 tokens"),
+        ("wavenet-20x64-skip256-batch4", 1e6, "4 samples"),
+    ],
+)
+def test_what_is_drawn_a_second(case, us, expected):
+    assert words.rate_text(case, us) == expected
+
+
+@pytest.mark.parametrize(
+    ("case", "torch_version", "columns", "expected"),
+    [
+        ("lstm-1x384-batch16", "2.11.0", ("eager", "compile_default"), ""),
+        ("lstm-1x384-batch64", "2.13.0", ("compile_default",), "naive beyond a batch of 16"),
+        ("pixelcnnpp-3x32x32-batch1", "2.13.0", ("eager",), "three kinds"),
+        ("maf-8x9-batch1", "2.11.0+cu130", ("eager",), "torch 2.11 cannot tell apart"),
+        ("maf-8x9-batch1", "2.13.0+cpu", ("eager",), "others have not been timed"),
+    ],
+)
+def test_empty_cells_say_why(case, torch_version, columns, expected):
+    rows = [{"case": case, "torch": torch_version, "column": column} for column in columns]
+    found = words.empty_cells([rows])
+    assert found.startswith("Empty: ") == bool(expected)
+    assert expected in found

@@ -7,9 +7,19 @@ import torch
 
 from benchmarks.run import Options
 from benchmarks.sampling import __main__ as sampling
-from benchmarks.sampling import sequences
+from benchmarks.sampling import image_transformer, sequences
 from benchmarks.sampling.case import check_draws
-from dgm_fast.families import RNN, RNNConfig, Transformer, TransformerConfig
+from dgm_fast.families import (
+    RNN,
+    ImageTransformerConfig,
+    Markov,
+    MarkovConfig,
+    MarkovMLP,
+    MarkovMLPConfig,
+    RNNConfig,
+    Transformer,
+    TransformerConfig,
+)
 
 SMALL = {
     "transformer": (
@@ -18,16 +28,22 @@ SMALL = {
     ),
     "gru": (RNN, RNNConfig(32, width=24, layers=2)),
     "lstm": (RNN, RNNConfig(32, width=24, cell="lstm")),
+    "markov_mlp": (MarkovMLP, MarkovMLPConfig(32, order=3, embedding=8, hidden=24)),
+    "markov": (Markov, MarkovConfig(32, order=2)),
 }
+# Whose second half is as long as what is drawn below.
+IMAGES = ImageTransformerConfig((8, 10), "categorical", levels=32, layers=2, width=16)
 
 
-@pytest.fixture(params=SMALL)
+@pytest.fixture(params=[*SMALL, "images"])
 def case(request, monkeypatch):
-    monkeypatch.setattr(sequences, "COMPILE_MODES", {})
+    for module in (sequences, image_transformer):
+        monkeypatch.setattr(module, "COMPILE_MODES", {})
     monkeypatch.setattr(sequences, "PROMPT", 24)
-    kind, config = SMALL[request.param]
-    device = torch.device("cpu")
-    return sequences.sequence_case(kind, config, 3, device, (), "small-batch3")
+    options = 3, torch.device("cpu"), (), "small-batch3"
+    if request.param == "images":
+        return image_transformer.image_case(IMAGES, *options)
+    return sequences.sequence_case(*SMALL[request.param], *options)
 
 
 def test_all_columns_draw_the_same(case):
@@ -57,4 +73,4 @@ def test_every_column_has_a_row(case):
 
 
 def test_the_command_knows_the_cases():
-    assert sequences.CASES.keys() <= sampling.CASES.keys()
+    assert sequences.CASES.keys() | image_transformer.CASES.keys() <= sampling.CASES.keys()
