@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -271,7 +271,8 @@ def _headline_of(
         cells = ["" if us is None else _against(us, ours_us) for us in best]
         lines.append(_line([title, *_ours_cells(rows[0], ours_us, sampling), *cells]))
     if sampling:
-        lines += _notes([rows for _, rows, _ in found], [] if _on_cpu(folder) else firsts)
+        newest = [rows for _, rows, _ in found]
+        lines += _notes(newest, usual_rivals.values(), [] if _on_cpu(folder) else firsts)
     return "\n".join(lines) + "\n"
 
 
@@ -286,8 +287,12 @@ def _ours_cells(row: Row, ours_us: float | None, sampling: bool) -> list[str]:
     return [time_text(ours_us), *rate]
 
 
-def _notes(newest: Sequence[Sequence[Row]], on_gpu: Sequence[Row] = ()) -> list[str]:
-    notes = [words.empty_cells(newest), words.older_rows(newest)]
+def _notes(
+    newest: Sequence[Sequence[Row]],
+    columns: Iterable[Sequence[str]],
+    on_gpu: Sequence[Row] = (),
+) -> list[str]:
+    notes = [words.empty_cells(newest, columns), words.older_rows(newest)]
     notes += [words.gpu_notes(on_gpu)] if on_gpu else []
     return [line for note in notes if note for line in ("", note)]
 
@@ -308,7 +313,7 @@ def _table(newest: Mapping[Place, Sequence[Row]]) -> str:
     for place, block in blocks.items():
         lines.append(_line(_cells(place, block, rivals, has_floor)))
     if sampling:
-        lines += _notes(list(newest.values()))
+        lines += _notes(list(newest.values()), [(name,) for name in rivals])
 
     return "\n".join(lines) + "\n"
 
@@ -368,8 +373,10 @@ def _title(column: str) -> str:
 
 
 def _sampler_title(column: str) -> str:
-    title = words.COLUMNS.get(column, column)
-    return f"*{title.removeprefix(ANCHOR)}*" if column.startswith(ANCHOR) else title
+    title = words.COLUMNS.get(column)
+    if title is None:
+        return _title(column)
+    return f"*{title}*" if column.startswith(ANCHOR) else title
 
 
 def _origin(rows: Sequence[Row], sampling: bool = False) -> str:

@@ -6,6 +6,8 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from benchmarks.sampling.case import MOST_IN_WINDOWS
+
 __all__ = [
     "COLUMNS",
     "batch_of",
@@ -38,8 +40,17 @@ STEPS = {
 }
 AT_ONCE = "a whole batch", "samples"
 # Whose compiled loops torch must tell apart.
-SEVERAL_LOOPS = "pixelcnn", "gated-pixelcnn", "made", "maf"
+SEVERAL_LOOPS = (
+    "pixelcnn", "gated-pixelcnn", "made", "residual-made", "maf", "iaf", "spline-step",
+)  # fmt: skip
 WITHOUT_ISOLATION = 2, 11
+NO_NAIVE = f"naive beyond a batch of {MOST_IN_WINDOWS}, where a step takes up to seconds"
+NO_LOOP = "a cached loop of histograms, whose values do not depend on each other"
+NO_GRAPH = "a whole batch as a CUDA graph, as plain PyTorch iterates until nothing moves"
+NO_PIXELCNNPP = (
+    "PixelCNN++ compiled, whose rows are of three kinds, of which one alone took 140 s to compile"
+)
+OTHERS = "others have not been timed"
 # When the kernels on a GPU last became others.
 KERNELS_SINCE = "2026-11-27T14:43"
 
@@ -71,22 +82,48 @@ def rate_text(case: str, us: float) -> str:
     return f"{shown or f'{rate:,.0f}'} {step_of(case)[1]}"
 
 
-def empty_cells(newest: Iterable[Sequence[Row]]) -> str:
-    """Return why cells of cases are empty, "" where none is.
+def empty_cells(newest: Iterable[Sequence[Row]], columns: Iterable[Sequence[str]]) -> str:
+    """Return why cells of a table are empty, "" where none is.
 
     Arguments:
         newest: the rows of each case.
+        columns: of the table; each shows the best of some of the rows' columns.
     """
-    reasons: dict[str, None] = {}
+    columns, reasons = list(columns), set()
     for rows in newest:
         names = {row["column"] for row in rows}
-        if "eager" not in names:
-            reasons[_no_naive(rows[0]["case"])] = None
-        if not any(name.startswith("compile_") for name in names):
-            reasons[_no_compiled(rows[0])] = None
+        reasons |= {_why(rows[0], each[0]) for each in columns if not names & set(each)}
     # What has no reason of its own comes last.
-    told = sorted(reasons, key=lambda reason: reason.startswith("others"))
+    told = sorted(reasons - {""}, key=lambda reason: (reason == OTHERS, reason))
     return f"Empty: {'; '.join(told)}." if told else ""
+
+
+def _why(row: Row, column: str) -> str:
+    """Return why a case has no row of a column, "" where it could not have one."""
+    case = row["case"]
+    if column == "anchor:last_output" and not case.startswith("wavenet"):
+        return ""
+    if column in ("eager", "anchor:last_output"):
+        is_large = (batch_of(case) or (case, 1))[1] > MOST_IN_WINDOWS
+        # A whole batch takes long, too, but is one step.
+        return NO_NAIVE if is_large and step_of(case) != AT_ONCE else OTHERS
+    if column == "best_eager" and case.startswith("histogram"):
+        return NO_LOOP
+    if column == "ours:reference" and step_of(case) == AT_ONCE:
+        return NO_GRAPH
+    return _no_compiled(row) if column.startswith("compile_") else OTHERS
+
+
+def _no_compiled(row: Row) -> str:
+    if row["case"].startswith("pixelcnnpp"):
+        return NO_PIXELCNNPP
+    version = tuple(map(int, re.findall(r"\d+", row["torch"])[:2]))
+    if row["case"].startswith(SEVERAL_LOOPS) and version <= WITHOUT_ISOLATION:
+        return (
+            f"compiled loops of MADE, MAF and PixelCNNs, which torch {version[0]}.{version[1]} "
+            "cannot tell apart: it has no `torch.compile(isolate_recompiles=)`"
+        )
+    return OTHERS
 
 
 def older_rows(newest: Iterable[Sequence[Row]]) -> str:
@@ -94,28 +131,6 @@ def older_rows(newest: Iterable[Sequence[Row]]) -> str:
     days = {rows[0]["case"]: rows[0]["timestamp"][:10] for rows in newest}
     older = [f"{case} ({day})" for case, day in days.items() if day < max(days.values())]
     return f"Timed before the others: {', '.join(older)}." if older else ""
-
-
-def _no_naive(case: str) -> str:
-    found = batch_of(case)
-    if found is not None and found[1] > 16 and step_of(case) != AT_ONCE:
-        return "naive beyond a batch of 16, where a step takes up to seconds"
-    return "others have not been timed"
-
-
-def _no_compiled(row: Row) -> str:
-    if row["case"].startswith("pixelcnnpp"):
-        return (
-            "PixelCNN++ compiled, whose rows are of three kinds, of which one alone took 140 s to "
-            "compile"
-        )
-    version = tuple(map(int, re.findall(r"\d+", row["torch"])[:2]))
-    if row["case"].startswith(SEVERAL_LOOPS) and version <= WITHOUT_ISOLATION:
-        return (
-            f"MADE, MAF and PixelCNNs compiled, whose loops torch {version[0]}.{version[1]} cannot "
-            "tell apart: it has no `torch.compile(isolate_recompiles=)`"
-        )
-    return "others have not been timed"
 
 
 def gpu_notes(rows: Sequence[Row]) -> str:

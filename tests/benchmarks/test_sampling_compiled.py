@@ -9,7 +9,7 @@ from benchmarks.columns import COMPILE_MODES
 from benchmarks.sampling import masked, pixels
 from benchmarks.sampling.compiled_masked import CompiledBlocks
 from benchmarks.sampling.compiled_pixels import CompiledLoop
-from benchmarks.sampling.masked import BernoulliMADE, MAFStep
+from benchmarks.sampling.masked import BernoulliMADE, MAFStep, SplineStep
 from dgm_fast.families import (
     GatedPixelCNN,
     GatedPixelCNNConfig,
@@ -108,7 +108,7 @@ def blocks_of(kind, compiler, block):
 
 
 @pytest.mark.parametrize("block", [4, 7, 64])
-@pytest.mark.parametrize("kind", [BernoulliMADE, MAFStep])
+@pytest.mark.parametrize("kind", [BernoulliMADE, MAFStep, SplineStep])
 def test_blocks_of_one_shape_solve_the_same(kind, block):
     found, expected = blocks_of(kind, plain, block)
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
