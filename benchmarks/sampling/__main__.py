@@ -10,10 +10,10 @@ with the loop that solves it. On a GPU `ours:cuda` is the kernel, `ours:referenc
 as a CUDA graph, and `ours:auto` one of them. `anchor:density` is what an evaluation of the density
 takes a sample or a pixel, all of which it has at once, and `anchor:last_output` the naive way of
 WaveNet with what follows the layers at the last place alone. Of MADE, of flows and of histograms a
-row is the time of all features of a batch, and `ours:jacobi` iterates a step's whole network. Of the
-inverse with its gradient and of whole flows, `anchor:density` is a density with its gradient, or a
-density, and `anchor:sample` samples of IAF, of which the density is what is solved for. What tables
-call all of these is in `words.py`.
+row is the time of all features of a batch, and `ours:jacobi` iterates the whole network of a flow's
+step. Of the inverse with its gradient and of whole flows, `anchor:density` is a density with its
+gradient, or a density, and `anchor:sample` samples of IAF, of which the density is what is solved
+for. What tables call all of these is in `words.py`.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from benchmarks.sampling import (
     sequences,
     wavenet,
 )
-from benchmarks.sampling.case import DENSITY, Case, check_draws
+from benchmarks.sampling.case import Case, check_draws
 from benchmarks.timing import Spread, Timed, interleave
 from benchmarks.verify import RedContract
 

@@ -27,7 +27,9 @@ COLUMNS = {
     "ours:auto": "dgm_fast",
     "ours:cuda": "dgm_fast, its kernel",
     "ours:reference": "dgm_fast, a CUDA graph",
+    "ours:jacobi": "dgm_fast, iterating the network",
     "anchor:density": "one density evaluation",
+    "anchor:sample": "as many samples",
     "anchor:last_output": "naive, the last output alone",
 }
 CASE = re.compile(r"(?P<model>.+)-batch(?P<batch>\d+)")
@@ -46,11 +48,12 @@ SEVERAL_LOOPS = (
 WITHOUT_ISOLATION = 2, 11
 NO_NAIVE = f"naive beyond a batch of {MOST_IN_WINDOWS}, where a step takes up to seconds"
 NO_LOOP = "a cached loop of histograms, whose values do not depend on each other"
-NO_GRAPH = "a whole batch as a CUDA graph, as plain PyTorch iterates until nothing moves"
 NO_PIXELCNNPP = (
     "PixelCNN++ compiled, whose rows are of three kinds, of which one alone took 140 s to compile"
 )
 OTHERS = "others have not been timed"
+# Made of the steps that are compiled in cases of their own.
+MADE_OF_STEPS = re.compile(r"maf5-|iaf5-|.*-gradient-")
 # When the kernels on a GPU last became others.
 KERNELS_SINCE = "2026-11-27T14:43"
 
@@ -109,14 +112,14 @@ def _why(row: Row, column: str) -> str:
         return NO_NAIVE if is_large and step_of(case) != AT_ONCE else OTHERS
     if column == "best_eager" and case.startswith("histogram"):
         return NO_LOOP
-    if column == "ours:reference" and step_of(case) == AT_ONCE:
-        return NO_GRAPH
     return _no_compiled(row) if column.startswith("compile_") else OTHERS
 
 
 def _no_compiled(row: Row) -> str:
     if row["case"].startswith("pixelcnnpp"):
         return NO_PIXELCNNPP
+    if MADE_OF_STEPS.match(row["case"]):
+        return "whole flows and gradients compiled, of whose step there is a case"
     version = tuple(map(int, re.findall(r"\d+", row["torch"])[:2]))
     if row["case"].startswith(SEVERAL_LOOPS) and version <= WITHOUT_ISOLATION:
         return (
