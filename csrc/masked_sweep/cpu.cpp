@@ -1,4 +1,5 @@
-// The sweep through a masked network on the CPU: the operators' boundary. The sweep is in passes.h.
+// Sweeps through a masked network on the CPU: the operators' boundary. They are in passes.h and,
+// from the last feature to the first, in transposed.h.
 
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
@@ -21,7 +22,7 @@
 #include "masked_sweep/pack.h"
 #include "masked_sweep/problem.h"
 
-#define DGM_ISA_SOURCE "masked_sweep/passes.h"
+#define DGM_ISA_SOURCE "masked_sweep/transposed.h"
 #include "common/for_each_isa.h"
 
 namespace dgm::masked_sweep {
@@ -54,13 +55,27 @@ Tensor pack(
   work.begins = begins_of(work.plan);
   for (std::size_t i = 0; i < weights.size(); ++i) {
     work.sources.push_back(
-        {pointer<const float>(weights[i]), weights[i].size(1), pointer<const int64_t>(rows[i]),
-         pointer<const int64_t>(columns[i])});
+        {pointer<const float>(weights[i]), weights[i].stride(0), weights[i].stride(1),
+         pointer<const int64_t>(rows[i]), pointer<const int64_t>(columns[i])});
   }
   Tensor packed = empty_matrix(1, work.begins.back(), ScalarType::Float);
   work.packed = pointer<float>(packed);
   pack_all(work);
   return packed;
+}
+
+Network network_of(
+    const Tensor& packed, const float* biases, const Tensor& starts, const Tensor& order,
+    const std::vector<int64_t>& sizes, std::vector<int64_t> skips) {
+  Plan plan = plan_of(starts, sizes);
+  std::vector<int64_t> begins = begins_of(plan);
+  return {
+      std::move(plan),
+      std::move(begins),
+      pointer<const float>(packed),
+      biases,
+      pointer<const int64_t>(order),
+      std::move(skips)};
 }
 
 void go_on(
@@ -73,17 +88,10 @@ void go_on(
   if (x.size(0) == 0 || begin >= end) return;
   check_is_some(noise, seed);
   check_is_given(noise_of(noise, seed, of_seed));
-  Plan plan = plan_of(starts, sizes);
-  std::vector<int64_t> begins = begins_of(plan);
   const Sweep work{
-      std::move(plan),
+      network_of(packed[0], pointer<const float>(biases), starts, order, sizes, std::move(skips)),
       step_of(kind, pointer<const double>(constants)),
       static_cast<Activation>(activation),
-      std::move(skips),
-      std::move(begins),
-      pointer<const float>(packed[0]),
-      pointer<const float>(biases),
-      pointer<const int64_t>(order),
       x.size(0),
       begin,
       end,
@@ -99,11 +107,37 @@ void go_on(
   DGM_CALL_LIVE_ISA(sweep::run, work, threads);
 }
 
+Tensor solve_transposed(
+    Tensor grad, Tensor slopes, Tensor by_parameters, std::vector<Tensor> hidden,
+    std::vector<Tensor> places, Tensor packed, Tensor starts, Tensor order,
+    std::vector<int64_t> sizes, std::vector<int64_t> skips) {
+  Tensor w = empty_matrix(grad.size(0), grad.size(1), ScalarType::Float);
+  if (w.numel() == 0) return w;
+  std::vector<Held> held;
+  for (std::size_t l = 0; l < hidden.size(); ++l) {
+    held.push_back(
+        {pointer<const float>(hidden[l]), hidden[l].size(1), pointer<const int64_t>(places[l])});
+  }
+  const Transposed work{
+      network_of(packed, nullptr, starts, order, sizes, std::move(skips)),
+      std::move(held),
+      grad.size(0),
+      by_parameters.size(2),
+      pointer<const float>(grad),
+      pointer<const float>(slopes),
+      pointer<const float>(by_parameters),
+      pointer<float>(w)};
+  const int64_t threads = torch::stable::get_num_threads();
+  DGM_CALL_LIVE_ISA(sweep::run_transposed, work, threads);
+  return w;
+}
+
 }  // namespace
 
 STABLE_TORCH_LIBRARY_IMPL(dgm_fast, CPU, m) {
   m.impl("masked_packing_pack_cpp", TORCH_BOX(&pack));
   m.impl("masked_sweep_go_on_cpp", TORCH_BOX(&go_on));
+  m.impl("masked_transposed_solve_cpp", TORCH_BOX(&solve_transposed));
 }
 
 }  // namespace dgm::masked_sweep

@@ -1,37 +1,23 @@
 // The sweep; compiled once per instruction set, so without a guard.
 
-#include "masked_sweep/products.h"
+#include "masked_sweep/levels.h"
 
 namespace dgm::DGM_ISA {
 
 namespace sweep {
 
-using masked_sweep::Edge;
-using masked_sweep::Plan;
 using masked_sweep::Sweep;
 
-// Some samples, which go through the features together and share each load of a weight.
-//
-// A level is (units, samples). What blocks before a block give to its units is one product; within
-// the block each step takes what the steps before it have added.
-class Samples {
+class Samples : Levels {
  public:
   Samples(const Sweep& sweep, int64_t first, int64_t count)
-      : d(sweep),
-        plan(sweep.plan),
-        first(first),
-        count(count),
-        vectors((count + kLanes - 1) / kLanes),
-        pitch(vectors * kLanes),
-        outputs_(plan.block * plan.parameters * pitch),
+      : Levels(sweep.network, first, count),
+        d(sweep),
         noise_(plan.block * d.step.noise * pitch),
         log_det_(pitch),
         pick_(d.step, plan.parameters) {
     for (int64_t l = 0; l <= plan.hidden; ++l) {
-      levels_.emplace_back(plan.units(l) * pitch);
-      // The sums of levels that others add to theirs.
-      const bool is_skipped = std::find(d.skips.begin(), d.skips.end(), l) != d.skips.end();
-      sums_.emplace_back(l > 0 && is_skipped ? plan.units(l) * pitch : 0);
+      sums_.emplace_back(l > 0 && is_skipped(l) ? plan.units(l) * pitch : 0);
     }
   }
 
@@ -44,27 +30,17 @@ class Samples {
   }
 
  private:
-  float* level(int64_t l) const { return levels_[l].data(); }
-  float* unit(int64_t l, int64_t u) const { return level(l) + u * pitch; }
   float* sum(int64_t l, int64_t u) const { return sums_[l].data() + u * pitch; }
-  // Where the units of a block that begins at `begin` are summed: parameters on their own.
-  float* target(int64_t l, int64_t u, int64_t begin) const {
-    return l == plan.last() ? outputs_.data() + (u - plan.start(l, begin)) * pitch : unit(l, u);
-  }
-  const float* bias(int64_t l) const { return d.biases + plan.columns[l]; }
-
-  // Brings columns [begin, end) of rows of samples to rows of units; zeros beside the samples.
-  void load_columns(const float* from, int64_t width, int64_t begin, int64_t end, float* to) const {
-    for (int64_t c = begin; c < end; ++c, to += pitch) {
-      for (int64_t s = 0; s < count; ++s) to[s] = from[(first + s) * width + c];
-      std::fill(to + count, to + pitch, 0.0f);
-    }
+  // Whether others add the level's sums to theirs.
+  bool is_skipped(int64_t l) const {
+    const auto& skips = network.skips;
+    return std::find(skips.begin(), skips.end(), l) != skips.end();
   }
 
   // Takes up what was done before step `begin`, at which a block begins.
   void resume(int64_t begin) {
     for (int64_t step = 0; step < begin; ++step) {
-      load_columns(d.x, plan.features, d.order[step], d.order[step] + 1, noise_.data());
+      load_columns(d.x, plan.features, network.order[step], network.order[step] + 1, noise_.data());
       for (int64_t i = 0; i < pitch; i += kLanes) see(load(noise_.data() + i), step, i);
     }
     for (int64_t l = 1; l <= plan.hidden; ++l) {
@@ -91,7 +67,8 @@ class Samples {
     // Of a few terms, so that the sum of many features keeps its digits.
     std::fill_n(log_det_.data(), pitch, 0.0f);
     for (int64_t step = begin; step < end; ++step) {
-      weights = add_within(begin, step, weights);
+      weights = add_within(
+          begin, step, weights, [&](int64_t l, int64_t from, int64_t to) { finish(l, from, to); });
       make_feature(begin, step);
     }
     if (d.step.is_flow()) {
@@ -99,44 +76,9 @@ class Samples {
     }
   }
 
-  // Begins the sums of a block's units with what earlier blocks give; returns the weights left.
-  const float* add_earlier(int64_t b) {
-    const int64_t begin = b * plan.block, end = plan.end_of(b);
-    const float* weights = d.packed + d.begins[b];
-    for (int64_t l = 1; l <= plan.last(); ++l) {
-      const int64_t from = plan.start(l, begin), to = plan.start(l, end);
-      for (int64_t u = from; u < to; ++u) {
-        std::fill_n(target(l, u, begin), pitch, bias(l)[u]);
-      }
-      for (Edge e : plan.edges) {
-        if (e.to != l) continue;
-        const int64_t depth = plan.before(e.from, begin);
-        weights =
-            multiply(weights, to - from, level(e.from), depth, vectors, target(l, from, begin));
-      }
-    }
-    return weights;
-  }
-
-  // Finishes the units of a step and its feature's parameters; returns the weights left.
-  const float* add_within(int64_t begin, int64_t step, const float* weights) {
-    for (int64_t l = 1; l <= plan.last(); ++l) {
-      const int64_t from = plan.start(l, step), to = plan.start(l, step + 1);
-      for (Edge e : plan.edges) {
-        if (e.to != l) continue;
-        const int64_t done = plan.before(e.from, begin);
-        weights = multiply(
-            weights, to - from, unit(e.from, done), plan.ready(e.from, step) - done, vectors,
-            target(l, from, begin));
-      }
-      if (l < plan.last()) finish(l, from, to);
-    }
-    return weights;
-  }
-
   void finish(int64_t l, int64_t from, int64_t to) {
-    const int64_t skip = d.skips[l - 1];
-    const bool is_kept = std::find(d.skips.begin(), d.skips.end(), l) != d.skips.end();
+    const int64_t skip = network.skips[l - 1];
+    const bool is_kept = is_skipped(l);
     for (int64_t u = from; u < to; ++u) {
       for (int64_t i = 0; i < pitch; i += kLanes) {
         Vec z = load(unit(l, u) + i);
@@ -151,16 +93,16 @@ class Samples {
     const int64_t n = d.step.noise;
     float* to = noise_.data();
     for (int64_t step = begin; step < end; ++step) {
-      const int64_t column = d.order[step] * n;
+      const int64_t column = network.order[step] * n;
       load_columns(d.noise, plan.features * n, column, column + n, to);
       to += n * pitch;
     }
   }
 
   void make_feature(int64_t begin, int64_t step) {
-    const int64_t n = d.step.noise, feature = d.order[step];
+    const int64_t n = d.step.noise, feature = network.order[step];
     const bool is_done = step < d.begin;
-    const float* parameters = outputs_.data() + (step - begin) * plan.parameters * pitch;
+    const float* parameters = outputs(begin, step);
     const float* noise = noise_.data() + (step - begin) * n * pitch;
     for (int64_t i = 0; i < pitch; i += kLanes) {
       const int64_t live = std::min<int64_t>(kLanes, count - i);
@@ -190,22 +132,14 @@ class Samples {
   }
 
   const Sweep& d;
-  const Plan& plan;
-  const int64_t first, count, vectors, pitch;
-  std::vector<Buffer> levels_, sums_;
-  Buffer outputs_, noise_, log_det_;
+  std::vector<Buffer> sums_;
+  Buffer noise_, log_det_;
   Picker pick_;
 };
 
 static void run(const Sweep& sweep, int64_t threads) {
-  // As many groups of vectors as threads, or more, as equal as they can be.
-  const int64_t vectors = (sweep.samples + kLanes - 1) / kLanes;
-  const int64_t fewest = (vectors + kMostVectors - 1) / kMostVectors;
-  const int64_t groups = std::min(vectors, (fewest + threads - 1) / threads * threads);
-  run_tasks(groups, sweep.begins.back() * sweep.samples, [&](int64_t i) {
-    const int64_t begin = vectors * i / groups * kLanes;
-    const int64_t end = std::min(sweep.samples, vectors * (i + 1) / groups * kLanes);
-    Samples(sweep, begin, end - begin).run();
+  run_samples(sweep.network, sweep.samples, threads, [&](int64_t first, int64_t count) {
+    Samples(sweep, first, count).run();
   });
 }
 

@@ -61,8 +61,11 @@ struct Plan {
 // A weight (out, in) where it lies, and the places in it of sorted units; null columns are sorted.
 struct Source {
   const float* weight;
-  int64_t pitch;
+  int64_t row_pitch, column_pitch;
   const int64_t *rows, *columns;
+
+  // Where an input's weights begin.
+  int64_t column(int64_t k) const { return (columns != nullptr ? columns[k] : k) * column_pitch; }
 };
 
 struct Pack {
@@ -72,23 +75,48 @@ struct Pack {
   float* packed;
 };
 
-struct Sweep {
+struct Network {
   Plan plan;
+  std::vector<int64_t> begins;   // of each block's weights
+  const float *packed, *biases;  // of hidden units and parameters, level by level; or null
+  const int64_t* order;          // the feature of each step
+  std::vector<int64_t> skips;    // of each hidden level, the one that it adds to its own, or 0
+};
+
+// Skips are of sums.
+struct Sweep {
+  Network network;
   Step step;
   Activation activation;
-  std::vector<int64_t> skips;   // of each hidden level, the one whose sums it adds to its own, or 0
-  std::vector<int64_t> begins;  // of each block's weights
-  const float *packed, *biases;  // of hidden units and parameters, level by level
-  const int64_t* order;          // the feature of each step
-  int64_t samples, begin, end;   // steps to go
-  float* x;                      // (samples, features)
-  float* levels;                 // (samples, hidden units), what earlier blocks' units hold
+  int64_t samples, begin, end;  // steps to go
+  float* x;                     // (samples, features)
+  float* levels;                // (samples, hidden units), what earlier blocks' units hold
   int64_t hidden_units;
   bool keep;             // write `levels`
   float* log_det;        // (samples,), added to; of a flow
   const float* context;  // (samples, context)
   const float* noise;    // (samples, features, noise)
   const bool* given;     // (samples, features): features that keep their x; or null
+};
+
+// What a hidden level held, (samples, units), and the place in it of each sorted unit.
+struct Held {
+  const float* units;
+  int64_t width;
+  const int64_t* places;
+};
+
+// J^T w = grad, J = diag(slopes) + by_parameters d network / dx of a network of ReLUs, is a sweep
+// through that network turned round: its inputs are w by_parameters, P of each feature, its levels
+// are hidden ones from the last to the first, its one output of a feature is what w of later
+// features gives to it, and for an activation it has the ReLU's slope. Skips are of units.
+struct Transposed {
+  Network network;
+  std::vector<Held> held;  // of each hidden level
+  int64_t samples, inputs;
+  const float *grad, *slopes;  // (samples, features)
+  const float* by_parameters;  // (samples, features, inputs)
+  float* w;                    // (samples, features)
 };
 
 }  // namespace dgm::masked_sweep

@@ -121,7 +121,7 @@ def make_network(shape, parameters, seed=0):
         shape.skips,
     )
 
-    def evaluate(x, context):
+    def evaluate(x, context, held=None):
         h = inputs = x if context is None else torch.cat([x, context.double()], dim=1)
         sums = [None]
         for level, (weight, mask) in enumerate(zip(weights, masks, strict=False)):
@@ -133,6 +133,8 @@ def make_network(shape, parameters, seed=0):
                 z = z + sums[shape.skips[level]]
             sums.append(z)
             h = getattr(F, shape.activation)(z)
+            if held is not None:
+                held.append(h.detach())
         if direct is not None:
             z = z + F.linear(inputs, (direct * masks[-1]).double())
         return z.unflatten(1, (D, parameters))
@@ -161,6 +163,34 @@ def make_noise(step, batch, features, seed=0):
 def make_context(shape, batch, seed=5):
     generator = torch.Generator().manual_seed(seed)
     return torch.randn(batch, shape.context, generator=generator) if shape.context else None
+
+
+def make_system(shape, parameters, batch, seed=0):
+    """A network of ReLUs, what `solve_transposed` takes, and J^T of it, in float64."""
+    network, evaluate = make_network(replace(shape, activation="relu"), parameters, seed)
+    context, size = make_context(shape, batch), (batch, shape.features)
+    generator = torch.Generator().manual_seed(seed)
+    x, grad, by_parameters = (
+        torch.randn(*each, generator=generator) for each in (size, size, (*size, parameters))
+    )
+    slopes, held = 0.5 + torch.rand(size, generator=generator), []
+    by_parameters /= parameters**0.5
+    evaluate(x.double(), context, held)
+
+    def transposed(w):
+        at = x.double().requires_grad_()
+        weighted = evaluate(at, context) * (w.double()[..., None] * by_parameters)
+        # No hidden unit may be before the only feature.
+        (back,) = torch.autograd.grad(weighted.sum(), at, materialize_grads=True)
+        return slopes * w + back
+
+    return network, (grad, slopes, by_parameters, [each.float() for each in held]), transposed
+
+
+def assert_solved(w, system, transposed):
+    """Hold w to what rounding to float32 leaves, in terms of the largest of its sample."""
+    error = (transposed(w) - system[0]).abs()
+    assert (error <= 2e-6 * (w.abs().amax(1, keepdim=True) + system[0].abs())).all()
 
 
 @torch.no_grad()

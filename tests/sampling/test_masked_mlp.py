@@ -339,6 +339,7 @@ ON_AN_ISA = """
 import torch
 from dgm_fast._core import extension
 from dgm_fast.sampling import MaskedSampler
+from dgm_fast.sampling.masked_mlp import TransposedSweep
 from tests.sampling import masked_cases as t
 
 print(extension.build_info()["isa_live"])
@@ -352,12 +353,15 @@ for name, step in t.STEPS.items():
         some = None if context is None else context[rows]
         x = sampler.draw(sampler.start(rows.stop, some), noise[rows])
         t.assert_same(x, expected[rows], step)
+for name in ("wide", "direct", "residual"):
+    network, system, transposed = t.make_system(t.SHAPES[name], 2, 70)
+    t.assert_solved(TransposedSweep(network).solve_transposed(*system), system, transposed)
 """
 
 
 @needs_kernel
 @pytest.mark.parametrize("isa", ["generic", "avx2", "avx512"])
-def test_every_instruction_set_draws_what_passes_draw(isa):
+def test_every_instruction_set_draws_what_passes_draw_and_solves_back(isa):
     printed = run_on_isa(ON_AN_ISA, isa)
     order = ["generic", "avx2", "avx512"]
     assert order.index(printed) <= order.index(isa)

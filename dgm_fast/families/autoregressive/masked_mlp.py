@@ -84,8 +84,11 @@ class MaskedMLP(nn.Module):
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """Return the parameters of every feature."""
-        output = self.layers[-1](self.levels(x, context)[-1])
-        return output.unflatten(1, (self.features, -1))
+        return self.outputs(self.levels(x, context))
+
+    def outputs(self, levels: Sequence[Tensor]) -> Tensor:
+        """Return the parameters of every feature, of `levels`."""
+        return self.layers[-1](levels[-1]).unflatten(1, (self.features, -1))
 
     def description(self) -> MaskedNetwork:
         """Return what samplers are made from: the parameters, as they are, and the degrees."""

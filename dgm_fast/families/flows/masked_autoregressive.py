@@ -14,10 +14,11 @@ from dgm_fast.families.autoregressive.masked_mlp import MaskedMLP
 from dgm_fast.families.flows.chain import no_change
 from dgm_fast.layers import SplineShape
 from dgm_fast.ops import affine_coupling, rational_quadratic_spline
-from dgm_fast.sampling import AffineInverse, MaskedSampler, SplineInverse
+from dgm_fast.sampling import AffineInverse, MaskedNetwork, MaskedSampler, SplineInverse
 from dgm_fast.sampling.choice import impl_of_model
-from dgm_fast.sampling.masked_mlp import BLOCK, MaskedBlocks, Step, is_rounding
-from dgm_fast.sampling.masked_mlp.op import choose
+from dgm_fast.sampling.masked_mlp import BLOCK, MaskedBlocks, Step, TransposedSweep, is_rounding
+from dgm_fast.sampling.masked_mlp.blocks import is_rounding_of_any_size
+from dgm_fast.sampling.masked_mlp.op import choose, choose_transposed
 
 __all__ = ["AffineAutoregressive", "Flip", "MaskedAutoregressive", "SplineAutoregressive"]
 
@@ -39,7 +40,8 @@ class MaskedAutoregressive(nn.Module, ABC):
     which has the first k features right after k passes, so all after D at the latest, and mostly
     long before: it stops when a pass moves x by no more than rounding does.
     The gradient is the implicit one: :math:`J^{-\top}` is applied to the gradient of x by solving
-    the transposed system, so memory is that of two passes.
+    the transposed system, so memory is that of one pass. On a CPU in float32 that is one sweep
+    too, from the last feature to the first, and else passes.
 
     Arguments:
         network: of `MaskedMLP`'s kind, (B, D) -> (B, D, P).
@@ -94,7 +96,7 @@ class MaskedAutoregressive(nn.Module, ABC):
 
         recorded = [y, *self.parameters(), *([] if context is None else [context])]
         if torch.is_grad_enabled() and any(each.requires_grad for each in recorded):
-            x, log_det = self._attach(x, y, context), None
+            return self._attach(x, y, context)
         return x, -self(x, context)[1] if log_det is None else log_det
 
     def _sampler(self, y: Tensor) -> MaskedSampler | None:
@@ -119,29 +121,42 @@ class MaskedAutoregressive(nn.Module, ABC):
                 break
         return _without_lost(found)[0]
 
-    def _attach(self, x: Tensor, y: Tensor, context: Tensor | None) -> Tensor:
-        """Return x, the solution, as a function of y, the context and the parameters."""
+    def _solver_of(
+        self, y: Tensor
+    ) -> Callable[[MaskedNetwork], MaskedBlocks | TransposedSweep] | None:
+        """Return what solves the transposed system of a network, or None for passes of it."""
+        if _takes_passes(y):
+            return None
+        if choose_transposed(impl_of_model(self.impl), self.network.description()) == "cpp":
+            return TransposedSweep
+        return (lambda network: MaskedBlocks(network, y.dtype)) if _has_blocks(y) else None
+
+    def _attach(self, x: Tensor, y: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Return x, the solution, and log |det dx/dy| as functions of y, context and parameters."""
         x = x.requires_grad_()
-        parameters = self.network(x, context)
-        reached, _ = self.elementwise(x, parameters, False)
+        levels = self.network.levels(x, context)
+        parameters = self.network.outputs(levels)
+        reached, log_slopes = self.elementwise(x, parameters, False)
 
         fixed = parameters.detach().requires_grad_()
         alone, _ = self.elementwise(x, fixed, False)
         slopes, by_parameters = torch.autograd.grad(alone.sum(), (x, fixed))
-        blocks = None
-        if not _takes_passes(y) and _has_blocks(y):
-            blocks = MaskedBlocks(self.network.description(), y.dtype)
+        hidden = [each.detach() for each in levels[1:]]
+        solver_of = self._solver_of(y)
 
-        def solve(grad: Tensor) -> Tensor:
-            if blocks is None:
-                # The graph between x and y, which the node that asks is not a part of.
+        def solve(grad: Tensor | None, by_log_det: Tensor | None) -> Tensor:
+            # The graph between x and y, which the node that asks is not a part of.
+            if by_log_det is not None:
+                (by_x,) = torch.autograd.grad(log_slopes, x, -by_log_det, retain_graph=True)
+                grad = by_x if grad is None else grad + by_x
+            if solver_of is None:
                 return _solve_transposed(grad, x, reached, slopes)
-            with torch.no_grad():
-                _, *hidden = self.network.levels(x, context)
-            return blocks.solve_transposed(grad, slopes, by_parameters, hidden)
+            solver = solver_of(self.network.description())
+            return solver.solve_transposed(grad, slopes, by_parameters, hidden)
 
         # y - reached is rounding; what it is for is its gradient at fixed x, (dy, -df/dparameters).
-        return x.detach() + _SolveGradient.apply(y - reached, solve)
+        zero, log_det = _SolveGradient.apply(y - reached, log_slopes, solve)
+        return x.detach() + zero, log_det
 
 
 def _takes_passes(y: Tensor) -> bool:
@@ -169,21 +184,35 @@ def _without_lost(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class _SolveGradient(torch.autograd.Function):
-    r"""Zero, whose gradient g becomes the w that solves :math:`J^\top w = g`, J = dy/dx."""
+    r"""Zero, whose gradient g becomes the w that solves :math:`J^\top w = g`, and -log_slopes.
+
+    J = dy/dx. To g counts what the gradient of the second gives to x, which is a function of y.
+    """
 
     @staticmethod
-    def forward(ctx: Any, residual: Tensor, solve: Callable[[Tensor], Tensor]) -> Tensor:
+    def forward(
+        ctx: Any,
+        residual: Tensor,
+        log_slopes: Tensor,
+        solve: Callable[[Tensor | None, Tensor | None], Tensor],
+    ) -> tuple[Tensor, Tensor]:
         ctx.solve = solve
-        return torch.zeros_like(residual)
+        ctx.set_materialize_grads(False)
+        return torch.zeros_like(residual), -log_slopes
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(
+        ctx: Any, grad: Tensor | None, by_log_det: Tensor | None
+    ) -> tuple[Tensor | None, ...]:
         if torch.is_grad_enabled():
             raise RuntimeError(
                 "the inverse of an autoregressive step must be differentiated once only: its "
                 "gradient is solved for and has no graph (create_graph=True)"
             )
-        return ctx.solve(grad), None
+        if grad is None and by_log_det is None:
+            return None, None, None
+        w = ctx.solve(grad, by_log_det)
+        return w, None if by_log_det is None else -by_log_det, None
 
 
 def _solve_transposed(grad: Tensor, x: Tensor, y: Tensor, slopes: Tensor) -> Tensor:
@@ -200,7 +229,7 @@ def _solve_transposed(grad: Tensor, x: Tensor, y: Tensor, slopes: Tensor) -> Ten
         (reached,) = torch.autograd.grad(y, x, w, retain_graph=True)
         change = (grad - reached) / slopes
         w = w + change
-        if is_rounding(change, w):
+        if is_rounding_of_any_size(change, w):
             break
     return w
 

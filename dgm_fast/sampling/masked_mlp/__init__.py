@@ -6,6 +6,7 @@ from dgm_fast.sampling.masked_mlp.network import MaskedNetwork
 from dgm_fast.sampling.masked_mlp.sampler import MaskedSampler
 from dgm_fast.sampling.masked_mlp.state import MaskedState
 from dgm_fast.sampling.masked_mlp.steps import AffineInverse, Draw, SplineInverse, Step
+from dgm_fast.sampling.masked_mlp.transposed import TransposedSweep
 
 __all__ = [
     "BLOCK",
@@ -18,5 +19,6 @@ __all__ = [
     "MaskedState",
     "SplineInverse",
     "Step",
+    "TransposedSweep",
     "is_rounding",
 ]

@@ -21,7 +21,14 @@ from dgm_fast.sampling.masked_mlp.network import MaskedNetwork
 from dgm_fast.sampling.masked_mlp.state import MaskedState
 from dgm_fast.sampling.masked_mlp.steps import Step
 
-__all__ = ["BLOCK", "Block", "MaskedBlocks", "is_rounding", "rounds"]
+__all__ = [
+    "BLOCK",
+    "Block",
+    "MaskedBlocks",
+    "is_rounding",
+    "is_rounding_of_any_size",
+    "rounds",
+]
 
 # Features. Small blocks are many, and in large ones more units take part in every pass: of 16, 32
 # and 64 the last cost an IAF of 784 least.
@@ -198,7 +205,8 @@ class MaskedBlocks:
     ) -> Tensor:
         """Solve J^T w = grad for J = diag(slopes) + by_parameters d network / dx, (B, D).
 
-        Of a network of ReLU layers, without direct connections, whose features are in order.
+        Of a network of ReLU layers, without direct connections, whose features and hidden units are
+        in order.
 
         Arguments:
             grad: (B, D).
@@ -238,6 +246,12 @@ class MaskedBlocks:
                 found = (grad[:, here] - back) / slopes[:, here]
                 change = found - w[:, here]
                 w[:, here] = found
-                if is_rounding(change, found):
+                if is_rounding_of_any_size(change, w):
                     break
         return w
+
+
+def is_rounding_of_any_size(change: Tensor, w: Tensor) -> bool:
+    """Whether a pass changed gradients w (B, D) by no more than the largest of a sample rounds."""
+    unit = 4 * torch.finfo(w.dtype).eps
+    return bool((change.abs() <= unit * w.abs().amax(1, keepdim=True)).all())

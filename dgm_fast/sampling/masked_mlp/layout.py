@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
-__all__ = ["MaskedLayout"]
+__all__ = ["MaskedLayout", "ReversedLayout"]
 
 
 class MaskedLayout:
@@ -97,3 +98,36 @@ class MaskedLayout:
         ready = self.starts[source, steps if source == 0 else steps + 1]
         at = self.span(source, begin, end)
         return torch.arange(at.start, at.stop) < ready.repeat_interleave(counts)[:, None]
+
+    @cached_property
+    def reversed(self) -> ReversedLayout:
+        """The layout of what goes back through the network."""
+        return ReversedLayout(self)
+
+
+class ReversedLayout:
+    """A layout read from its end, in which what goes back to a feature comes from later ones alone.
+
+    Level 0 has P inputs a feature, in place of its parameters, and the last one an output of each.
+
+    Arguments:
+        layout: that is turned round; not kept.
+
+    Attributes:
+        order, units, starts: as `MaskedLayout` has them.
+    """
+
+    def __init__(self, layout: MaskedLayout) -> None:
+        P = layout.parameters
+        steps = torch.arange(layout.features + 1)
+        self.order = layout.order.flip(0)
+        inputs = (self.order[:, None] * P + torch.arange(P)).flatten()
+        hidden = [units.flip(0) for units in layout.units[-2:0:-1]]
+        self.units = (inputs, *hidden, self.order)
+        # Step q makes the feature of place D - q. A unit that knows d features is finished before
+        # the last of them, in step D - d; one of d = D, which no feature sees, by the first.
+        found = [
+            torch.cat([steps[:1], (count - each[1:]).flip(0)])
+            for count, each in zip(layout.hidden, layout.starts[1:-1], strict=True)
+        ]
+        self.starts = torch.stack([steps * P, *found[::-1], steps])
