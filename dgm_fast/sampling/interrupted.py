@@ -6,6 +6,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from types import FrameType
 from typing import Any
 
 from torch import Tensor
@@ -36,6 +37,11 @@ class SamplingInterrupted(KeyboardInterrupt):
         self.samples, self.state = samples, state
 
 
+# Without the names that `signal` looks up for what handles a signal, in ten times as long.
+_handle = getattr(signal.signal, "__wrapped__", signal.signal)
+_handler_of = getattr(signal.getsignal, "__wrapped__", signal.getsignal)
+
+
 @contextmanager
 def keeping(samples: Callable[[], Tensor], state: Any = None) -> Iterator[None]:
     """Let Ctrl-C raise a `SamplingInterrupted` with a state and what `samples` returns then."""
@@ -45,23 +51,28 @@ def keeping(samples: Callable[[], Tensor], state: Any = None) -> Iterator[None]:
         raise SamplingInterrupted(samples(), state) from stop
 
 
-@contextmanager
-def undisturbed() -> Iterator[None]:
-    """Let Ctrl-C wait for the end of what must be done as a whole, a tenth of a second at most.
+class undisturbed:  # noqa: N801, a context manager's name is a function's
+    """Let Ctrl-C wait for the end of what is done as a whole: a piece, and what is noted of it.
 
     Python handles signals in its main thread alone, between any two steps of the interpreter: there
     what it does on SIGINT is put off. Where that is nothing of Python's, nothing is.
     """
-    before = signal.getsignal(signal.SIGINT)
-    if threading.current_thread() is not threading.main_thread() or not callable(before):
-        yield
-        return
 
-    came = []
-    signal.signal(signal.SIGINT, lambda *_: came.append(True))
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
-        if came:
-            signal.raise_signal(signal.SIGINT)
+    __slots__ = ("_before", "_frames")
+
+    def __enter__(self) -> None:
+        self._before = None
+        if threading.current_thread() is not threading.main_thread():
+            return
+        before = _handler_of(signal.SIGINT)
+        if callable(before):
+            self._frames: list[FrameType | None] = []
+            self._before = before
+            _handle(signal.SIGINT, lambda _, frame: self._frames.append(frame))
+
+    def __exit__(self, *_: object) -> None:
+        if self._before is not None:
+            _handle(signal.SIGINT, self._before)
+            if self._frames:
+                # Called, not raised again: an event loop was told of the signal when it came.
+                self._before(signal.SIGINT, self._frames[0])

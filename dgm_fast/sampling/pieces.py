@@ -24,7 +24,7 @@ class Pace:
     Attributes:
         step: a guess of the seconds that a step takes; a low one makes the first piece long.
         least: steps of a piece that Ctrl-C and short times cut no further.
-        longer: how many times as long as a twentieth of a second a piece takes.
+        longer: how many twentieths of a second a piece is to take.
     """
 
     step: float

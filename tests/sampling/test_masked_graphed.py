@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
+import dgm_fast
 from dgm_fast.families import MADE, MADEConfig
-from dgm_fast.sampling import Draw, MaskedSampler
+from dgm_fast.sampling import AffineInverse, Draw, MaskedSampler
 from dgm_fast.sampling.masked_mlp import graphed
 from dgm_fast.sampling.masked_mlp.blocks import MaskedBlocks
 from dgm_fast.sampling.masked_mlp.graphed import GraphedBlocks
@@ -113,6 +114,25 @@ def test_what_differs_has_its_own_graph_and_few_are_kept():
         plain, mine = (sampler_of(network, step, each, 16) for each in (MaskedBlocks, Called))
         assert torch.equal(mine.draw(mine.start(9), noise), plain.draw(plain.start(9), noise))
     assert len(graphed._kept) == graphed._MOST_KEPT
+
+
+def test_what_other_implementations_ran_is_not_replayed():
+    captured = []
+
+    class Counted(Called):
+        @staticmethod
+        def capture(step, *inputs):
+            captured.append(step)
+            return Called.capture(step, *inputs)
+
+    network = moved(make_network(Shape(), 2)[0], torch.float64)
+    for impl in ("auto", "reference", "auto"):
+        step = AffineInverse(2.0, impl=impl)
+        mine = sampler_of(network, step, Counted, 16)
+        mine.draw(mine.start(9), make_noise(step, 9, 37))
+    with dgm_fast.use_impl("reference"):
+        mine.draw(mine.start(9), make_noise(step, 9, 37))
+    assert len(captured) == 2
 
 
 def test_what_overflowed_before_harms_nothing():

@@ -98,3 +98,13 @@ def test_what_it_cannot_go_back_through_is_not_chosen():
     double = make_network(Shape(), 2)[0]
     double = replace(double, weights=tuple(each.double() for each in double.weights))
     assert op.choose_transposed("auto", double) == "reference"
+
+
+@pytest.mark.parametrize("place", range(4))
+def test_numbers_of_other_sizes_are_named(place):
+    network, system, _ = make_system(SHAPES["two layers"], 2, 4)
+    name = ("grad", "slopes", "by_parameters", "hidden")[place]
+    short = [each[:, :-1] for each in system[3]] if place == 3 else system[place][:, :-1]
+    wrong = (*system[:place], short, *system[place + 1 :])
+    with pytest.raises(ValueError, match=f"{name} must have shape"):
+        TransposedSweep(network).solve_transposed(*wrong)

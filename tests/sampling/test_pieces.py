@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import threading
@@ -10,11 +11,19 @@ import pytest
 import torch
 
 from dgm_fast.families import MADE, RNN, MADEConfig, RNNConfig
-from dgm_fast.sampling import PixelSampler, SamplingInterrupted, masked_mlp, pieces, sequence
+from dgm_fast.sampling import (
+    MaskedSampler,
+    PixelSampler,
+    SamplingInterrupted,
+    masked_mlp,
+    pieces,
+    sequence,
+)
 from dgm_fast.sampling.interrupted import undisturbed
 from dgm_fast.sampling.pieces import Pace, draw_in_pieces
 from dgm_fast.sampling.pixelcnn import op as pixel_op
 from dgm_fast.sampling.wavenet import op as wavenet_op
+from tests.sampling.masked_cases import STEPS, Shape, make_network, make_noise
 from tests.sampling.pixel_cases import CONFIGS as IMAGES
 from tests.sampling.pixel_cases import model_of, same, start_of
 from tests.sampling.wavenet_cases import CONFIGS, LARGE, T, conditions, make_sampler, of
@@ -116,6 +125,33 @@ def test_interrupted_images_go_on_bit_for_bit(after_calls, impl):
     assert same(sampler.draw(state), whole)
 
 
+@pytest.mark.parametrize("step", ["bernoulli", "standardizing"])
+def test_interrupted_features_go_on_bit_for_bit(ctrl_c, monkeypatch, impl, step):
+    step = STEPS[step]
+    network, noise = make_network(Shape(), step.parameters)[0], make_noise(step, 3, 37)
+    sampler = MaskedSampler(network, step, impl=impl)
+    whole, state = sampler.start(3), sampler.start(3)
+    sampler.draw(whole, noise)
+
+    def interrupting(call):
+        def then_interrupt(*arguments):
+            result = call(*arguments)
+            signal.raise_signal(signal.SIGINT)
+            return result
+
+        return then_interrupt
+
+    sweep, name = sampler._sweep, "_iterate" if impl == "reference" else "_go_on"
+    with monkeypatch.context() as patch:
+        patch.setattr(sweep, name, interrupting(getattr(sweep, name)))
+        with pytest.raises(KeyboardInterrupt):
+            sampler.draw(state, noise, progress=lambda *_: None)
+    assert state.step < 37
+    sampler.draw(state, noise)
+    assert torch.equal(state.x, whole.x)
+    assert torch.equal(state.log_det, whole.log_det)
+
+
 def test_ctrl_c_ends_a_long_draw_before_its_end(ctrl_c):
     sampler, model = make_sampler(LARGE)
     label, local, _ = conditions(LARGE, model, 1, 10_000)
@@ -147,6 +183,18 @@ def test_what_is_undisturbed_ends_before_ctrl_c_comes(ctrl_c):
         interrupted()
     assert done == [1]
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+    # An event loop, which hears of it when it comes, is not told again.
+    async def count():
+        came, loop = [], asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGINT, came.append, 1)
+        with undisturbed():
+            os.kill(os.getpid(), signal.SIGINT)
+        await asyncio.sleep(0.05)
+        loop.remove_signal_handler(signal.SIGINT)
+        return came
+
+    assert asyncio.run(count()) == [1]
 
     # Where Python does not handle it, it comes to no harm.
     with undisturbed():

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from dgm_fast.sampling import PixelSampler
+from dgm_fast.sampling.pixelcnn import graphed
 from dgm_fast.sampling.pixelcnn.eager import EagerLoop
 from dgm_fast.sampling.pixelcnn.graphed import GraphedLoop
 from tests.families.pixel_models import small
@@ -69,6 +70,23 @@ def test_rows_of_one_kind_are_one_graph(name, kinds):
         images.append(sampler.draw(state).images)
     assert torch.equal(*images)
     assert len(sampler._loop._rows.replays) == kinds
+
+
+def test_a_batch_that_was_not_captured_harms_no_other(monkeypatch):
+    sampler = sampler_of(COLOURS, Called, torch.float64, "cpu")
+    expected, found, other = (
+        start(COLOURS, batch, torch.float64, "cpu", around=False) for batch in (1, 1, 2)
+    )
+    sampler.draw(expected)
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(graphed, "GraphedRows", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            sampler.draw(other)
+    assert torch.equal(sampler.draw(found).images, expected.images)
 
 
 @pytest.mark.gpu

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from dgm_fast.sampling import WaveNetSampler
+from dgm_fast.sampling.wavenet import graphed
 from dgm_fast.sampling.wavenet.eager import EagerLoop
 from dgm_fast.sampling.wavenet.graphed import GraphedLoop
 from tests.families.wavenet_models import VARIANTS, make_model
@@ -67,6 +68,21 @@ def compare(config, loop, dtype=torch.float32, device="cpu"):
 @each_config
 def test_steps_on_tensors_that_stay_draw_what_the_loop_draws(config):
     compare(config, Called, torch.float64)
+
+
+def test_a_batch_that_was_not_captured_harms_no_other(monkeypatch):
+    (sampler, _), *_ = make_samplers(VARIANTS["categorical"], Called, torch.float64, "cpu")
+    whole, noise = sampler.start(1), sampler.draw_noise(2, 8)
+    expected, _ = sampler.draw(whole, noise=noise[:1])
+    with monkeypatch.context() as patch:
+        patch.setattr(graphed, "GraphedSteps", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            sampler.draw(sampler.start(2), noise=noise)
+    assert torch.equal(sampler.draw(sampler.start(1), noise=noise[:1])[0], expected)
+
+
+def interrupted(*_):
+    raise KeyboardInterrupt
 
 
 @pytest.mark.gpu

@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from dgm_fast.sampling.interrupted import undisturbed
 from dgm_fast.sampling.masked_mlp.network import MaskedNetwork
 from dgm_fast.sampling.masked_mlp.state import MaskedState
 from dgm_fast.sampling.masked_mlp.steps import Step
@@ -107,7 +108,6 @@ class MaskedBlocks:
         levels = [seen, *state.levels.split(self.layout.hidden, dim=1), outputs]
         for first, last in self._blocks(state.step, end):
             self._solve(state, levels, noise, (first, last), step)
-            state.step = last
 
     def _solve(
         self,
@@ -127,10 +127,15 @@ class MaskedBlocks:
         known, noise = self._known(levels, first, last), noise[:, features]
 
         found, parameters = self._iterate(levels, Block(first, last, known, noise, x, fixed), step)
-        state.x[:, features] = found
+        log_det = None
         if step.is_flow:
             new = slice(max(0, state.step - first), None)
-            state.log_det += step.make(parameters[:, new], noise[:, new])[1]
+            log_det = step.make(parameters[:, new], noise[:, new])[1]
+        with undisturbed():
+            state.x[:, features] = found
+            if log_det is not None:
+                state.log_det += log_det
+            state.step = last
 
     def _iterate(self, levels: Sequence[Tensor], block: Block, step: Step) -> tuple[Tensor, Tensor]:
         """Fill the levels of a block; return its features (B, n) and their parameters."""

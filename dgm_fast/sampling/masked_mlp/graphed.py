@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from dgm_fast._core.implementation import requested
 from dgm_fast._core.integers import ceil_div
 from dgm_fast._core.precision import products_in_tf32
 from dgm_fast.sampling.graph import StepGraph
@@ -101,7 +102,9 @@ class GraphedBlocks(MaskedBlocks):
         # Tensors that stay are for one stream, whose work comes one after another.
         stream = torch.cuda.current_stream(device).cuda_stream if device.type == "cuda" else 0
         network = self.widths, self.pairs, tuple(self.skips), self.activation, self.capture
-        return *network, rows, step, self.dtype, products_in_tf32(), device, stream
+        # Steps are equal whatever runs them.
+        impl = requested(getattr(step, "impl", "auto"))
+        return *network, rows, step, impl, self.dtype, products_in_tf32(), device, stream
 
 
 class Passes:

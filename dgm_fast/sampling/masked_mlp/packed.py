@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from dgm_fast.sampling.interrupted import undisturbed
 from dgm_fast.sampling.masked_mlp import op
 from dgm_fast.sampling.masked_mlp.layout import MaskedLayout
 from dgm_fast.sampling.masked_mlp.network import ACTIVATIONS, MaskedNetwork
@@ -100,28 +101,30 @@ class PackedSweep:
     def go_on(self, state: MaskedState, noise: AnyNoise, end: int) -> None:
         """Move the state on to step `end`, in place."""
         packed = self.packed
-        self._go_on(
-            state.x,
-            state.levels,
-            state.log_det,
-            state.context,
-            packed.weights,
-            packed.biases,
-            packed.starts,
-            packed.order,
-            *noise_arguments(noise),
-            state.given,
-            packed.sizes,
-            self.skips,
-            self.activation,
-            self.kind,
-            self.constants,
-            state.step,
-            end,
-            # Of a sweep that ends nobody asks what units hold.
-            end < self.features,
-        )
-        state.step = end
+        # The kernel adds to log_det in place.
+        with undisturbed():
+            self._go_on(
+                state.x,
+                state.levels,
+                state.log_det,
+                state.context,
+                packed.weights,
+                packed.biases,
+                packed.starts,
+                packed.order,
+                *noise_arguments(noise),
+                state.given,
+                packed.sizes,
+                self.skips,
+                self.activation,
+                self.kind,
+                self.constants,
+                state.step,
+                end,
+                # Of a sweep that ends nobody asks what units hold.
+                end < self.features,
+            )
+            state.step = end
 
 
 def _sizes(network: MaskedNetwork, block: int) -> list[int]:

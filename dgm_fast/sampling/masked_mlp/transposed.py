@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from dgm_fast._core.checks import check_shape
 from dgm_fast.sampling.masked_mlp import op
 from dgm_fast.sampling.masked_mlp.network import MaskedNetwork
 from dgm_fast.sampling.masked_mlp.packed import block_of
@@ -41,7 +42,7 @@ class TransposedSweep:
     @torch.no_grad()
     def __init__(self, network: MaskedNetwork, block: int | None = None) -> None:
         layout = network.layout
-        self.layout, levels = layout.reversed, layout.levels
+        self.layout, levels, self.parameters = layout.reversed, layout.levels, layout.parameters
         block = block_of(layout) if block is None else block
         sizes = [layout.features, 0, 1, levels - 1, block, int(network.is_direct)]
         self.sizes = [*sizes, *reversed(layout.hidden)]
@@ -69,6 +70,14 @@ class TransposedSweep:
 
         What hidden layers hold, after the ReLU, is in their own order, the first layer's first.
         """
+        # The kernel reads as many numbers as its weights ask for.
+        B, D, widths = len(grad), self.sizes[0], self.sizes[6:]
+        check_shape("grad", grad, (B, D), "(B, D)")
+        check_shape("slopes", slopes, (B, D), "(B, D)")
+        check_shape("by_parameters", by_parameters, (B, D, self.parameters), "(B, D, P)")
+        for each, width in zip(reversed(hidden), widths, strict=True):
+            check_shape("hidden", each, (B, width), "(B, H)")
+
         w = op.solve_transposed(
             grad.float().contiguous(),
             slopes.float().contiguous(),

@@ -46,7 +46,7 @@ class GraphedLoop(EagerLoop):
             return
         wanted = state.images.shape, state.condition.shape, filters
         if self._captured != wanted:
-            self._rows = None  # before another takes memory
+            self._captured, self._rows = (), None  # before another takes memory
             self._rows = GraphedRows(self, state, filters)
             self._captured = wanted
         self._rows.draw(state, row, parameters_out)

@@ -62,7 +62,7 @@ class GraphedLoop(EagerLoop):
     def _steps_of(self, state: WaveNetState) -> GraphedSteps:
         wanted = state.rings.shape, state.condition.shape
         if self._captured != wanted:
-            self._steps = None  # before another takes memory
+            self._captured, self._steps = (), None  # before another takes memory
             self._steps = GraphedSteps(self, state)
             self._captured = wanted
         return self._steps
