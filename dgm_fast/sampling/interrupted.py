@@ -37,11 +37,6 @@ class SamplingInterrupted(KeyboardInterrupt):
         self.samples, self.state = samples, state
 
 
-# Without the names that `signal` looks up for what handles a signal, in ten times as long.
-_handle = getattr(signal.signal, "__wrapped__", signal.signal)
-_handler_of = getattr(signal.getsignal, "__wrapped__", signal.getsignal)
-
-
 @contextmanager
 def keeping(samples: Callable[[], Tensor], state: Any = None) -> Iterator[None]:
     """Let Ctrl-C raise a `SamplingInterrupted` with a state and what `samples` returns then."""
@@ -64,15 +59,15 @@ class undisturbed:  # noqa: N801, a context manager's name is a function's
         self._before = None
         if threading.current_thread() is not threading.main_thread():
             return
-        before = _handler_of(signal.SIGINT)
+        before = signal.getsignal(signal.SIGINT)
         if callable(before):
             self._frames: list[FrameType | None] = []
             self._before = before
-            _handle(signal.SIGINT, lambda _, frame: self._frames.append(frame))
+            signal.signal(signal.SIGINT, lambda _, frame: self._frames.append(frame))
 
     def __exit__(self, *_: object) -> None:
         if self._before is not None:
-            _handle(signal.SIGINT, self._before)
+            signal.signal(signal.SIGINT, self._before)
             if self._frames:
                 # Called, not raised again: an event loop was told of the signal when it came.
                 self._before(signal.SIGINT, self._frames[0])
