@@ -10,11 +10,13 @@ import torch
 
 from dgm_fast._core.integers import ceil_div
 
-__all__ = ["Pace", "draw_in_pieces", "wait_for"]
+__all__ = ["Pace", "draw_in_pieces", "pieces_of", "wait_for"]
 
 _SECONDS = 0.05
 _FEWEST_PIECES = 20
 _GROWTH = 4
+# Multiply-adds of a piece that is not timed: near a tenth of a second.
+_WORK = 5e9
 
 
 @dataclass(frozen=True)
@@ -80,3 +82,8 @@ def wait_for(device: torch.device) -> None:
     """Wait for what a GPU was sent, so that progress is of what is done."""
     if device.type == "cuda":
         torch.cuda.current_stream(device).synchronize()
+
+
+def pieces_of(multiply_adds: float, with_progress: bool) -> float:
+    """Return how many pieces to cut so much work into by its size alone, one at least."""
+    return max(_FEWEST_PIECES * with_progress, multiply_adds / _WORK, 1)

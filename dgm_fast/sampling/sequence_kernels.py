@@ -15,13 +15,11 @@ from dgm_fast._core.integers import ceil_div
 from dgm_fast._core.op import Direction, Op
 from dgm_fast.sampling.filters import Filters, pick_token
 from dgm_fast.sampling.noise import AnyNoise, noise_arguments
+from dgm_fast.sampling.pieces import pieces_of
 from dgm_fast.sampling.sequence import NO_FILTERS, SequenceSampler, SequenceState
 
 __all__ = ["KernelSampler", "PackedSequence", "sequence_op"]
 
-# Multiply-adds of a piece, between which Python looks for Ctrl-C: near a tenth of a second.
-_PIECE = 5e9
-_FEWEST_PIECES = 20
 _SEQUENCES_OF_A_GPU = 100
 
 
@@ -151,8 +149,7 @@ class KernelSampler(SequenceSampler):
         # Weights of one sequence are read as those of eight, and a GPU draws many at a time.
         at_a_time = _SEQUENCES_OF_A_GPU if self.impl == "cuda" else 1
         work = self._packed.multiply_adds * max(ceil_div(batch, at_a_time), 8) * count
-        pieces = max(_FEWEST_PIECES * with_progress, work / _PIECE, 1)
-        return max(1, round(count / pieces))
+        return max(1, round(count / pieces_of(work, with_progress)))
 
     def _in_pieces(self, inputs: Tensor) -> list[Tensor]:
         """Cut what a kernel has to look at (B, m) so that Python sees the keyboard in between."""

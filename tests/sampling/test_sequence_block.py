@@ -13,7 +13,7 @@ from dgm_fast.sampling import (
     SequenceSampler,
     filter_logits,
     pick_token,
-    sequence_kernels,
+    pieces,
 )
 from dgm_fast.sampling.noise import draw_uniforms
 from dgm_fast.sampling.panels import in_rows
@@ -189,7 +189,7 @@ def test_what_is_long_is_fed_in_pieces(on, monkeypatch, name):
     noise = noise_of(sampler, 3, T)
     drawn, _ = draw(sampler, config, noise)
     calls = len(blocks.plans)
-    monkeypatch.setattr(sequence_kernels, "_PIECE", 8 * 4 * sampler._packed.multiply_adds)
+    monkeypatch.setattr(pieces, "_WORK", 8 * 4 * sampler._packed.multiply_adds)
     state = sampler.feed(sampler.start(3, labels(config, 3)), drawn[:, : T - 3])
     rest, _ = sampler.draw(state, noise=noise[:, -3:])
     assert torch.equal(rest, drawn[:, -3:])

@@ -15,7 +15,7 @@ from dgm_fast.sampling import (
     TransformerSampler,
     filter_logits,
     pick_token,
-    sequence_kernels,
+    pieces,
 )
 from dgm_fast.sampling.recurrent import op as recurrent_op
 from dgm_fast.sampling.transformer import op as transformer_op
@@ -140,7 +140,7 @@ def test_what_is_long_goes_in_pieces(config, monkeypatch):
     sampler, told = sampler_of(config), []
     noise = noise_of(sampler, 3)
     drawn, parameters = draw(sampler, config, noise)
-    monkeypatch.setattr(sequence_kernels, "_PIECE", 8 * 5 * sampler._packed.multiply_adds)
+    monkeypatch.setattr(pieces, "_WORK", 8 * 5 * sampler._packed.multiply_adds)
     again = draw(sampler, config, noise, progress=lambda done, of: told.append((done, of)))
     assert torch.equal(again[1], parameters)
     assert told[-1] == (LENGTH, LENGTH)

@@ -17,13 +17,9 @@ from dgm_fast.sampling.masked_mlp.packed import PackedSweep, pack_blocks, pack_s
 from dgm_fast.sampling.masked_mlp.state import MaskedState
 from dgm_fast.sampling.masked_mlp.steps import Step
 from dgm_fast.sampling.noise import AnyNoise, SeededNoise, noise_for
-from dgm_fast.sampling.pieces import wait_for
+from dgm_fast.sampling.pieces import pieces_of, wait_for
 
 __all__ = ["MaskedSampler"]
-
-# Multiply-adds of a piece, between which Python looks for Ctrl-C: near a tenth of a second.
-_PIECE = 5e9
-_FEWEST_PIECES = 20
 
 
 class MaskedSampler:
@@ -203,7 +199,7 @@ class MaskedSampler:
         """Return how many features go between two looks at the keyboard."""
         D = self.layout.features
         block = self._sweep.block
-        pieces = max(_FEWEST_PIECES * with_progress, self._macs * batch / _PIECE, 1)
+        pieces = pieces_of(self._macs * batch, with_progress)
         return max(1, round(D / pieces / block)) * block if pieces > 1 else D
 
     def _given(self, x: Tensor, given: Tensor | None, mask: Tensor | None) -> Tensor | None:
