@@ -25,6 +25,11 @@ void count_live_rows(
   DGM_CALL_LIVE_ISA(count_live_rows, live, rows, columns, row_counts, column_counts);
 }
 
+void find_last_live(
+    const uint8_t* live, int64_t rows, int64_t columns, const int32_t* ranks, int32_t* last) {
+  DGM_CALL_LIVE_ISA(find_last_live, live, rows, columns, ranks, last);
+}
+
 }  // namespace dgm
 
 namespace py = pybind11;
@@ -61,24 +66,17 @@ std::pair<Counts, Counts> count_live(const Mask& mask) {
 }
 
 // Returns for each row how many of the sorted columns hold all its live ones.
-//
-// It looks from the last sorted column down, and no further than the row's count of live entries:
-// a row of a staircase ends exactly there, and one of a random mask almost at once.
-Counts reach_of_rows(const Mask& mask, const Counts& column_order, const Counts& live_in_row) {
+Counts reach_of_rows(const Mask& mask, const Counts& column_order) {
   const int64_t rows = mask.shape(0), columns = mask.shape(1);
   Counts reach(rows);
   const auto* live = reinterpret_cast<const uint8_t*>(mask.data());
-  const int32_t *order = column_order.data(), *counts = live_in_row.data();
   int32_t* reaches = reach.mutable_data();
+  std::vector<int32_t> ranks(columns);
+  for (int32_t i = 0; i < columns; ++i) ranks[column_order.data()[i]] = i + 1;
 
   dgm::run_tasks(row_tasks(rows), rows * columns, [&](int64_t task) {
-    const int64_t end = std::min(rows, (task + 1) * kRowsPerTask);
-    for (int64_t row = task * kRowsPerTask; row < end; ++row) {
-      const uint8_t* line = live + row * columns;
-      int32_t bound = static_cast<int32_t>(columns);
-      while (bound > counts[row] && !line[order[bound - 1]]) --bound;
-      reaches[row] = bound;
-    }
+    const int64_t row0 = task * kRowsPerTask, count = std::min(kRowsPerTask, rows - row0);
+    dgm::find_last_live(live + row0 * columns, count, columns, ranks.data(), reaches + row0);
   });
   return reach;
 }
@@ -102,7 +100,5 @@ PYBIND11_MODULE(_C, m) {
   m.doc() = "The compiled part of dgm_fast.";
   m.def("build_info", &build_info);
   m.def("count_live", &count_live, py::arg("mask"));
-  m.def(
-      "reach_of_rows", &reach_of_rows, py::arg("mask"), py::arg("column_order"),
-      py::arg("live_in_row"));
+  m.def("reach_of_rows", &reach_of_rows, py::arg("mask"), py::arg("column_order"));
 }

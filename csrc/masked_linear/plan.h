@@ -34,4 +34,17 @@ static void count_live_rows(
   }
 }
 
+// Finds the largest rank of each row's live entries, 0 where there is none. All are looked at, in
+// the order in which they lie: a search from the last sorted column down goes all over the row.
+static void find_last_live(
+    const uint8_t* live, int64_t rows, int64_t columns, const int32_t* ranks, int32_t* last) {
+  for (int64_t row = 0; row < rows; ++row, live += columns) {
+    int32_t largest = 0;
+    for (int64_t j = 0; j < columns; ++j) {
+      largest = std::max(largest, ranks[j] & -static_cast<int32_t>(live[j]));
+    }
+    last[row] = largest;
+  }
+}
+
 }  // namespace dgm::DGM_ISA

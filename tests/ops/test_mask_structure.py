@@ -148,8 +148,7 @@ def test_the_extension_plans_what_numpy_plans(ins, outs, seed):
 def test_planning_8192_by_8192_takes_at_most_50_ms(kind):
     """The plan itself, whoever asks for it; `from_mask` may copy the mask's 64 MiB on top.
 
-    The copy alone takes half as long as is allowed, most of it the first touch of new memory; where
-    memory is slower than that, planning, which reads the mask once, may take as long as two copies.
+    The copy alone takes half as long as is allowed, most of it the first touch of new memory.
     """
     generator = torch.Generator().manual_seed(0)
     degrees = torch.randint(0, 8192, (2, 8192), generator=generator)
@@ -168,9 +167,8 @@ def test_planning_8192_by_8192_takes_at_most_50_ms(kind):
     finally:
         torch.set_num_threads(threads)
 
-    allowed_ms = max(50, 2 * copy_ms)
-    assert plan_ms <= allowed_ms
-    assert public_ms <= allowed_ms + copy_ms
+    assert plan_ms <= 50
+    assert public_ms <= 50 + copy_ms
 
 
 @pytest.mark.parametrize("dtype", [torch.bool, torch.uint8, torch.int64, torch.float32])

@@ -45,12 +45,7 @@ from dgm_fast.families.autoregressive.wavenet_blocks import (
 )
 from dgm_fast.families.autoregressive.wavenet_config import WaveNetConfig
 from dgm_fast.families.pretrained import Pretrained
-from dgm_fast.sampling import (
-    SamplingInterrupted,
-    SeededNoise,
-    WaveNetNetwork,
-    WaveNetSampler,
-)
+from dgm_fast.sampling import SamplingInterrupted, SeededNoise, WaveNetNetwork, WaveNetSampler
 from dgm_fast.sampling.choice import impl_of_model
 from dgm_fast.sampling.filters import Filters
 from dgm_fast.sampling.interrupted import keeping

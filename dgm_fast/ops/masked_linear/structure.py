@@ -190,7 +190,7 @@ def _plan(mask: Tensor) -> tuple[np.ndarray, np.ndarray, np.ndarray, bool]:
     column_order = np.argsort(-live_in_column, kind="stable").astype(np.int32)
 
     if extension.module is not None:
-        reach = extension.module.reach_of_rows(live, column_order, live_in_row)
+        reach = extension.module.reach_of_rows(live, column_order)
     elif live.shape[1] == 0:
         reach = np.zeros(live.shape[0], dtype=np.int32)
     else:
